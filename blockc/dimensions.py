@@ -1,0 +1,76 @@
+"""The dimensions of one program: their order, what fixes their sizes, and whether every size can be known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from blockc.errors import Problem
+from blockc.ir.array import Axis, Dim, Span
+
+
+@dataclass(slots=True)
+class Dimensions:
+    """Facts about dimensions, collected in source order. `first` says where each appears first, in that order."""
+
+    first: dict[str, Span] = field(default_factory=dict)
+    fixed: dict[str, tuple[int, Span]] = field(default_factory=dict)
+    input_axes: list[tuple[Axis, Span]] = field(default_factory=list)
+    renames: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, span: Span) -> None:
+        """Makes `name` a dimension of the program."""
+        self.first.setdefault(name, span)
+
+    def fix(self, name: str, size: int, span: Span) -> Problem | None:
+        """Gives a dimension its size; a problem if it already has another one."""
+        known, place = self.fixed.setdefault(name, (size, span))
+        if known == size:
+            return None
+        return Problem(
+            "E0113", f"dimension `{name}` has two sizes, {known} and {size}", span, f"line {place.line} says {known}"
+        )
+
+    def resolve(self) -> tuple[tuple[Dim, ...], list[Problem]]:
+        """The dimensions in order, and the problems of those whose size nothing determines."""
+        same_as: dict[str, str] = {}
+        by_inputs = self._determined(same_as)
+        for old, new in self.renames:
+            # A dimension that an input determines keeps its own size; that both agree is a matter for run time.
+            if new not in by_inputs:
+                same_as.setdefault(new, old)
+            elif old not in by_inputs:
+                same_as.setdefault(old, new)
+        determined = self._determined(same_as)
+        problems = self._size_conflicts(same_as)
+        problems += [self._undetermined(name, span) for name, span in self.first.items() if name not in determined]
+        dims = tuple(
+            Dim(name, self.fixed[name][0]) if name in self.fixed else Dim(name, None, same_as.get(name))
+            for name in self.first
+        )
+        return dims, problems
+
+    def _determined(self, same_as: dict[str, str]) -> set[str]:
+        known = set(self.fixed)
+        while True:
+            found = {dim for axis, _ in self.input_axes for dim in axis if known.issuperset(set(axis) - {dim})}
+            found |= {new for new, old in same_as.items() if old in known}
+            found |= {old for new, old in same_as.items() if new in known}
+            if found <= known:
+                return known
+            known |= found
+
+    def _size_conflicts(self, same_as: dict[str, str]) -> list[Problem]:
+        problems = []
+        for old, new in dict.fromkeys(self.renames):
+            if old in self.fixed and new in self.fixed and self.fixed[old][0] != self.fixed[new][0]:
+                old_size, new_size = self.fixed[old][0], self.fixed[new][0]
+                message = f"`{old}` of size {old_size} is renamed to `{new}` of size {new_size}"
+                problems.append(Problem("E0113", message, self.fixed[new][1], "a renamed dimension keeps its size"))
+        return problems
+
+    def _undetermined(self, name: str, span: Span) -> Problem:
+        packed = [axis for axis, _ in self.input_axes if name in axis]
+        hint = f"fix it (`{name}=64`), or use an input that has it"
+        if packed:
+            hint = f"`({', '.join(packed[0])})` is one array axis: fix the size of all but one, such as `{name}=8`"
+        return Problem("E0112", f"nothing determines the size of dimension `{name}`", span, hint)

@@ -1,0 +1,80 @@
+"""What a user can get wrong: problems with a place in a source text, shown as carets, all of them at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockc.ir.array import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: a code such as "E0102", a sentence, where, and what to do about it."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    hint: str = ""
+
+
+class BlockcError(Exception):
+    """The user's program, machine or data is wrong. `str` gives every problem with its source line and a caret."""
+
+    exit_code = 1
+
+    def __init__(self, problems: tuple[Problem, ...], source: str = "", filename: str = "<string>") -> None:
+        self.problems = problems
+        self.source = source
+        self.filename = filename
+        super().__init__("\n\n".join(render(problem, source, filename) for problem in problems))
+
+
+class UsageError(BlockcError):
+    """An option or an array that does not fit the program."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__((Problem("E0900", message, None, hint),))
+
+
+class LimitError(BlockcError):
+    """A limit, a budget, or hardware that is absent."""
+
+    exit_code = 3
+
+
+class CheckError(BlockcError):
+    """A self-check failed: a computed result is outside its error bound."""
+
+    exit_code = 4
+
+
+def render(problem: Problem, source: str, filename: str) -> str:
+    """The problem as text: headline, place, source line with a caret, hint. Control characters appear escaped."""
+    head = f"error[{problem.code}]: {problem.message}"
+    if problem.span is None:
+        return f"{head}\n  hint: {problem.hint}" if problem.hint else head
+    lines = source.split("\n")
+    line = lines[problem.span.line - 1] if problem.span.line <= len(lines) else ""
+    gutter = " " * len(str(problem.span.line))
+    prefix = visible(line[: problem.span.column - 1])
+    end = problem.span.end_column - 1 if problem.span.end_line == problem.span.line else len(line)
+    width = max(1, len(visible(line[problem.span.column - 1 : end])))
+    carets = " " * len(prefix) + "^" * width
+    return "\n".join(
+        (
+            head,
+            f"{gutter}--> {visible(filename)}:{problem.span.line}:{problem.span.column}",
+            f"{gutter} |",
+            f"{problem.span.line} | {visible(line)}",
+            f"{gutter} | {carets} {problem.hint}".rstrip(),
+        )
+    )
+
+
+def visible(text: str) -> str:
+    """The text with tabs as one space and every other unprintable character (escapes, bidi controls) escaped."""
+    return "".join(
+        " " if char == "\t" else char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

@@ -1,0 +1,541 @@
+"""The block program: a hierarchical graph that shows how blocks of data move between memory tiers.
+
+    program  := dims, whole, arguments, inputs, graph, outputs
+    graph    := definition*                                    in dependency order, lexically scoped
+    definition
+             := name = op[dims](operand*)                      Apply: a tile operator on items in local memory
+              | names = map dim (port*) { graph } output*      Map: one execution of the body per block of dim
+              | names = reduce[dim, monoid](list*)             Reduce: a list over dim to one item
+              | name = rename[old -> new](list)                Rename: a stored list, read again under another dimension
+    port     := name <- list                                   the body sees the element for its block
+    output   := names = stack(value) | names = monoid(value*)  one more list dimension, or accumulated
+    operand  := name | constant | size(dim) | op(operand*)     the last: an elementwise operator, composed
+    op       := an elementwise operator of ops.py | contract | sum | max | min | index | broadcast | cast
+
+    type     := dtype, lists, axes                             no lists: an item, in local memory; else buffered
+
+A dimension that is not *whole* is cut into blocks: it is a list dimension outside the maps over it and an axis of the
+tiles inside. List dimensions and axes are sets, kept in the order of `Program.dims`. Names are unique in the whole
+program. Values are frozen: a rewrite returns a new program. Source: Blockbuster, part 1 (Dekel 2025), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import assert_never
+
+from blockc.ir.array import Argument, Dim, Span
+
+REDUCTIONS = {"sum": "add", "max": "max", "min": "min", "contract": "add"}  # tile operator to the monoid of its blocks
+STRUCTURAL = frozenset({*REDUCTIONS, "index", "broadcast", "cast"})
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number or truth value in an expression."""
+
+    value: float | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The extent of a dimension, as a number in an expression."""
+
+    dim: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """An elementwise operator as an operand: of constants and sizes (a number that is known once the sizes are), or,
+    after `fuse_elementwise`, of items too."""
+
+    op: str
+    args: tuple[Operand, ...]
+
+
+Leaf = Constant | Size | Expression  # the Expression without names
+Operand = str | Constant | Size | Expression
+
+
+def operand_names(operands: Iterable[Operand]) -> Iterator[str]:
+    """The names in operands, in order, with repeats."""
+    for operand in operands:
+        if isinstance(operand, str):
+            yield operand
+        elif isinstance(operand, Expression):
+            yield from operand_names(operand.args)
+
+
+def replace_names(operand: Operand, mapping: Mapping[str, Operand]) -> Operand:
+    """The operand with names replaced."""
+    match operand:
+        case str():
+            return mapping.get(operand, operand)
+        case Expression(op, args):
+            return Expression(op, tuple(replace_names(arg, mapping) for arg in args))
+        case _:
+            return operand
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """What a name stands for: an item (no `lists`) with some axes, or a list of them over some dimensions."""
+
+    dtype: str
+    lists: tuple[str, ...]
+    axes: tuple[str, ...]
+
+    @property
+    def is_item(self) -> bool:
+        """True for a tile in local memory, False for a buffered list."""
+        return not self.lists
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A tile operator. `dims`: what "contract", "sum", "max", "min" reduce, "broadcast" adds, "index" asks about."""
+
+    name: str
+    op: str
+    args: tuple[Operand, ...]
+    dims: tuple[str, ...]
+    dtype: str
+    span: Span | None = field(default=None, compare=False)
+    uses: frozenset[str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uses", frozenset(operand_names(self.args)))
+
+    @property
+    def defines(self) -> tuple[str, ...]:
+        """The names that this definition binds in its graph."""
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A mapped input: the body sees, as `name`, the element of the list `source` for its block."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a map gives: `monoid` None stacks one value, else the values are accumulated over the iterations."""
+
+    names: tuple[str, ...]
+    values: tuple[str, ...]
+    monoid: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The body, once for each block of `dim`. `uses` are the names that it takes from outside, ports included."""
+
+    dim: str
+    ports: tuple[Port, ...]
+    body: Graph
+    outputs: tuple[Output, ...]
+    span: Span | None = field(default=None, compare=False)
+    uses: frozenset[str] = field(init=False, compare=False, repr=False)
+    captures: frozenset[str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        used: set[str] = {value for output in self.outputs for value in output.values}
+        defined = {port.name for port in self.ports}
+        for definition in self.body:
+            used |= definition.uses
+            defined.update(definition.defines)
+        captures = frozenset(used - defined)
+        object.__setattr__(self, "captures", captures)
+        object.__setattr__(self, "uses", captures.union(port.source for port in self.ports))
+
+    @property
+    def defines(self) -> tuple[str, ...]:
+        """The names of all outputs, in order."""
+        return tuple(name for output in self.outputs for name in output.names)
+
+    @property
+    def is_loop(self) -> bool:
+        """True if an output is accumulated, so that the iterations are not independent."""
+        return any(output.monoid is not None for output in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """The lists `sources` over `dim`, combined by a monoid into one value per component."""
+
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    dim: str
+    monoid: str
+    span: Span | None = field(default=None, compare=False)
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The names read."""
+        return frozenset(self.sources)
+
+    @property
+    def defines(self) -> tuple[str, ...]:
+        """The names bound."""
+        return self.names
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A stored list whose dimension `old` is read as `new`, cut into blocks of `new`."""
+
+    name: str
+    source: str
+    old: str
+    new: str
+    span: Span | None = field(default=None, compare=False)
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The name read."""
+        return frozenset((self.source,))
+
+    @property
+    def defines(self) -> tuple[str, ...]:
+        """The name bound."""
+        return (self.name,)
+
+
+Definition = Apply | Map | Reduce | Rename
+Graph = tuple[Definition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An argument, read under `dims`: its dimensions in storage order, after renaming."""
+
+    name: str
+    argument: str
+    dims: tuple[str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An output argument and the value that it gets."""
+
+    argument: Argument
+    value: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A block program. `whole` are the dimensions kept in one block, which no map runs over."""
+
+    name: str
+    dims: tuple[Dim, ...]
+    whole: frozenset[str]
+    arguments: tuple[Argument, ...]
+    inputs: tuple[Input, ...]
+    body: Graph
+    outputs: tuple[Result, ...]
+
+    @cached_property
+    def rank(self) -> Mapping[str, int]:
+        """The position of each dimension in the canonical order of list dimensions and axes."""
+        return {dim.name: position for position, dim in enumerate(self.dims)}
+
+    def ordered(self, dims: Iterable[str]) -> tuple[str, ...]:
+        """A set of dimensions in canonical order."""
+        return tuple(sorted(set(dims), key=self.rank.__getitem__))
+
+    @cached_property
+    def input_types(self) -> Mapping[str, Type]:
+        """The type of each input."""
+        return {entry.name: self.argument_type(entry.dims, entry.dtype) for entry in self.inputs}
+
+    def argument_type(self, dims: Iterable[str], dtype: str) -> Type:
+        """The type of an array with these dimensions: a list over those that are cut, of tiles with all of them."""
+        axes = self.ordered(dims)
+        return Type(dtype, tuple(dim for dim in axes if dim not in self.whole), axes)
+
+    @cached_property
+    def types(self) -> Mapping[str, Type]:
+        """The type of every name in the program."""
+        result = dict(self.input_types)
+        infer(self, self.body, result)
+        return result
+
+
+def infer(program: Program, graph: Graph, types: dict[str, Type]) -> None:
+    """Add the type of every name that `graph` defines, at any depth. Undefined names raise KeyError."""
+    for definition in graph:
+        match definition:
+            case Apply():
+                types[definition.name] = Type(definition.dtype, (), apply_axes(program, definition, types))
+            case Map():
+                for port in definition.ports:
+                    source = types[port.source]
+                    types[port.name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
+                infer(program, definition.body, types)
+                for output in definition.outputs:
+                    for name, value in zip(output.names, output.values, strict=True):
+                        inner = types[value]
+                        lists = program.ordered((*inner.lists, definition.dim)) if output.monoid is None else inner.lists
+                        types[name] = Type(inner.dtype, lists, inner.axes)
+            case Reduce():
+                for name, source_name in zip(definition.names, definition.sources, strict=True):
+                    source = types[source_name]
+                    types[name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
+            case Rename():
+                source = types[definition.source]
+                dims = {definition.old: definition.new}
+                types[definition.name] = Type(
+                    source.dtype,
+                    program.ordered(dims.get(dim, dim) for dim in source.lists),
+                    program.ordered(dims.get(dim, dim) for dim in source.axes),
+                )
+            case _:
+                assert_never(definition)
+
+
+def apply_axes(program: Program, apply: Apply, types: Mapping[str, Type]) -> tuple[str, ...]:
+    """The axes of a tile operator's result."""
+    axes: set[str] = set()
+    for name in apply.uses:
+        axes.update(types[name].axes)
+    if apply.op in REDUCTIONS:
+        axes.difference_update(apply.dims)
+    else:
+        axes.update(apply.dims)
+    return program.ordered(axes)
+
+
+def without(dims: tuple[str, ...], dim: str) -> tuple[str, ...]:
+    """The dimensions less one."""
+    return tuple(other for other in dims if other != dim)
+
+
+def walk(graph: Graph) -> Iterator[Definition]:
+    """Every definition of the graph and of the bodies in it, in program order, a map before its body."""
+    for definition in graph:
+        yield definition
+        if isinstance(definition, Map):
+            yield from walk(definition.body)
+
+
+def names(program: Program) -> set[str]:
+    """Every name bound anywhere in the program."""
+    result = {entry.name for entry in program.inputs}
+    for definition in walk(program.body):
+        result.update(definition.defines)
+        if isinstance(definition, Map):
+            result.update(port.name for port in definition.ports)
+    return result
+
+
+class Fresh:
+    """Gives names that the program does not use: the stem of an old name with the next free number."""
+
+    def __init__(self, program: Program) -> None:
+        self._taken = names(program)
+        self._next: dict[str, int] = {}
+
+    def __call__(self, name: str) -> str:
+        stem = name.split(".")[0]
+        number = self._next.get(stem, 1)
+        while f"{stem}.{number}" in self._taken:
+            number += 1
+        self._next[stem] = number + 1
+        self._taken.add(f"{stem}.{number}")
+        return f"{stem}.{number}"
+
+
+def substitute(definition: Definition, mapping: Mapping[str, Operand]) -> Definition:
+    """The definition with the names that it uses replaced, in nested bodies too. Lists and stacked values need names."""
+    if mapping.keys().isdisjoint(definition.uses):
+        return definition
+    match definition:
+        case Apply():
+            args = tuple(replace_names(arg, mapping) for arg in definition.args)
+            return Apply(definition.name, definition.op, args, definition.dims, definition.dtype, definition.span)
+        case Map():
+            return Map(
+                definition.dim,
+                tuple(Port(port.name, as_name(mapping.get(port.source, port.source))) for port in definition.ports),
+                tuple(substitute(inner, mapping) for inner in definition.body),
+                tuple(
+                    Output(output.names, tuple(as_name(mapping.get(v, v)) for v in output.values), output.monoid)
+                    for output in definition.outputs
+                ),
+                definition.span,
+            )
+        case Reduce():
+            sources = tuple(as_name(mapping.get(source, source)) for source in definition.sources)
+            return Reduce(definition.names, sources, definition.dim, definition.monoid, definition.span)
+        case Rename():
+            source = as_name(mapping.get(definition.source, definition.source))
+            return Rename(definition.name, source, definition.old, definition.new, definition.span)
+        case _:
+            assert_never(definition)
+
+
+def as_name(operand: Operand) -> str:
+    """The operand, which must be a name: lists, ports and outputs cannot be constants."""
+    if not isinstance(operand, str):
+        raise TypeError(f"a name is needed, not {operand}")
+    return operand
+
+
+def copy(definition: Definition, fresh: Callable[[str], str], mapping: dict[str, Operand]) -> Definition:
+    """A copy under fresh names. `mapping` gives replacements for outside names and receives the new ones."""
+    match definition:
+        case Apply() | Reduce() | Rename():
+            renamed = substitute(definition, mapping)
+            for name in definition.defines:
+                mapping[name] = fresh(name)
+            return rebind(renamed, mapping)
+        case Map():
+            ports = tuple(
+                Port(fresh(port.name), as_name(mapping.get(port.source, port.source))) for port in definition.ports
+            )
+            mapping.update({old.name: new.name for old, new in zip(definition.ports, ports, strict=True)})
+            body = tuple(copy(inner, fresh, mapping) for inner in definition.body)
+            outputs = []
+            for output in definition.outputs:
+                values = tuple(as_name(mapping.get(value, value)) for value in output.values)
+                mapping.update({name: fresh(name) for name in output.names})
+                outputs.append(Output(tuple(as_name(mapping[name]) for name in output.names), values, output.monoid))
+            return Map(definition.dim, ports, body, tuple(outputs), definition.span)
+        case _:
+            assert_never(definition)
+
+
+def rebind(definition: Apply | Reduce | Rename | Map, mapping: Mapping[str, Operand]) -> Definition:
+    """The definition with the names that it binds replaced (bodies of maps keep theirs)."""
+
+    def new(name: str) -> str:
+        return as_name(mapping.get(name, name))
+
+    match definition:
+        case Apply(name, op, args, dims, dtype, span):
+            return Apply(new(name), op, args, dims, dtype, span)
+        case Reduce(bound, sources, dim, monoid, span):
+            return Reduce(tuple(new(name) for name in bound), sources, dim, monoid, span)
+        case Rename(name, source, old, other, span):
+            return Rename(new(name), source, old, other, span)
+        case Map(dim, ports, body, outputs, span):
+            renamed = tuple(Output(tuple(new(n) for n in out.names), out.values, out.monoid) for out in outputs)
+            return Map(dim, ports, body, renamed, span)
+        case _:
+            assert_never(definition)
+
+
+Path = tuple[str, ...]  # the maps that lead from the top graph to a graph, each by the first name that it binds
+
+
+def graph_at(program: Program, path: Path) -> Graph:
+    """The graph that a path leads to. KeyError if it leads nowhere."""
+    graph = program.body
+    for name in path:
+        graph = _child(graph, name)[1].body
+    return graph
+
+
+def _child(graph: Graph, name: str) -> tuple[int, Map]:
+    for position, definition in enumerate(graph):
+        if isinstance(definition, Map) and definition.defines[:1] == (name,):
+            return position, definition
+    raise KeyError(name)
+
+
+def replace_graph(program: Program, path: Path, graph: Graph) -> Program:
+    """The program with another graph at `path`."""
+    return with_body(program, _replace(program.body, path, graph))
+
+
+def with_body(program: Program, body: Graph) -> Program:
+    """The program with another top graph."""
+    return Program(program.name, program.dims, program.whole, program.arguments, program.inputs, body, program.outputs)
+
+
+def _replace(graph: Graph, path: Path, new: Graph) -> Graph:
+    if not path:
+        return new
+    position, child = _child(graph, path[0])
+    body = _replace(child.body, path[1:], new)
+    changed = Map(child.dim, child.ports, body, child.outputs, child.span)
+    return (*graph[:position], changed, *graph[position + 1 :])
+
+
+def paths(program: Program) -> Iterator[tuple[Path, Graph]]:
+    """Every graph with its path, outermost first and in program order."""
+    yield from _paths((), program.body)
+
+
+def _paths(path: Path, graph: Graph) -> Iterator[tuple[Path, Graph]]:
+    yield path, graph
+    for definition in graph:
+        if isinstance(definition, Map):
+            yield from _paths((*path, definition.defines[0]), definition.body)
+
+
+def roots(program: Program) -> dict[str, str]:
+    """For each port the list of the outermost graph that it reads from, and for each stacked output of a nested map
+    the outermost list that it becomes part of; other names stand for themselves. Traffic is reported per root."""
+    result: dict[str, str] = {}
+
+    def visit(graph: Graph, becomes: Mapping[str, str]) -> None:
+        for definition in graph:
+            if not isinstance(definition, Map):
+                continue
+            for port in definition.ports:
+                result[port.name] = result.get(port.source, port.source)
+            inner: dict[str, str] = {}
+            for output in definition.outputs:
+                for name, value in zip(output.names, output.values, strict=True):
+                    result[name] = becomes.get(name, name)
+                    if output.monoid is None:
+                        inner.setdefault(value, result[name])
+            visit(definition.body, inner)
+
+    visit(program.body, {})
+    return result
+
+
+def kernels(program: Program) -> tuple[Graph, ...]:
+    """The launches: each top-level map with the top-level tile operators that finish or prepare it.
+
+    A tile operator of the top graph (a scalar, or all dimensions whole) belongs to the latest kernel that it reads
+    from; if it reads inputs only, to the first that uses it; else it is a launch of its own.
+    """
+    home: dict[str, int] = {}
+    groups: list[list[Definition]] = []
+    waiting: list[Definition] = []
+    for definition in program.body:
+        if isinstance(definition, Rename):
+            if definition.source in home:
+                home[definition.name] = home[definition.source]
+            continue
+        earlier = [home[name] for name in definition.uses if name in home]
+        if isinstance(definition, Map | Reduce):
+            groups.append([])
+            group = len(groups) - 1
+        elif earlier:
+            group = max(earlier)
+        else:
+            waiting.append(definition)
+            continue
+        wanted = set(definition.uses)
+        prepared = []
+        for other in reversed(waiting):
+            if not wanted.isdisjoint(other.defines):
+                wanted |= other.uses
+                prepared.append(other)
+        waiting = [other for other in waiting if other not in prepared]
+        members = [*reversed(prepared), definition]
+        groups[group].extend(members)
+        home.update({name: group for member in members for name in member.defines})
+    if waiting:
+        groups.append(list(waiting))
+    return tuple(tuple(group) for group in groups)

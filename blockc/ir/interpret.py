@@ -1,0 +1,333 @@
+"""The interpreter: the float64 meaning of a block program, block by block, counting every load and store.
+
+It is the oracle of the rewrite rules: slow, direct, and independent of the emitters and of the cost model. Traffic is
+counted as design section 4 defines it, in bytes of the declared types, per value and per direction.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import numpy as np
+
+from blockc.ir.array import sizes as complete_sizes
+from blockc.ir.block import (
+    REDUCTIONS,
+    Apply,
+    Constant,
+    Definition,
+    Expression,
+    Graph,
+    Map,
+    Operand,
+    Program,
+    Reduce,
+    Rename,
+    Size,
+    Type,
+    kernels,
+    roots,
+    without,
+)
+from blockc.ir.dtypes import DTYPES
+from blockc.ir.monoids import MONOIDS, identity
+from blockc.ir.ops import OPERATORS, Result
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """An item: its axes, in canonical order, and the array with one axis for each."""
+
+    axes: tuple[str, ...]
+    array: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A list that a map made: one element per block of `dim`."""
+
+    dim: str
+    elements: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A list that lies in an array: an input. `blocks` are the list dimensions already peeled, with their slices."""
+
+    lists: tuple[str, ...]
+    tile: Tile
+    blocks: tuple[tuple[str, slice], ...]
+
+
+Value = Tile | Stack | Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The outputs, in declared axis order, and the bytes loaded and stored per value."""
+
+    outputs: dict[str, Array]
+    loads: Counter[str]
+    stores: Counter[str]
+
+    @property
+    def traffic(self) -> int:
+        """All bytes moved."""
+        return sum(self.loads.values()) + sum(self.stores.values())
+
+
+def interpret(
+    program: Program, arrays: Mapping[str, Array], sizes: Mapping[str, int], tiles: Mapping[str, int]
+) -> Run:
+    """Execute `program` in float64. `arrays` by argument name; `sizes` and `tiles` in elements, by dimension.
+
+    Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed.
+    """
+    known = complete_sizes(program, dict(sizes))
+    machine = _Interpreter(program, known, {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()})
+    environment: dict[str, Value] = {}
+    for entry in program.inputs:
+        environment[entry.name] = machine.stored(entry.dims, arrays[entry.argument], program.input_types[entry.name])
+    with np.errstate(all="ignore"):
+        for kernel in kernels(program):
+            machine.cross(kernel)
+        machine.graph(program.body, environment, {})
+    outputs = {}
+    for result in program.outputs:
+        value = machine.assemble(environment[result.value], program.types[result.value], {})
+        order = [value.axes.index(dim) for dim in result.argument.dims]
+        array = np.transpose(value.array, order)
+        packed = [np.prod([known[dim] for dim in axis], dtype=int) for axis in result.argument.axes]
+        outputs[result.argument.name] = array.reshape(packed)
+    return Run(outputs, machine.loads, machine.stores)
+
+
+Blocks = Mapping[str, slice]  # where the enclosing maps are: the elements of each dimension's current block
+
+
+@dataclass(slots=True)
+class _Interpreter:
+    program: Program
+    sizes: dict[str, int]
+    tiles: dict[str, int]
+    loads: Counter[str] = field(default_factory=Counter)
+    stores: Counter[str] = field(default_factory=Counter)
+    roots: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.roots = roots(self.program)
+
+    # Values
+
+    def stored(self, dims: tuple[str, ...], array: Array, kind: Type) -> Value:
+        """An argument as a value: packed axes taken apart, axes in canonical order, float64 unless integer."""
+        exact = DTYPES[kind.dtype].kind == "float"
+        unpacked = np.asarray(array).reshape([self.sizes[dim] for dim in dims])
+        ordered = np.transpose(unpacked, [dims.index(dim) for dim in kind.axes])
+        tile = Tile(kind.axes, ordered.astype(np.float64) if exact else ordered)
+        return Stored(kind.lists, tile, ()) if kind.lists else tile
+
+    def blocks(self, dim: str) -> list[slice]:
+        """The blocks of a dimension; the last may be short."""
+        size, tile = self.sizes[dim], self.tiles[dim]
+        return [slice(start, min(start + tile, size)) for start in range(0, size, tile)]
+
+    def peel(self, value: Value, dim: str, index: int) -> Value:
+        """The element of a list for one block."""
+        match value:
+            case Stack(own, elements) if own == dim:
+                return elements[index]
+            case Stack(own, elements):
+                return Stack(own, tuple(self.peel(element, dim, index) for element in elements))
+            case Stored(lists, tile, blocks):
+                rest = without(lists, dim)
+                chosen = (*blocks, (dim, self.blocks(dim)[index]))
+                if rest:
+                    return Stored(rest, tile, chosen)
+                slices = dict(chosen)
+                return Tile(tile.axes, tile.array[tuple(slices.get(axis, slice(None)) for axis in tile.axes)])
+            case Tile():
+                raise TypeError("an item cannot be mapped")
+            case _:
+                assert_never(value)
+
+    def shape(self, axes: tuple[str, ...], blocks: Blocks) -> tuple[int, ...]:
+        """The extents of a tile here."""
+        return tuple(
+            blocks[axis].stop - blocks[axis].start if axis in blocks else self.sizes[axis] for axis in axes
+        )
+
+    def assemble(self, value: Value, kind: Type, blocks: Blocks) -> Tile:
+        """A list as one tile over whole dimensions, where `blocks` says which block of a dimension is meant."""
+        if isinstance(value, Tile):
+            array = np.zeros(self.shape(kind.axes, blocks), value.array.dtype)
+            array[...] = self.aligned(value, kind.axes)
+            return Tile(kind.axes, array)
+        array = np.zeros(self.shape(kind.axes, blocks))
+        for indices in itertools.product(*(enumerate(self.blocks(dim)) for dim in kind.lists)):
+            element = value
+            for dim, (index, _) in zip(kind.lists, indices, strict=True):
+                element = self.peel(element, dim, index)
+            assert isinstance(element, Tile)
+            chosen = {dim: block for dim, (_, block) in zip(kind.lists, indices, strict=True)}
+            array[tuple(chosen.get(axis, slice(None)) for axis in kind.axes)] = self.aligned(element, kind.axes)
+        return Tile(kind.axes, array)
+
+    def aligned(self, tile: Tile, axes: tuple[str, ...]) -> Array:
+        """The tile's array with length-one axes where it lacks one of `axes`, ready to broadcast."""
+        return tile.array.reshape(
+            [tile.array.shape[tile.axes.index(axis)] if axis in tile.axes else 1 for axis in axes]
+        )
+
+    # Operators
+
+    def elementwise(self, op: str, *tiles: Tile) -> Tile:
+        """An elementwise operator on tiles that broadcast by axis name."""
+        axes = self.program.ordered(axis for tile in tiles for axis in tile.axes)
+        arrays = [self.aligned(tile, axes) for tile in tiles]
+        if OPERATORS[op].result in (Result.NUMBER, Result.REAL):
+            arrays = [array.astype(np.int64) if array.dtype.kind == "b" else array for array in arrays]
+        return Tile(axes, np.asarray(OPERATORS[op].meaning(*arrays)))
+
+    def apply(self, apply: Apply, environment: Mapping[str, Value], blocks: Blocks) -> Tile:
+        tiles = [self.operand(arg, environment) for arg in apply.args]
+        match apply.op:
+            case "index":
+                (dim,) = apply.dims
+                block = blocks.get(dim, slice(0, self.sizes[dim]))
+                return Tile((dim,), np.arange(block.start, block.stop))
+            case "broadcast":
+                axes = self.program.ordered((*tiles[0].axes, *apply.dims))
+                return Tile(axes, np.broadcast_to(self.aligned(tiles[0], axes), self.shape(axes, blocks)))
+            case "cast":
+                exact = {"float": np.float64, "int": np.int64, "bool": np.bool_}[DTYPES[apply.dtype].kind]
+                return Tile(tiles[0].axes, tiles[0].array.astype(exact))
+            case "contract":
+                return self.reduce("sum", apply.dims, self.elementwise("mul", *tiles))
+            case "sum" | "max" | "min":
+                return self.reduce(apply.op, apply.dims, tiles[0])
+            case _:
+                return self.elementwise(apply.op, *tiles)
+
+    def operand(self, operand: Operand, environment: Mapping[str, Value]) -> Tile:
+        match operand:
+            case str():
+                value = environment[operand]
+                assert isinstance(value, Tile)
+                return value
+            case Constant(number):
+                return Tile((), np.asarray(number))
+            case Size(dim):
+                return Tile((), np.asarray(self.sizes[dim]))
+            case Expression(op, args):
+                return self.elementwise(op, *(self.operand(arg, environment) for arg in args))
+            case _:
+                assert_never(operand)
+
+    def reduce(self, op: str, dims: tuple[str, ...], tile: Tile) -> Tile:
+        positions = tuple(tile.axes.index(dim) for dim in dims)
+        axes = tuple(axis for axis in tile.axes if axis not in dims)
+        function = {"sum": np.add, "max": np.maximum, "min": np.minimum}[op]
+        array = tile.array.astype(np.float64 if tile.array.size == 0 or tile.array.dtype.kind == "f" else np.int64)
+        if array.dtype.kind == "i":
+            return Tile(axes, np.asarray(function.reduce(array, axis=positions)))
+        return Tile(axes, np.asarray(function.reduce(array, axis=positions, initial=identity(REDUCTIONS[op], 0))))
+
+    # Definitions
+
+    def graph(self, graph: Graph, environment: dict[str, Value], blocks: Blocks) -> None:
+        for definition in graph:
+            self.definition(definition, environment, blocks)
+
+    def definition(self, definition: Definition, environment: dict[str, Value], blocks: Blocks) -> None:
+        match definition:
+            case Apply():
+                environment[definition.name] = self.apply(definition, environment, blocks)
+            case Map():
+                self.map(definition, environment, blocks)
+            case Reduce(names, sources, dim, monoid):
+                count = len(self.blocks(dim))
+                runs = [[self.peel(environment[source], dim, i) for source in sources] for i in range(count)]
+                for name, value in zip(names, self.accumulate(monoid, names, runs, blocks), strict=True):
+                    environment[name] = value
+            case Rename(name, source, old, new):
+                kind = self.program.types[source]
+                tile = self.assemble(environment[source], kind, {})
+                renamed = tuple(new if axis == old else axis for axis in tile.axes)
+                target = self.program.types[name]
+                array = np.transpose(tile.array, [renamed.index(axis) for axis in target.axes])
+                moved = Tile(target.axes, array)
+                environment[name] = Stored(target.lists, moved, ()) if target.lists else moved
+            case _:
+                assert_never(definition)
+
+    def map(self, node: Map, environment: dict[str, Value], blocks: Blocks) -> None:
+        body_uses = {value for output in node.outputs for value in output.values}
+        for definition in node.body:
+            body_uses |= definition.uses
+        runs: list[dict[str, Value]] = []
+        for index, block in enumerate(self.blocks(node.dim)):
+            inner = dict(environment)
+            for port in node.ports:
+                element = inner[port.name] = self.peel(environment[port.source], node.dim, index)
+                if isinstance(element, Tile) and port.name in body_uses:
+                    self.loads[self.roots.get(port.source, port.source)] += self.bytes(element, port.source)
+            self.graph(node.body, inner, {**blocks, node.dim: block})
+            runs.append(inner)
+            for output in node.outputs:
+                value = inner[output.values[0]]
+                if output.monoid is None and isinstance(value, Tile):
+                    name = output.names[0]
+                    self.stores[self.roots.get(name, name)] += self.bytes(value, name)
+        for output in node.outputs:
+            if output.monoid is None:
+                environment[output.names[0]] = Stack(node.dim, tuple(run[output.values[0]] for run in runs))
+                continue
+            values = [[run[value] for value in output.values] for run in runs]
+            results = self.accumulate(output.monoid, output.names, values, blocks)
+            environment.update(zip(output.names, results, strict=True))
+
+    def bytes(self, tile: Tile, name: str) -> int:
+        return int(tile.array.size) * DTYPES[self.program.types[name].dtype].size
+
+    def accumulate(self, monoid: str, names: tuple[str, ...], runs: list[list[Value]], blocks: Blocks) -> list[Value]:
+        kinds = [self.program.types[name] for name in names]
+        results = tuple(
+            Tile(kind.axes, np.full(self.shape(kind.axes, blocks), identity(monoid, component)))
+            for component, kind in enumerate(kinds)
+        )
+        for run in runs:
+            tiles = []
+            for value in run:
+                assert isinstance(value, Tile)
+                tiles.append(value)
+            results = MONOIDS[monoid].combine(self.elementwise, results, tuple(tiles))
+        return list(results)
+
+    def cross(self, kernel: Graph) -> None:
+        """Count the items of the top graph that one launch loads, and those that it stores."""
+        kinds = self.program.types
+        made = {name for definition in kernel for name in definition.defines}
+        used: set[str] = set()
+        for definition in kernel:
+            used |= definition.uses
+        for name in sorted(used - made):
+            if kinds[name].is_item:
+                self.loads[name] += self.item_bytes(name)
+        elsewhere = {result.value for result in self.program.outputs}
+        for other in self.program.body:
+            if made.isdisjoint(other.defines):
+                elsewhere |= other.uses
+        for name in sorted(made & elsewhere):
+            if kinds[name].is_item:
+                self.stores[name] += self.item_bytes(name)
+
+    def item_bytes(self, name: str) -> int:
+        kind = self.program.types[name]
+        return int(np.prod(self.shape(kind.axes, {}), dtype=int)) * DTYPES[kind.dtype].size

@@ -1,0 +1,266 @@
+"""The text form of block programs: one definition per line, the memory tier of every value, parses back to the same.
+
+    program row_sum
+    dim m
+    dim d = 64 whole
+    array X: f32[m, d]
+    array S: f32[m]
+    input X: slow f32[m](m, d) = X[m, d]
+    map m {
+      X.1: local f32(m, d) <- X
+      S.1: local f32(m) = sum[d](X.1)
+      => S: slow f32[m](m) = stack(S.1)
+    }
+    output S = S
+
+`<-` is a port of the map, `=>` an output. `uses` after a map lists what its body takes whole from outside.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import assert_never
+
+from lark import Lark, Token, Transformer
+
+from blockc.ir.array import Argument, Dim, argument_type
+from blockc.ir.block import (
+    Apply,
+    Constant,
+    Definition,
+    Expression,
+    Graph,
+    Input,
+    Map,
+    Operand,
+    Output,
+    Port,
+    Program,
+    Reduce,
+    Rename,
+    Result,
+    Size,
+    Type,
+)
+
+
+def format_program(program: Program) -> str:
+    """The whole program as text."""
+    lines = [f"program {program.name}"]
+    for dim in program.dims:
+        size = f" = {dim.size}" if dim.size is not None else f" = size({dim.same_as})" if dim.same_as else ""
+        lines.append(f"dim {dim.name}{size}{' whole' if dim.name in program.whole else ''}")
+    for argument in (*program.arguments, *(result.argument for result in program.outputs)):
+        lines.append(f"array {argument.name}: {argument_type(argument)}")
+    for entry in program.inputs:
+        kind = format_type(program.input_types[entry.name])
+        lines.append(f"input {entry.name}: {kind} = {entry.argument}[{', '.join(entry.dims)}]")
+    lines.extend(format_graph(program, program.body, ""))
+    lines.extend(f"output {result.argument.name} = {result.value}" for result in program.outputs)
+    return "\n".join(lines) + "\n"
+
+
+def format_graph(program: Program, graph: Graph, indent: str) -> list[str]:
+    """The lines of a graph."""
+    lines: list[str] = []
+    for definition in graph:
+        lines.extend(format_definition(program, definition, indent))
+    return lines
+
+
+def format_definition(program: Program, definition: Definition, indent: str) -> list[str]:
+    """The lines of one definition."""
+    types = program.types
+    match definition:
+        case Apply(name, op, args, dims):
+            return [f"{indent}{name}: {format_type(types[name])} = {op}{_marks(dims)}({_operands(args)})"]
+        case Reduce(bound, sources, dim, monoid):
+            return [f"{indent}{_bound(program, bound)} = reduce[{dim}, {monoid}]({', '.join(sources)})"]
+        case Rename(name, source, old, new):
+            return [f"{indent}{name}: {format_type(types[name])} = rename[{old} -> {new}]({source})"]
+        case Map(dim, ports, body, outputs):
+            uses = f" uses {', '.join(sorted(definition.captures))}" if definition.captures else ""
+            inner = indent + "  "
+            lines = [f"{indent}map {dim}{uses} {{"]
+            lines += [f"{inner}{port.name}: {format_type(types[port.name])} <- {port.source}" for port in ports]
+            lines += format_graph(program, body, inner)
+            for output in outputs:
+                monoid = output.monoid or "stack"
+                lines.append(f"{inner}=> {_bound(program, output.names)} = {monoid}({', '.join(output.values)})")
+            return [*lines, f"{indent}}}"]
+        case _:
+            assert_never(definition)
+
+
+def format_type(kind: Type) -> str:
+    """A type, with the tier in words: `slow f32[m](m, d)` is a list over m of tiles, `local f32(m)` an item."""
+    lists = "".join(f"[{dim}]" for dim in kind.lists)
+    return f"{'local' if kind.is_item else 'slow'} {kind.dtype}{lists}({', '.join(kind.axes)})"
+
+
+def format_operand(operand: Operand) -> str:
+    """An operand."""
+    match operand:
+        case str():
+            return operand
+        case Constant(value):
+            return str(value).lower() if isinstance(value, bool) else repr(value)
+        case Size(dim):
+            return f"size({dim})"
+        case Expression(op, args):
+            return f"{op}({_operands(args)})"
+        case _:
+            assert_never(operand)
+
+
+def _operands(operands: tuple[Operand, ...]) -> str:
+    return ", ".join(format_operand(operand) for operand in operands)
+
+
+def _marks(dims: tuple[str, ...]) -> str:
+    return f"[{', '.join(dims)}]" if dims else ""
+
+
+def _bound(program: Program, names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name}: {format_type(program.types[name])}" for name in names)
+
+
+GRAMMAR = r"""
+start: "program" NAME dim* array* input* definition* output*
+dim: "dim" NAME ["=" dim_size] [WHOLE]
+dim_size: INT -> fixed | "size" "(" NAME ")" -> same
+array: "array" NAME ":" DTYPE "[" [axis ("," axis)*] "]"
+axis: NAME | "(" NAME ("," NAME)* ")"
+input: "input" NAME ":" type "=" NAME "[" [names] "]"
+type: TIER DTYPE ("[" NAME "]")* "(" [names] ")"
+names: NAME ("," NAME)*
+?definition: apply | map | reduce | rename
+apply: typed "=" NAME ["[" names "]"] "(" [operands] ")"
+reduce: bound "=" "reduce" "[" NAME "," NAME "]" "(" names ")"
+rename: typed "=" "rename" "[" NAME "->" NAME "]" "(" NAME ")"
+map: "map" NAME ["uses" names] "{" port* definition* map_output* "}"
+port: typed "<-" NAME
+map_output: "=>" bound "=" NAME "(" names ")"
+bound: typed ("," typed)*
+typed: NAME ":" type
+operands: operand ("," operand)*
+?operand: NAME -> value | NUMBER -> number | "size" "(" NAME ")" -> size | NAME "(" operands ")" -> scalar
+output: "output" NAME "=" NAME
+TIER: "slow" | "local"
+WHOLE: "whole"
+DTYPE: /(f64|f32|f16|bf16|f8e4m3|f8e5m2|i32|i8|bool)\b/
+NUMBER.2: /-?(inf|nan|(\d+\.?\d*([eE][-+]?\d+)?))\b|(true|false)\b/
+INT.3: /\d+\b(?![.eE])/
+NAME: /[A-Za-z_][A-Za-z0-9_]*(\.[0-9]+)*/
+%import common.WS
+%ignore WS
+"""
+
+
+class _Build(Transformer):  # type: ignore[type-arg]
+    def fixed(self, items: list[Token]) -> int:
+        return int(items[0])
+
+    def same(self, items: list[Token]) -> str:
+        return str(items[0])
+
+    def dim(self, items: list) -> tuple[Dim, bool]:
+        name, size, whole = items
+        fixed = size if isinstance(size, int) else None
+        return Dim(str(name), fixed, size if isinstance(size, str) else None), whole is not None
+
+    def axis(self, items: list[Token]) -> tuple[str, ...]:
+        return tuple(str(item) for item in items)
+
+    def array(self, items: list) -> Argument:
+        return Argument(str(items[0]), str(items[1]), tuple(axis for axis in items[2:] if axis is not None))
+
+    def names(self, items: list[Token]) -> tuple[str, ...]:
+        return tuple(str(item) for item in items)
+
+    def type(self, items: list) -> str:
+        return str(items[1])
+
+    def typed(self, items: list) -> tuple[str, str]:
+        return str(items[0]), items[1]
+
+    def bound(self, items: list[tuple[str, str]]) -> tuple[str, ...]:
+        return tuple(name for name, _ in items)
+
+    def input(self, items: list) -> Input:
+        name, dtype, argument, dims = items
+        return Input(str(name), str(argument), dims or (), dtype)
+
+    def value(self, items: list[Token]) -> str:
+        return str(items[0])
+
+    def number(self, items: list[Token]) -> Constant:
+        text = str(items[0])
+        if text in ("true", "false"):
+            return Constant(text == "true")
+        return Constant(int(text) if text.lstrip("-").isdigit() else float(text))
+
+    def size(self, items: list[Token]) -> Size:
+        return Size(str(items[0]))
+
+    def scalar(self, items: list) -> Expression:
+        return Expression(str(items[0]), items[1])
+
+    def operands(self, items: list[Operand]) -> tuple[Operand, ...]:
+        return tuple(items)
+
+    def apply(self, items: list) -> Apply:
+        (name, dtype), op, dims, args = items
+        return Apply(name, str(op), args or (), dims or (), dtype)
+
+    def reduce(self, items: list) -> Reduce:
+        bound, dim, monoid, sources = items
+        return Reduce(bound, sources, str(dim), str(monoid))
+
+    def rename(self, items: list) -> Rename:
+        (name, _), old, new, source = items
+        return Rename(name, str(source), str(old), str(new))
+
+    def port(self, items: list) -> Port:
+        return Port(items[0][0], str(items[1]))
+
+    def map_output(self, items: list) -> Output:
+        bound, monoid, values = items
+        return Output(bound, values, None if monoid == "stack" else str(monoid))
+
+    def map(self, items: list) -> Map:
+        dim, _, *parts = items
+        ports = tuple(part for part in parts if isinstance(part, Port))
+        body = tuple(part for part in parts if isinstance(part, Apply | Map | Reduce | Rename))
+        return Map(str(dim), ports, body, tuple(part for part in parts if isinstance(part, Output)))
+
+    def output(self, items: list[Token]) -> tuple[str, str]:
+        return str(items[0]), str(items[1])
+
+    def start(self, items: list) -> Program:
+        name, *parts = items
+        dims = [part for part in parts if isinstance(part, tuple) and isinstance(part[0], Dim)]
+        arguments = {part.name: part for part in parts if isinstance(part, Argument)}
+        results = [part for part in parts if isinstance(part, tuple) and isinstance(part[0], str)]
+        outputs = tuple(Result(arguments.pop(argument), value) for argument, value in results)
+        return Program(
+            str(name),
+            tuple(dim for dim, _ in dims),
+            frozenset(dim.name for dim, whole in dims if whole),
+            tuple(arguments.values()),
+            tuple(part for part in parts if isinstance(part, Input)),
+            tuple(part for part in parts if isinstance(part, Apply | Map | Reduce | Rename)),
+            outputs,
+        )
+
+
+@cache
+def _parser() -> Lark:
+    return Lark(GRAMMAR, parser="lalr", maybe_placeholders=True)
+
+
+def parse_program(text: str) -> Program:
+    """The program that `format_program` wrote. Raises lark's errors on text that is not in the form."""
+    result: Program = _Build().transform(_parser().parse(text))
+    return result
+

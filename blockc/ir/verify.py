@@ -1,0 +1,212 @@
+"""The verifier: the invariants of block programs, each with a number. Run after every rewrite, in users' builds too.
+
+    B01 every name is bound once              B07 a reduction's dimensions are axes of its operands
+    B02 a name is bound before it is used     B08 an accumulated value lacks the axis of its map
+    B03 every dimension is declared           B09 a monoid gets the number of values that it takes
+    B04 a port or reduce peels a list         B10 whole dimensions are neither mapped nor list dimensions
+    B05 a dimension never nests in itself     B11 a tile with the axis of a cut dimension stays inside a map over it
+    B06 a tile operator takes items, as       B12 an output has the dimensions that are declared for it
+        many as it needs
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from blockc.ir.block import (
+    REDUCTIONS,
+    STRUCTURAL,
+    Apply,
+    Constant,
+    Definition,
+    Expression,
+    Graph,
+    Map,
+    Operand,
+    Program,
+    Reduce,
+    Rename,
+    Size,
+    Type,
+    without,
+)
+from blockc.ir.monoids import MONOIDS
+from blockc.ir.ops import OPERATORS
+
+
+class VerifyError(Exception):
+    """A block program breaks an invariant: a fault of ours. `rule` is the rewrite that made it, if one did."""
+
+    def __init__(self, invariant: str, at: str, message: str) -> None:
+        self.invariant = invariant
+        self.at = at
+        self.rule = ""
+        super().__init__(f"[{invariant}] at `{at}`: {message}")
+
+
+def verify(program: Program) -> None:
+    """Check every invariant; VerifyError names the first that fails and the definition at fault."""
+    checker = _Checker(program)
+    for entry in program.inputs:
+        checker.dims(entry.name, entry.dims)
+        checker.bind(entry.name, entry.name, program.input_types[entry.name])
+    checker.graph(program.body, ())
+    for result in program.outputs:
+        kind = checker.use(result.argument.name, result.value)
+        declared = program.argument_type(result.argument.dims, kind.dtype)
+        if (kind.lists, kind.axes) != (declared.lists, declared.axes):
+            raise VerifyError("B12", result.argument.name, f"`{result.value}` does not have the declared dimensions")
+
+
+@dataclass(slots=True)
+class _Checker:
+    program: Program
+    types: dict[str, Type]
+    bound: set[str]
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.types = {}  # what is in scope
+        self.bound = set()  # every name so far, in scope or not
+
+    def bind(self, at: str, name: str, kind: Type) -> None:
+        if name in self.bound:
+            raise VerifyError("B01", at, f"`{name}` is bound a second time")
+        self.bound.add(name)
+        self.types[name] = kind
+
+    def use(self, at: str, name: str) -> Type:
+        kind = self.types.get(name)
+        if kind is None:
+            raise VerifyError("B02", at, f"`{name}` is not in scope")
+        return kind
+
+    def dims(self, at: str, dims: tuple[str, ...]) -> None:
+        for dim in dims:
+            if dim not in self.program.rank:
+                raise VerifyError("B03", at, f"dimension `{dim}` is not declared")
+
+    def graph(self, graph: Graph, mapped: tuple[str, ...]) -> None:
+        for definition in graph:
+            self.definition(definition, mapped)
+
+    def definition(self, definition: Definition, mapped: tuple[str, ...]) -> None:
+        match definition:
+            case Apply():
+                self.apply(definition, mapped)
+            case Map():
+                self.map(definition, mapped)
+            case Reduce(names, sources, dim, monoid):
+                at = names[0]
+                self.monoid(at, monoid, len(sources), len(names))
+                for name, source in zip(names, sources, strict=True):
+                    kind = self.peel(at, source, dim)
+                    if dim in kind.axes:
+                        raise VerifyError("B08", at, f"the elements of `{source}` have the axis `{dim}`")
+                    self.bind(at, name, kind)
+            case Rename(name, source, old, new):
+                self.dims(name, (old, new))
+                kind = self.use(name, source)
+                swapped = {old: new}
+                lists = self.program.ordered(swapped.get(dim, dim) for dim in kind.lists)
+                axes = self.program.ordered(swapped.get(dim, dim) for dim in kind.axes)
+                if old not in kind.axes or new in kind.axes or mapped:
+                    raise VerifyError("B04", name, f"cannot read `{source}` with `{old}` as `{new}` here")
+                self.bind(name, name, Type(kind.dtype, lists, axes))
+            case _:
+                assert_never(definition)
+
+    def peel(self, at: str, source: str, dim: str) -> Type:
+        kind = self.use(at, source)
+        if dim not in kind.lists:
+            raise VerifyError("B04", at, f"`{source}` is not a list over `{dim}`")
+        return Type(kind.dtype, without(kind.lists, dim), kind.axes)
+
+    def monoid(self, at: str, name: str, values: int, names: int) -> None:
+        monoid = MONOIDS.get(name)
+        if monoid is None or values != names or (values < 2 if monoid.has_scalar else values != 1):
+            raise VerifyError("B09", at, f"`{name}` does not take {values} values to {names} names")
+
+    def apply(self, apply: Apply, mapped: tuple[str, ...]) -> None:
+        at = apply.name
+        self.dims(at, apply.dims)
+        count = len(apply.args)
+        operand_axes = [self.operand(at, arg) for arg in apply.args]
+        axes = {axis for held in operand_axes for axis in held}
+        if not _arity_fits(apply.op, count) or (apply.op not in STRUCTURAL and apply.dims):
+            raise VerifyError("B06", at, f"`{apply.op}` does not take {count} operands and {len(apply.dims)} dimensions")
+        if apply.op in REDUCTIONS:
+            for dim in apply.dims:
+                if any(dim not in held for held in operand_axes):
+                    raise VerifyError("B07", at, f"an operand lacks the reduced axis `{dim}`")
+            axes.difference_update(apply.dims)
+        else:
+            axes.update(apply.dims)
+        if apply.op in ("index", "broadcast"):
+            for dim in apply.dims:
+                if dim not in mapped and dim not in self.program.whole:
+                    raise VerifyError("B11", at, f"outside a map over `{dim}`")
+        self.bind(at, at, Type(apply.dtype, (), self.program.ordered(axes)))
+
+    def operand(self, at: str, operand: Operand) -> tuple[str, ...]:
+        """The axes of an operand, which must be an item or a number."""
+        match operand:
+            case str():
+                kind = self.use(at, operand)
+                if kind.lists:
+                    raise VerifyError("B06", at, f"`{operand}` is a list, not an item")
+                return kind.axes
+            case Size(dim):
+                self.dims(at, (dim,))
+                return ()
+            case Expression(op, args):
+                if op not in OPERATORS or not _arity_fits(op, len(args)):
+                    raise VerifyError("B06", at, f"`{op}` does not take {len(args)} operands")
+                return tuple(axis for arg in args for axis in self.operand(at, arg))
+            case Constant():
+                return ()
+            case _:
+                assert_never(operand)
+
+    def map(self, node: Map, mapped: tuple[str, ...]) -> None:
+        at = node.defines[0] if node.outputs else f"map {node.dim}"
+        self.dims(at, (node.dim,))
+        if node.dim in self.program.whole:
+            raise VerifyError("B10", at, f"`{node.dim}` is whole")
+        if node.dim in mapped:
+            raise VerifyError("B05", at, f"a map over `{node.dim}` inside one")
+        outside = dict(self.types)
+        for port in node.ports:
+            self.bind(at, port.name, self.peel(at, port.source, node.dim))
+        self.graph(node.body, (*mapped, node.dim))
+        results = []
+        for output in node.outputs:
+            if output.monoid is not None:
+                self.monoid(at, output.monoid, len(output.values), len(output.names))
+            elif len(output.values) != 1 or len(output.names) != 1:
+                raise VerifyError("B09", at, "a stack takes one value")
+            for name, value in zip(output.names, output.values, strict=True):
+                results.append((name, self.output(at, node.dim, output.monoid, value)))
+        self.types = outside
+        for name, kind in results:
+            self.bind(at, name, kind)
+
+    def output(self, at: str, dim: str, monoid: str | None, value: str) -> Type:
+        kind = self.use(at, value)
+        if monoid is not None:
+            if dim in kind.axes:
+                raise VerifyError("B08", at, f"`{value}` has the axis `{dim}`")
+            return kind
+        if dim in kind.lists:
+            raise VerifyError("B05", at, f"`{value}` is already a list over `{dim}`")
+        return Type(kind.dtype, self.program.ordered((*kind.lists, dim)), kind.axes)
+
+
+def _arity_fits(op: str, count: int) -> bool:
+    if op in STRUCTURAL:
+        return count == {"contract": 2, "index": 0}.get(op, 1)
+    operator = OPERATORS.get(op)
+    if operator is None:
+        return False
+    return count >= 2 if operator.arity is None else count == operator.arity

@@ -1,0 +1,161 @@
+"""The fuser: applies the rules to the fixed point, then takes snapshots that exchange memory traffic for work.
+
+From the outermost graph inwards, the first rule that matches is applied, and the search goes on at the graph around the
+one that changed. Every step is verified, is shown to decrease the measure, and is recorded (design, section 6).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from blockc.ir.block import Definition, Graph, Map, Path, Program, graph_at, paths, walk
+from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
+from blockc.ir.verify import VerifyError, verify
+from blockc.passes.measure import decreases
+from blockc.passes.normalise import normalise
+from blockc.passes.rules import RULES, extend_map
+from blockc.passes.rules.common import find
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How far the fuser may go: applied steps, snapshots, and seconds."""
+
+    steps: int = 20_000
+    snapshots: int = 6
+    seconds: float = 60.0
+
+
+class FuseError(Exception):
+    """A rule broke its promise: a fault of ours."""
+
+
+def fuse(program: Program, budget: Budget | None = None) -> Derivation:
+    """The derivation from the unfused program. Overrunning a budget keeps the last verified snapshot and says so."""
+    run = _Run(budget or Budget())
+    start = normalise(program)
+    verify(start)
+    current = run.settle(start)
+    snapshots = [current]
+    while not run.stopped:
+        run.refuse(current)
+        found = next_extension(current)
+        if found is None:
+            break
+        if len(snapshots) >= run.budget.snapshots:
+            run.stopped = f"{run.budget.snapshots} snapshots were taken"
+            break
+        run.snapshot = len(snapshots)
+        current = run.settle(run.apply(extend_map.RULE, current, found))
+        snapshots.append(current)
+    return Derivation(start, tuple(snapshots), tuple(run.steps), tuple(run.refusals), not run.stopped, run.stopped)
+
+
+def next_extension(program: Program) -> Match | None:
+    """The producer to copy next: without a contraction first, then the least repeated work, then program order."""
+    found = [place for place in extend_map.match(program, None) if isinstance(place, Match)]
+    lists = [place for place in found if program.types[place.at[0]].lists]
+    candidates = lists or found
+    return min(candidates, key=lambda place: extend_map.repeats(program, place)) if candidates else None
+
+
+@dataclass(slots=True)
+class _Run:
+    budget: Budget
+    snapshot: int = 0
+    stopped: str = ""
+    steps: list[Step] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def settle(self, program: Program) -> Program:
+        """The fixed point of `RULES`."""
+        done: Path | None = ()
+        while done is not None:
+            done = None
+            order = _Schedule(program)
+            while (path := order.next()) is not None:
+                found = first_match(program, path)
+                if found is None:
+                    continue
+                if self.over_budget():
+                    return program
+                program = self.apply(*found[:1], program, found[1])
+                done = path
+                order.restart(program, path[:-1])
+        return program
+
+    def over_budget(self) -> bool:
+        if len(self.steps) >= self.budget.steps:
+            self.stopped = f"{self.budget.steps} steps were taken"
+        elif time.monotonic() - self.started > self.budget.seconds:
+            self.stopped = f"{self.budget.seconds} s have passed"
+        return bool(self.stopped)
+
+    def apply(self, rule: Rule, program: Program, match: Match) -> Program:
+        """The program after one step, in normal form, verified and recorded."""
+        result = normalise(rule.rewrite(program, match))
+        try:
+            verify(result)
+        except VerifyError as error:
+            error.rule = rule.name
+            raise
+        if rule in RULES and not decreases(program, result):
+            raise FuseError(f"{rule.name} at {', '.join(match.at)} does not decrease the measure")
+        span = span_of(program, match)
+        self.steps.append(Step(self.snapshot, rule.name, rule.paper, match.at, span, program, result))
+        return result
+
+    def refuse(self, program: Program) -> None:
+        """Record every refusal that stands in a snapshot."""
+        for rule in (*RULES, extend_map.RULE):
+            for found in rule.match(program, None):
+                if isinstance(found, Refusal):
+                    self.refusals.append(Refused(self.snapshot, rule.name, found.reason, found.at, found.why))
+
+
+class _Schedule:
+    """The graphs of a program, outermost first, to be visited until none is left."""
+
+    def __init__(self, program: Program) -> None:
+        self._iterator: Iterator[tuple[Path, Graph]] = paths(program)
+
+    def next(self) -> Path | None:
+        """The next graph, or None."""
+        entry = next(self._iterator, None)
+        return None if entry is None else entry[0]
+
+    def restart(self, program: Program, path: Path) -> None:
+        """Go on at the graph at `path`, or at the nearest one around it that still exists."""
+        while path and not exists(program, path):
+            path = path[:-1]
+        self._iterator = (entry for entry in paths(program) if entry[0] >= path)
+
+
+def exists(program: Program, path: Path) -> bool:
+    """True if the path leads to a graph."""
+    try:
+        graph_at(program, path)
+    except KeyError:
+        return False
+    return True
+
+
+def first_match(program: Program, path: Path) -> tuple[Rule, Match] | None:
+    """The first rule that applies in the graph at `path`, and where."""
+    for rule in RULES:
+        for found in rule.match(program, path):
+            if isinstance(found, Match):
+                return rule, found
+    return None
+
+
+def span_of(program: Program, match: Match) -> object:
+    """The place in the source that a match is about, if it is known."""
+    graph = graph_at(program, match.path)
+    definition: Definition = graph[find(graph, match.at[0])]
+    if definition.span is not None or not isinstance(definition, Map):
+        return definition.span
+    return next((inner.span for inner in walk(definition.body) if inner.span is not None), None)

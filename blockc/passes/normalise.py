@@ -1,0 +1,475 @@
+"""The normal form of every body, restored after each rule (design, section 5). Not a rule itself: it adds no step.
+
+Each definition is rebuilt by smart constructors, innermost operands first, so that equal formulas become equal
+operators: sums and products are flat, quotients and differences are gone, constants are folded, inverse factors and
+opposite terms cancel, logarithms and exponentials undo each other. Equal operators are merged, also with an enclosing
+body; operators that depend on outside values only move out (never to the top graph, where they would be a kernel);
+what nothing uses is removed. Factors with dimensions stay where they are: moving them is the work of the rules.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from blockc.ir.block import (
+    Apply,
+    Constant,
+    Definition,
+    Expression,
+    Fresh,
+    Graph,
+    Leaf,
+    Map,
+    Operand,
+    Output,
+    Port,
+    Program,
+    Reduce,
+    Rename,
+    Type,
+    apply_axes,
+    substitute,
+    with_body,
+)
+from blockc.ir.dtypes import is_float
+from blockc.ir.ops import OPERATORS, result_dtype
+
+MINUS_ONE = Constant(-1)
+FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
+
+
+def normalise(program: Program) -> Program:
+    """The program in normal form; the same program if it is in normal form already."""
+    while True:
+        result = prune(_Normaliser(program).run())
+        if result.body == program.body and result.outputs == program.outputs:
+            return program
+        program = result
+
+
+def prune(program: Program) -> Program:
+    """The program without values, ports and outputs that nothing uses."""
+    return with_body(program, _prune(program.body, {result.value for result in program.outputs}))
+
+
+def _prune(graph: Graph, wanted: set[str]) -> Graph:
+    kept = []
+    for definition in reversed(graph):
+        if wanted.isdisjoint(definition.defines):
+            continue
+        if isinstance(definition, Map):
+            definition = _prune_map(definition, wanted)
+        wanted |= definition.uses
+        kept.append(definition)
+    return tuple(reversed(kept))
+
+
+def _prune_map(node: Map, wanted: set[str]) -> Map:
+    # A monoid with a scalar part keeps all its components: the payloads mean nothing without it.
+    outputs = tuple(output for output in node.outputs if not wanted.isdisjoint(output.names))
+    inside = {value for output in outputs for value in output.values}
+    body = _prune(node.body, inside)
+    ports = tuple(port for port in node.ports if port.name in inside)
+    if outputs == node.outputs and ports == node.ports and body == node.body:
+        return node
+    return Map(node.dim, ports, body, outputs, node.span)
+
+
+@dataclass(slots=True)
+class _Scope:
+    """One graph under construction: its definitions so far, and the name of each operator in it."""
+
+    out: list[Definition] = field(default_factory=list)
+    known: dict[tuple[object, ...], str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Normaliser:
+    program: Program
+    fresh: Fresh = field(init=False)
+    types: dict[str, Type] = field(init=False)
+    scopes: list[_Scope] = field(default_factory=list)
+    mapped: list[str] = field(default_factory=list)  # the dimension of the map around each scope but the first
+    level: dict[str, int] = field(default_factory=dict)  # the scope that binds a name
+    position: dict[str, int] = field(default_factory=dict)  # names in order of definition, for a canonical order
+    applies: dict[str, Apply] = field(default_factory=dict)
+    positive: set[str] = field(default_factory=set)  # values known to be above zero
+    now: dict[str, Operand] = field(default_factory=dict)  # what stands for a name that has been replaced
+
+    def __post_init__(self) -> None:
+        self.fresh = Fresh(self.program)
+        self.types = dict(self.program.types)
+
+    def run(self) -> Program:
+        self.scopes.append(_Scope())
+        for entry in self.program.inputs:
+            self.bind(entry.name)
+        self.fill(self.program.body)
+        outputs = []
+        for result in self.program.outputs:
+            outputs.append(replace(result, value=self.name_for(self.now.get(result.value, result.value), result.value)))
+        return replace(self.program, body=tuple(self.scopes.pop().out), outputs=tuple(outputs))
+
+    def bind(self, name: str) -> None:
+        self.level[name] = len(self.scopes) - 1
+        self.position.setdefault(name, len(self.position))
+
+    # Definitions
+
+    def fill(self, graph: Graph) -> None:
+        """Rebuild the definitions of a graph in the current scope."""
+        for definition in graph:
+            if isinstance(definition, Apply):
+                args = tuple(self.through(arg) for arg in definition.args)
+                result = self.build(definition.op, args, definition.dims, definition.dtype, definition)
+                if result != definition.name:
+                    self.now[definition.name] = result
+                continue
+            moved = self.materialised(definition)
+            if isinstance(moved, Map):
+                moved = self.map(moved)
+            elif isinstance(moved, Reduce) and self.merge_reduce(moved):
+                continue
+            for name in moved.defines:
+                self.bind(name)
+            self.scopes[-1].out.append(moved)
+
+    def materialised(self, definition: Map | Reduce | Rename) -> Definition:
+        """The definition with replaced names; a leaf that is stacked in a map stays a definition."""
+        mapping = {name: self.now[name] for name in definition.uses if name in self.now}
+        if isinstance(definition, Map):
+            for name in {value for output in definition.outputs for value in output.values} & mapping.keys():
+                mapping[name] = self.name_for(mapping[name], name)
+        return substitute(definition, mapping)
+
+    def name_for(self, operand: Operand, stem: str) -> str:
+        """A name for an operand, in the current scope."""
+        if isinstance(operand, str):
+            return operand
+        key = ("broadcast", (operand,), (), self.types[stem].dtype)
+        return self.place(Apply(self.fresh(stem), "broadcast", (operand,), (), self.types[stem].dtype), key)
+
+    def merge_reduce(self, node: Reduce) -> bool:
+        key = ("reduce", node.sources, (node.dim,), node.monoid)
+        first = self.scopes[-1].known.setdefault(key, node.names[0])
+        if first == node.names[0]:
+            return False
+        other = next(d for d in self.scopes[-1].out if isinstance(d, Reduce) and d.names[0] == first)
+        self.now.update(zip(node.names, other.names, strict=True))
+        return True
+
+    def map(self, node: Map) -> Map:
+        ports: dict[str, Port] = {}
+        self.scopes.append(_Scope())
+        self.mapped.append(node.dim)
+        for port in node.ports:
+            first = ports.setdefault(port.source, port)
+            if first is not port:
+                self.now[port.name] = first.name
+            self.bind(port.name)
+            if port.source in self.positive:
+                self.positive.add(port.name)
+        self.fill(node.body)
+        outputs = self.outputs(node)
+        self.mapped.pop()
+        return Map(node.dim, tuple(ports.values()), tuple(self.scopes.pop().out), outputs, node.span)
+
+    def outputs(self, node: Map) -> tuple[Output, ...]:
+        """The outputs with their values replaced; of equal ones the first stays and stands for the others."""
+        result: dict[tuple[object, ...], Output] = {}
+        for output in node.outputs:
+            values = tuple(self.name_for(self.now.get(value, value), value) for value in output.values)
+            first = result.setdefault((values, output.monoid), Output(output.names, values, output.monoid))
+            if first.names != output.names:
+                self.now.update(zip(output.names, first.names, strict=True))
+            keeps_sign = output.monoid in (None, "add", "max", "min")
+            for name, value in zip(first.names, values, strict=True):
+                if keeps_sign and value in self.positive:
+                    self.positive.add(name)
+        return tuple(result.values())
+
+    # Operators
+
+    def through(self, operand: Operand) -> Operand:
+        """What stands for an operand now, seen through casts between floating types: their meaning is the identity."""
+        while isinstance(operand, str):
+            if operand in self.now:
+                operand = self.now[operand]
+                continue
+            apply = self.applies.get(operand)
+            if apply is None or apply.op != "cast" or not isinstance(apply.args[0], str):
+                return operand
+            if not (is_float(apply.dtype) and is_float(self.types[apply.args[0]].dtype)):
+                return operand
+            operand = apply.args[0]
+        return operand
+
+    def make(self, op: str, *args: Operand) -> Operand:
+        """The normal form of an elementwise operator."""
+        dtypes = tuple(self.types[arg].dtype for arg in args if isinstance(arg, str))
+        return self.build(op, args, (), result_dtype(op, dtypes or ("f32",) * max(1, len(args))), None)
+
+    def build(
+        self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...], dtype: str, old: Apply | None
+    ) -> Operand:
+        """The normal form of an operator: a leaf, the name of a value that exists, or that of a new definition."""
+        simpler = self.simplify(op, args, dims, dtype)
+        if simpler is not None:
+            return simpler
+        if op in FLATTENED or op == "contract":
+            args = tuple(sorted(args, key=self.sort_key))
+        key = (op, args, dims, dtype)
+        for scope in reversed(self.scopes):
+            if key in scope.known:
+                return scope.known[key]
+        if old is not None:
+            return self.place(replace(old, op=op, args=args, dims=dims, dtype=dtype), key)
+        stem = next((arg for arg in args if isinstance(arg, str)), "c")
+        return self.place(Apply(self.fresh(stem), op, args, dims, dtype), key)
+
+    def sort_key(self, operand: Operand) -> tuple[int, int, str]:
+        return (0, self.position[operand], "") if isinstance(operand, str) else (1, 0, repr(operand))
+
+    def place(self, apply: Apply, key: tuple[object, ...]) -> str:
+        """Define the operator in the outermost graph where its operands are known, but not in the top graph."""
+        current = len(self.scopes) - 1
+        levels = [self.level[name] for name in apply.uses]
+        if apply.op in ("index", "broadcast"):
+            levels += [self.mapped.index(dim) + 1 for dim in apply.dims if dim in self.mapped]
+        level = max([min(1, current), *levels])
+        scope = self.scopes[level]
+        scope.out.append(apply)
+        scope.known[key] = apply.name
+        self.applies[apply.name] = apply
+        self.level[apply.name] = level
+        self.position.setdefault(apply.name, len(self.position))
+        self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
+        if self.is_positive(apply):
+            self.positive.add(apply.name)
+        return apply.name
+
+    def is_positive(self, apply: Apply) -> bool:
+        if apply.op == "exp":
+            return True
+        if apply.op not in ("mul", "add", "recip", "sum", "max", "min", "broadcast", "contract", "sqrt", "rsqrt"):
+            return False
+        return all(
+            arg in self.positive if isinstance(arg, str) else isinstance(arg, Constant) and arg.value > 0
+            for arg in apply.args
+        )
+
+    def definition(self, operand: Operand, op: str) -> Apply | None:
+        """The definition of an operand, if it is this operator."""
+        apply = self.applies.get(operand) if isinstance(operand, str) else None
+        return apply if apply is not None and apply.op == op else None
+
+    def flat(self, op: str, args: tuple[Operand, ...]) -> list[Operand]:
+        """The operands with those taken apart that are the same operator in the same graph."""
+        result: list[Operand] = []
+        current = len(self.scopes) - 1
+        for arg in args:
+            inner = self.definition(arg, op)
+            if inner is not None and self.level[inner.name] == current:
+                result.extend(inner.args)
+            else:
+                result.append(arg)
+        return result
+
+    def simplify(self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...], dtype: str) -> Operand | None:
+        """A simpler operand for the operator, or None if it is in normal form (up to the order of operands)."""
+        if op in OPERATORS and not any(isinstance(arg, str) for arg in args):
+            return fold(op, args)  # type: ignore[arg-type]
+        match op, args:
+            case "add", _:
+                return self.add(args)
+            case "mul", _:
+                return self.mul(args)
+            case "sub", (x, y):
+                return self.make("add", x, self.make("mul", MINUS_ONE, y))
+            case "neg", (x,):
+                return self.make("mul", MINUS_ONE, x)
+            case "div", (x, y):
+                return self.make("mul", x, self.make("recip", y))
+            case "relu", (x,):
+                return self.make("maximum", x, Constant(0))
+            case "pow", (x, Constant(value)):
+                return self.power(x, value)
+            case "recip", (x,):
+                return self.recip(x)
+            case "exp", (x,):
+                return self.exp(x)
+            case "log", (x,):
+                return self.log(x)
+            case "sqrt" | "rsqrt", _:
+                return None
+            case ("maximum" | "minimum" | "and" | "or"), _:
+                flat = tuple(dict.fromkeys(self.flat(op, args)))
+                if len(flat) == 1:
+                    return flat[0]
+                return None if flat == args else self.make(op, *flat)
+            case "cast", (str() as name,) if self.types[name].dtype == dtype:
+                return name
+            case "broadcast", (str() as name,) if self.types[name].dtype == dtype:
+                return name if set(dims) <= set(self.types[name].axes) else None
+            case _:
+                return None
+
+    def axes(self, operands: list[Operand] | tuple[Operand, ...]) -> set[str]:
+        return {axis for operand in operands if isinstance(operand, str) for axis in self.types[operand].axes}
+
+    def keep_axes(self, result: Operand, before: tuple[Operand, ...]) -> Operand:
+        """The result, broadcast to the axes that cancelled operands had."""
+        lost = self.program.ordered(self.axes(before) - self.axes((result,)))
+        if not lost:
+            return result
+        dtype = next(self.types[arg].dtype for arg in before if isinstance(arg, str))
+        return self.build("broadcast", (result,), lost, dtype, None)
+
+    def coefficient(self, operand: Operand) -> tuple[float, tuple[Operand, ...]]:
+        """A term as a number times other factors."""
+        product = self.definition(operand, "mul")
+        if product is None:
+            return 1, (operand,)
+        numbers = [arg.value for arg in product.args if isinstance(arg, Constant)]
+        return math.prod(numbers), tuple(arg for arg in product.args if not isinstance(arg, Constant))
+
+    def add(self, args: tuple[Operand, ...]) -> Operand | None:
+        """A sum: constants added up, like terms together."""
+        number: float = 0
+        terms: dict[tuple[Operand, ...], tuple[float, Operand | None]] = {}
+        for arg in self.flat("add", args):
+            if isinstance(arg, Constant):
+                number += arg.value
+                continue
+            count, factors = self.coefficient(arg)
+            earlier = terms.get(factors)
+            terms[factors] = (count, arg) if earlier is None else (earlier[0] + count, None)
+        kept: list[Operand] = []
+        for factors, (count, original) in terms.items():
+            if original is not None:
+                kept.append(original)
+            elif count != 0:
+                kept.append(self.make("mul", Constant(count), *factors))
+        if number != 0 or not kept:
+            kept.append(Constant(number))
+        if len(kept) > 1 and sorted(map(repr, kept)) == sorted(map(repr, args)):
+            return None
+        result = kept[0] if len(kept) == 1 else self.make("add", *kept)
+        return self.keep_axes(result, args)
+
+    def mul(self, args: tuple[Operand, ...]) -> Operand | None:
+        """A product: constants multiplied, inverse factors cancelled."""
+        number: float = 1
+        factors: list[Operand] = []
+        for arg in self.flat("mul", args):
+            if isinstance(arg, Constant):
+                number *= arg.value
+            elif (inverse := self.inverse_among(arg, factors)) is not None:
+                factors.remove(inverse)
+            else:
+                factors.append(arg)
+        if number != 1 or not factors:
+            factors.append(Constant(number))
+        if len(factors) > 1 and sorted(map(repr, factors)) == sorted(map(repr, args)):
+            return None
+        result = factors[0] if len(factors) == 1 else self.make("mul", *factors)
+        return self.keep_axes(result, args)
+
+    def inverse_among(self, factor: Operand, others: list[Operand]) -> Operand | None:
+        """A factor among the others whose product with this one is 1, where both are known not to be zero."""
+        inverse = self.definition(factor, "recip")
+        if inverse is not None and inverse.args[0] in others and inverse.args[0] in self.positive:
+            return inverse.args[0]
+        exponential = self.definition(factor, "exp")
+        count, terms = self.coefficient(exponential.args[0]) if exponential is not None else (0, ())
+        for other in others:
+            inverse = self.definition(other, "recip")
+            if inverse is not None and inverse.args[0] == factor and factor in self.positive:
+                return other
+            against = self.definition(other, "exp")
+            if exponential is not None and against is not None:
+                if self.coefficient(against.args[0]) == (-count, terms):
+                    return other
+        return None
+
+    def power(self, x: Operand, exponent: float) -> Operand | None:
+        match exponent:
+            case 1:
+                return x
+            case 2 | 3:
+                return self.make("mul", *(x,) * int(exponent))
+            case 0.5:
+                return self.make("sqrt", x)
+            case -0.5:
+                return self.make("rsqrt", x)
+            case -1 | -2:
+                return self.make("recip", self.make("pow", x, Constant(-exponent)))
+            case _:
+                return None
+
+    def recip(self, x: Operand) -> Operand | None:
+        apply = self.applies.get(x) if isinstance(x, str) else None
+        if apply is None:
+            return None
+        match apply.op, apply.args:
+            case "mul", factors:
+                return self.make("mul", *(self.make("recip", factor) for factor in factors))
+            case "recip", (inner,):
+                return inner
+            case "sqrt", (inner,):
+                return self.make("rsqrt", inner)
+            case "rsqrt", (inner,):
+                return self.make("sqrt", inner)
+            case "exp", (inner,):
+                return self.make("exp", self.make("mul", MINUS_ONE, inner))
+            case "add", (str() as term, Constant(1)) if (exponential := self.definition(term, "exp")) is not None:
+                return self.make("sigmoid", self.make("mul", MINUS_ONE, exponential.args[0]))
+            case _:
+                return None
+
+    def exp(self, x: Operand) -> Operand | None:
+        logarithm = self.definition(x, "log")
+        if logarithm is not None:
+            return logarithm.args[0]
+        count, factors = self.coefficient(x)
+        negated = self.definition(factors[0], "log") if count == -1 and len(factors) == 1 else None
+        return self.make("recip", negated.args[0]) if negated is not None else None
+
+    def log(self, x: Operand) -> Operand | None:
+        exponential = self.definition(x, "exp")
+        if exponential is not None:
+            return exponential.args[0]
+        inverse = self.definition(x, "recip")
+        if inverse is not None:
+            return self.make("mul", MINUS_ONE, self.make("log", inverse.args[0]))
+        product = self.definition(x, "mul")
+        factors = product.args if product is not None else ()
+        apart = [f for f in factors if self.definition(f, "exp") or self.definition(f, "recip")]
+        if not apart:
+            return None
+        rest = [factor for factor in factors if factor not in apart]
+        terms = [self.make("log", factor) for factor in apart]
+        if rest:
+            terms.append(self.make("log", rest[0] if len(rest) == 1 else self.make("mul", *rest)))
+        return terms[0] if len(terms) == 1 else self.make("add", *terms)
+
+
+def fold(op: str, args: tuple[Leaf, ...]) -> Leaf:
+    """An elementwise operator on leaves: a constant if all of them are and the result is finite, else an Expression."""
+    if all(isinstance(arg, Constant) for arg in args):
+        values = [arg.value for arg in args if isinstance(arg, Constant)]
+        value = _evaluate(op, values)
+        if value is not None:
+            return Constant(value)
+    return Expression(op, args)
+
+
+def _evaluate(op: str, values: list[float]) -> float | int | bool | None:
+    with np.errstate(all="ignore"):
+        value = np.asarray(OPERATORS[op].meaning(*values)).item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,90 @@
+"""`exp(a + c)` becomes `exp(a) * exp(c)` where c is known only after another loop over a dimension of this loop.
+
+The second factor can then leave the loop (rules 4 and 5). With the normal form this removes a maximum that was
+subtracted by hand; `stabilize` brings a safe one back in the end.
+
+    map n {
+      s: local f32(m, n) <- S
+      d: local f32(m, n) = add(s, c)
+      e: local f32(m, n) = exp(d)
+      => E: slow f32[n](m, n) = stack(e)
+    }
+  =>
+    map n {
+      s: local f32(m, n) <- S
+      e.1: local f32(m, n) = exp(s)
+      e: local f32(m, n) = mul(e.1, exp(c))
+      => E: slow f32[n](m, n) = stack(e)
+    }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blockc.ir.block import Apply, Expression, Operand, Path, Program, graph_at, operand_names, replace_graph
+from blockc.ir.decisions import Match, Refusal, Rule
+from blockc.passes.linear import product, terms
+from blockc.passes.rules.common import Writer, applies, bound_inside, enclosing, find, sites, upstream_reductions
+
+REASONS = {"does_not_block": "the outside term is not computed by a reduction over a dimension of this loop"}
+
+Terms = tuple[tuple[Operand, ...], ...]
+
+
+def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
+    table = applies(program)
+    if not any(apply.op == "exp" for apply in table.values()):
+        return
+    upstream = upstream_reductions(program)
+    for site, graph in sites(program, path):
+        for node in graph:
+            if not isinstance(node, Apply) or node.op != "exp":
+                continue
+            moved, kept, outside = divide(program, site, node, table, upstream)
+            if moved and kept:
+                yield Match(site, (node.name,))
+            elif outside:
+                why = f"{outside[0]} comes from outside the loop but does not depend on one over the same dimension"
+                yield Refusal("does_not_block", site, (node.name,), why)
+
+
+def divide(
+    program: Program, path: Path, node: Apply, table: dict[str, Apply], upstream: dict[str, frozenset[str]]
+) -> tuple[Terms, Terms, tuple[str, ...]]:
+    """The terms of an exponent that leave, those that stay, and the names from outside that block nothing."""
+    maps = enclosing(program, path)
+    idle: tuple[str, ...] = ()
+    for depth in reversed(range(len(maps))):
+        inside = bound_inside(maps[depth:])
+        parts = terms(node.args[0], lambda operand: operand in inside, table)
+        outside = [part for part in parts if inside.isdisjoint(operand_names(part))]
+        dim = maps[depth].dim
+        moved = tuple(part for part in outside if any(dim in upstream[name] for name in operand_names(part)))
+        kept = tuple(part for part in parts if part not in moved)
+        if moved and kept:
+            return moved, kept, ()
+        if len(parts) > 1:
+            idle += tuple(name for part in outside for name in operand_names(part))
+    return (), (), idle
+
+
+def rewrite(program: Program, match: Match) -> Program:
+    graph = graph_at(program, match.path)
+    position = find(graph, match.at[0])
+    node = graph[position]
+    assert isinstance(node, Apply)
+    moved, kept, _ = divide(program, match.path, node, applies(program), upstream_reductions(program))
+    write = Writer(program)
+    factors = tuple(write.put(node, "exp", (write.named(node, total(part)),)) for part in (kept, moved))
+    split = Apply(node.name, "mul", factors, (), node.dtype, node.span)
+    return replace_graph(program, match.path, (*graph[:position], *write.out, split, *graph[position + 1 :]))
+
+
+def total(parts: Terms) -> Operand:
+    """The sum of these products."""
+    products = tuple(operand for part in parts if (operand := product(list(part))) is not None)
+    return products[0] if len(products) == 1 else Expression("add", products)
+
+
+RULE = Rule("split_exponential", "-", "never more slow traffic", match, rewrite, REASONS)

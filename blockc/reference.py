@@ -1,0 +1,411 @@
+"""The meaning of a program: what its outputs are, in float64 and without fusion. Every kernel is compared with it.
+
+`evaluate` follows the array program node by node in the arithmetic of `extended.py` (design, section 3, "Meaning"). It
+shares no code with the passes. `baseline` is the same in the precision of the target: the unfused program that a fused
+kernel has to match in accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockc import extended
+from blockc.accuracy import Comparison, compare, error_bound, same_nonfinite
+from blockc.data import numpy_dtype, sizes_of
+from blockc.extended import Value, plain
+from blockc.ir import dtypes
+from blockc.ir.array import Argument, ArrayProgram, Node
+from blockc.ir.ops import OPERATORS
+from blockc.sampling import Selection, demands, operand_selection, restrict_outputs, sample
+
+__all__ = [
+    "Comparison",
+    "baseline",
+    "compare",
+    "error_bound",
+    "evaluate",
+    "restrict_outputs",
+    "same_nonfinite",
+    "sample",
+]
+
+Array = NDArray[Any]
+Key = tuple[str, Selection]
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What every node's evaluation needs: `real` is the float type of the arithmetic, `rounds` the casts that round."""
+
+    program: ArrayProgram
+    arrays: Mapping[str, Array]
+    sizes: Mapping[str, int]
+    positions: Mapping[str, Array]
+    real: np.dtype[Any]
+    rounds: frozenset[str]
+
+    def extents(self, selection: Selection) -> dict[str, int]:
+        """The size of every dimension, or the number of positions chosen along it."""
+        chosen = {dim: len(self.positions[source]) for dim, source in selection}
+        return {**self.sizes, **chosen}
+
+
+def evaluate(
+    program: ArrayProgram,
+    arrays: Mapping[str, Array],
+    positions: Mapping[str, Array] | None = None,
+    precision: str = "f64",
+) -> dict[str, Array]:
+    """The outputs of a program, by name, with the declared axes.
+
+    `arrays` holds every input whole, with its declared axes. With `positions` (dimension to indices, as from `sample`)
+    only those rows of the outputs are computed: the result equals `restrict_outputs` of the full one.
+
+    precision "f64": the meaning. Real outputs come as float64, not rounded to the declared type; values too large for
+    float64 as infinities. A cast between float types is the identity.
+    precision "f32": the same steps in float32, casts and outputs rounded to their types: the unfused baseline.
+
+    Raises UsageError (from `sizes_of`) if the arrays do not fit the program.
+    """
+    match precision:
+        case "f64":
+            sizes = sizes_of(program, arrays)
+            return _run(_Setting(program, arrays, sizes, positions or {}, np.dtype(np.float64), frozenset()))
+        case "f32":
+            return _unfused(program, arrays, positions, np.dtype(np.float32))
+        case _:
+            raise ValueError(f"precision is f64 or f32, not {precision}")
+
+
+def baseline(
+    program: ArrayProgram, arrays: Mapping[str, Array], positions: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """The unfused program in the precision of a kernel: float64 if an input is f64, else float32; outputs rounded."""
+    wide = any(node.dtype == "f64" for node in program.nodes)
+    return _unfused(program, arrays, positions, np.dtype(np.float64 if wide else np.float32))
+
+
+def _unfused(
+    program: ArrayProgram, arrays: Mapping[str, Array], positions: Mapping[str, Array] | None, real: np.dtype[Any]
+) -> dict[str, Array]:
+    rounds = frozenset(name for name in dtypes.DTYPES if dtypes.is_float(name))
+    results = _run(_Setting(program, arrays, sizes_of(program, arrays), positions or {}, real, rounds))
+    with np.errstate(all="ignore"):
+        return {
+            result.argument.name: results[result.argument.name].astype(numpy_dtype(result.argument.dtype))
+            for result in program.outputs
+        }
+
+
+def _run(setting: _Setting) -> dict[str, Array]:
+    program = setting.program
+    keys = demands(program, frozenset(setting.positions))
+    nodes = {node.name: node for node in program.nodes}
+    readers: dict[Key, int] = {}
+    for name, selection in keys:
+        for operand in _operand_keys(nodes, nodes[name], selection):
+            readers[operand] = readers.get(operand, 0) + 1
+    outputs = {}
+    wanted: dict[Key, list[Argument]] = {}
+    for result in program.outputs:
+        selection = tuple((dim, dim) for dim in nodes[result.node].shape if dim in setting.positions)
+        wanted.setdefault((result.node, selection), []).append(result.argument)
+    values: dict[Key, Value] = {}
+    with np.errstate(all="ignore"):
+        for key in keys:
+            node, selection = nodes[key[0]], key[1]
+            operands = _operand_keys(nodes, node, selection)
+            values[key] = _typed(_evaluate_node(setting, nodes, node, selection, operands, values), node, setting.real)
+            for argument in wanted.get(key, []):
+                outputs[argument.name] = _output(setting, argument, node, values[key])
+            for operand in operands:
+                readers[operand] -= 1
+            for used in {*operands, key}:
+                # Whole arrays are large: let go of each after its last reader.
+                if readers.get(used, 0) == 0:
+                    values.pop(used, None)
+    return {result.argument.name: outputs[result.argument.name] for result in program.outputs}
+
+
+def _operand_keys(nodes: Mapping[str, Node], node: Node, selection: Selection) -> list[Key]:
+    return [(arg, operand_selection(node, selection, nodes[arg])) for arg in node.args]
+
+
+def _evaluate_node(
+    setting: _Setting,
+    nodes: Mapping[str, Node],
+    node: Node,
+    selection: Selection,
+    operands: list[Key],
+    values: Mapping[Key, Value],
+) -> Value:
+    args = [values[key] for key in operands]
+    shapes = [nodes[arg].shape for arg in node.args]
+    match node.op:
+        case "input":
+            return Value(_input(setting, node, selection))
+        case "constant":
+            return Value(np.asarray(node.value))
+        case "size":
+            return Value(np.asarray(setting.sizes[node.dims[0]], np.int64))
+        case "index":
+            return Value(_index(setting, node, selection))
+        case "cast":
+            cast = extended.each(args[0], lambda x: _to_dims(x, shapes[0], node.shape))
+            return _cast(cast, nodes[node.args[0]].dtype, node.dtype, setting.rounds)
+        case "rename":
+            renamed = tuple(node.dims[1] if dim == node.dims[0] else dim for dim in shapes[0])
+            return extended.each(args[0], lambda x: _to_dims(x, renamed, node.shape))
+        case "contract":
+            return _contract(args, shapes, node, setting.extents(selection))
+        case "sum" | "max" | "min":
+            return _reduce(args[0], shapes[0], node, setting.extents(selection))
+        case _:
+            expanded = [
+                extended.each(arg, lambda x, dims=shape: _to_dims(x, dims, node.shape))  # type: ignore[misc]
+                for arg, shape in zip(args, shapes, strict=True)
+            ]
+            return _elementwise(node.op, [_promoted(value, node, setting.real) for value in expanded])
+
+
+def _input(setting: _Setting, node: Node, selection: Selection) -> Array:
+    """The input array with unpacked axes in the order of the node's shape, at the selected positions."""
+    argument = next(argument for argument in setting.program.inputs if argument.name == node.name)
+    array = np.asarray(setting.arrays[argument.name])
+    array = array.reshape(tuple(setting.sizes[dim] for dim in argument.dims))
+    for dim, source in selection:
+        array = np.take(array, setting.positions[source], axis=argument.dims.index(dim))
+    return _to_dims(array, argument.dims, node.shape)
+
+
+def _index(setting: _Setting, node: Node, selection: Selection) -> Array:
+    for dim, source in selection:
+        if dim == node.dims[0]:
+            return np.asarray(setting.positions[source], np.int64)
+    return np.arange(setting.sizes[node.dims[0]], dtype=np.int64)
+
+
+def _output(setting: _Setting, argument: Argument, node: Node, value: Value) -> Array:
+    """The output array with the axes of its declaration; packed dimensions are merged."""
+    extents = {
+        dim: len(setting.positions[dim]) if dim in setting.positions else setting.sizes[dim] for dim in argument.dims
+    }
+    array = _to_dims(plain(value), node.shape, argument.dims)
+    array = np.broadcast_to(array, tuple(extents[dim] for dim in argument.dims))
+    array = array.reshape(tuple(math.prod(extents[dim] for dim in axis) for axis in argument.axes))
+    if not dtypes.is_float(argument.dtype):
+        return _integers(array).astype(numpy_dtype(argument.dtype))
+    return np.array(array, setting.real)
+
+
+def _to_dims(array: Array, dims: tuple[str, ...], target: tuple[str, ...]) -> Array:
+    """The array with axes in the order of `target`, of size 1 where it lacks the dimension."""
+    present = [dim for dim in target if dim in dims]
+    moved = array.transpose([dims.index(dim) for dim in present])
+    return moved[tuple(slice(None) if dim in dims else np.newaxis for dim in target)]
+
+
+def _typed(value: Value, node: Node, real: np.dtype[Any]) -> Value:
+    """The value as the kind of number that the node declares: real, integer (64 bits inside) or boolean."""
+    match dtypes.DTYPES[node.dtype].kind:
+        case "float":
+            exponent = None if value.exponent is None else np.asarray(value.exponent, real)
+            return Value(np.asarray(plain(value) if exponent is None else value.x).astype(real), exponent, value.absent)
+        case "int":
+            return Value(_integers(np.asarray(plain(value))))
+        case _:
+            return Value(np.asarray(plain(value)).astype(np.bool_))
+
+
+def _promoted(value: Value, node: Node, real: np.dtype[Any]) -> Value:
+    """An operand as the operator wants it: real operands of real operators, never a boolean in arithmetic."""
+    x = value.x
+    if x.dtype.kind != "f" and dtypes.is_float(node.dtype) and not (node.op == "where" and x.dtype.kind == "b"):
+        return Value(x.astype(real))
+    if x.dtype.kind == "b" and dtypes.DTYPES[node.dtype].kind == "int" and node.op != "where":
+        return Value(x.astype(np.int64))
+    return value
+
+
+def _elementwise(op: str, args: list[Value]) -> Value:
+    match op, args:
+        case "add", [first, *rest]:
+            return _folded(extended.add, first, rest)
+        case "mul", [first, *rest]:
+            return _folded(extended.multiply, first, rest)
+        case "sub", [a, b]:
+            return extended.add(a, extended.negate(b))
+        case "div", [a, b]:
+            return extended.divide(a, b)
+        case "neg", [a]:
+            return extended.negate(a)
+        case "recip", [a]:
+            return extended.divide(_one(a), a)
+        case "exp", [a]:
+            return extended.exp(a)
+        case "log", [a]:
+            return extended.log(a)
+        case "sqrt", [a]:
+            return extended.square_root(a)
+        case "rsqrt", [a]:
+            return extended.divide(_one(a), extended.square_root(a))
+        case "pow", [a, b] if b.exponent is None and b.x.size == 1:
+            return extended.power(a, float(b.x.reshape(())))
+        case "abs", [a] if a.exponent is not None:
+            return Value(np.abs(a.x), a.exponent)
+        case "relu", [a] if a.exponent is not None:
+            return Value(np.maximum(a.x, 0), a.exponent)
+        case "where", [condition, a, b]:
+            return extended.select(plain(condition).astype(np.bool_), a, b)
+        case "lt" | "le" | "gt" | "ge" | "eq" | "ne", [a, b]:
+            return extended.compare(OPERATORS[op].meaning, a, b)
+        case "maximum" | "minimum", _:
+            stack = extended.stacked(tuple(args))
+            best = extended.largest(stack, (0,)) if op == "maximum" else extended.smallest(stack, (0,))
+            return extended.each(best, lambda x: x[0])
+        case _:
+            return Value(np.asarray(OPERATORS[op].meaning(*(plain(arg) for arg in args))))
+
+
+def _folded(function: Any, first: Value, rest: list[Value]) -> Value:
+    for value in rest:
+        first = function(first, value)
+    return first
+
+
+def _one(like: Value) -> Value:
+    return Value(np.ones((), like.x.dtype))
+
+
+def _cast(value: Value, source: str, target: str, rounds: frozenset[str]) -> Value:
+    """A cast. Float to integer truncates towards zero and saturates (NaN gives 0); integer to i8 wraps."""
+    kind = dtypes.DTYPES[target].kind
+    if kind == "float":
+        if target not in rounds or target in ("f64", source):
+            return value
+        return _round_value(value, target)
+    if kind == "bool":
+        return Value(plain(value) != 0)
+    if not dtypes.is_float(source):
+        return Value(plain(value).astype(np.int64).astype(numpy_dtype(target)))
+    limits = np.iinfo(numpy_dtype(target))
+    return Value(np.clip(np.nan_to_num(np.trunc(plain(value)), nan=0.0), limits.min, limits.max))
+
+
+def _round_value(value: Value, target: str) -> Value:
+    """The value rounded to a float type; pairs that do not fit it keep their exponent."""
+    numbers = plain(value)
+    rounded = numbers.astype(numpy_dtype(target)).astype(numbers.dtype)
+    if value.exponent is None:
+        return Value(rounded, None, value.absent)
+    fits = np.isfinite(rounded) & (rounded != 0)
+    return Value(np.where(fits, rounded, value.x), np.where(fits, rounded.dtype.type(0), value.exponent))
+
+
+def _integers(array: Array) -> Array:
+    """The array as 64-bit integers, real numbers truncated."""
+    if array.dtype.kind == "f":
+        return np.nan_to_num(np.trunc(array), nan=0.0, posinf=2.0**31, neginf=-(2.0**31)).astype(np.int64)
+    return array if array.dtype.kind == "b" else array.astype(np.int64)
+
+
+def _reduce(value: Value, shape: tuple[str, ...], node: Node, extents: Mapping[str, int]) -> Value:
+    """A reduction. Dimensions that the operand lacks count as often as their size says."""
+    dims = (*(dim for dim in shape if dim not in node.dims), *node.dims)
+    size = tuple(extents[dim] for dim in dims)
+    value = extended.each(value, lambda x: np.broadcast_to(_to_dims(x, shape, dims), size))
+    if value.x.dtype.kind == "b":
+        value = Value(value.x.astype(np.int64))
+    axes = tuple(range(len(dims) - len(node.dims), len(dims)))
+    reduced = {"sum": extended.total, "max": extended.largest, "min": extended.smallest}[node.op](value, axes)
+    kept = dims[: axes[0]]
+    return extended.each(reduced, lambda x: _to_dims(x.reshape(x.shape[: axes[0]]), kept, node.shape))
+
+
+def _contract(args: list[Value], shapes: list[tuple[str, ...]], node: Node, extents: Mapping[str, int]) -> Value:
+    """A contraction, as a batched matrix product. A pair aligns over the contracted dimensions first."""
+    args = [Value(arg.x.astype(np.int64)) if arg.x.dtype.kind == "b" else arg for arg in args]
+    if all(arg.exponent is not None for arg in args) and any(_is_wide(arg) for arg in args):
+        return _contract_elementwise(args, shapes, node, extents)
+    (a, at), (b, bt) = (_aligned_operand(arg, dims, node) for arg, dims in zip(args, shapes, strict=True))
+    x = _matrix_product(a, shapes[0], b, shapes[1], node, extents)
+    free = [tuple(dim for dim in dims if dim not in node.dims) for dims in shapes]
+    parts = [_to_dims(t, dims, node.shape) for t, dims in zip((at, bt), free, strict=True) if t is not None]
+    # An exponent is -inf only beside zeros, and a product of such zeros is one: no sum of exponents needs a case.
+    return Value(x, np.broadcast_to(sum(parts), x.shape)) if parts else Value(x)
+
+
+def _aligned_operand(value: Value, dims: tuple[str, ...], node: Node) -> tuple[Array, Array | None]:
+    """The operand with one exponent along the contracted dimensions, and that exponent without them."""
+    if value.exponent is None:
+        return plain(value), None
+    axes = tuple(position for position, dim in enumerate(dims) if dim in node.dims)
+    x, top = extended.aligned(value, axes)
+    return x, np.squeeze(top, axes)
+
+
+def _is_wide(value: Value) -> bool:
+    """True if the exponents spread so far that a product of two aligned values could vanish."""
+    assert value.exponent is not None
+    present = np.broadcast_to(value.exponent, value.x.shape)[value.x != 0]
+    return bool(present.size) and bool(np.ptp(present) > np.log(np.finfo(present.dtype).max) / 3)
+
+
+def _contract_elementwise(
+    args: list[Value], shapes: list[tuple[str, ...]], node: Node, extents: Mapping[str, int]
+) -> Value:
+    """The contraction of two pairs by their elementwise product: exact whatever the exponents are, but large."""
+    dims = (*node.shape, *node.dims)
+    a, b = (
+        extended.each(arg, lambda x, own=shape: _to_dims(x, own, dims))  # type: ignore[misc]
+        for arg, shape in zip(args, shapes, strict=True)
+    )
+    size = tuple(extents[dim] for dim in dims)
+    product = extended.each(extended.multiply(a, b), lambda x: np.broadcast_to(x, size))
+    summed = extended.total(product, tuple(range(len(node.shape), len(dims))))
+    return extended.each(summed, lambda x: x.reshape(x.shape[: len(node.shape)]))
+
+
+def _matrix_product(
+    a: Array,
+    a_dims: tuple[str, ...],
+    b: Array,
+    b_dims: tuple[str, ...],
+    node: Node,
+    extents: Mapping[str, int],
+) -> Array:
+    """The sum of a * b over the contracted dimensions: [batch, rows, inner] times [batch, inner, columns]."""
+    repeats = math.prod(extents[dim] for dim in node.dims if dim not in a_dims and dim not in b_dims)
+    inner = tuple(dim for dim in node.dims if dim in a_dims and dim in b_dims)
+    a, a_dims = _sum_lonely(a, a_dims, node, inner)
+    b, b_dims = _sum_lonely(b, b_dims, node, inner)
+    batch = tuple(dim for dim in node.shape if dim in a_dims and dim in b_dims)
+    rows = tuple(dim for dim in node.shape if dim in a_dims and dim not in b_dims)
+    columns = tuple(dim for dim in node.shape if dim in b_dims and dim not in a_dims)
+
+    def matrices(array: Array, dims: tuple[str, ...], *groups: tuple[str, ...]) -> Array:
+        order = tuple(dim for group in groups for dim in group)
+        return _to_dims(array, dims, order).reshape([math.prod(extents[dim] for dim in group) for group in groups])
+
+    product = np.matmul(matrices(a, a_dims, batch, rows, inner), matrices(b, b_dims, batch, inner, columns))
+    dims = batch + rows + columns
+    result = _to_dims(product.reshape([extents[dim] for dim in dims]), dims, node.shape)
+    return result if repeats == 1 else result * np.asarray(repeats, result.dtype)
+
+
+def _sum_lonely(
+    array: Array, dims: tuple[str, ...], node: Node, inner: tuple[str, ...]
+) -> tuple[Array, tuple[str, ...]]:
+    """The array summed over the contracted dimensions that the other operand lacks."""
+    axes = tuple(position for position, dim in enumerate(dims) if dim in node.dims and dim not in inner)
+    if not axes:
+        return array, dims
+    return np.sum(array, axis=axes, dtype=array.dtype), tuple(
+        dim for dim in dims if dim not in node.dims or dim in inner
+    )
