@@ -14,26 +14,12 @@ from blockc.ir.array import Span
 from blockc.ir.dtypes import DTYPES
 from blockc.syntax import Identifier
 
+_UNARY_FUNCTIONS = (
+    "exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "relu", "gelu", "erf", "abs", "sin", "cos", "floor",
+)  # fmt: skip
 # Elementwise operators that are written as a call: their name in `ops.py`, the fewest and the most operands.
 FUNCTIONS: dict[str, tuple[str, int, int | None]] = {
-    **{
-        name: (name, 1, 1)
-        for name in [
-            "exp",
-            "log",
-            "sqrt",
-            "rsqrt",
-            "tanh",
-            "sigmoid",
-            "relu",
-            "gelu",
-            "erf",
-            "abs",
-            "sin",
-            "cos",
-            "floor",
-        ]
-    },
+    **{name: (name, 1, 1) for name in _UNARY_FUNCTIONS},
     "where": ("where", 3, 3),
     "min": ("minimum", 2, None),
     "max": ("maximum", 2, None),

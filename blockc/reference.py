@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,7 @@ def _evaluate_node(
                 extended.each(arg, lambda x, dims=shape: _to_dims(x, dims, node.shape))  # type: ignore[misc]
                 for arg, shape in zip(args, shapes, strict=True)
             ]
-            return _elementwise(node.op, [_promoted(value, node, setting.real) for value in expanded])
+            return _elementwise(node.op, _promoted(expanded, node, setting.real))
 
 
 def _input(setting: _Setting, node: Node, selection: Selection) -> Array:
@@ -223,14 +223,15 @@ def _typed(value: Value, node: Node, real: np.dtype[Any]) -> Value:
             return Value(np.asarray(plain(value)).astype(np.bool_))
 
 
-def _promoted(value: Value, node: Node, real: np.dtype[Any]) -> Value:
-    """An operand as the operator wants it: real operands of real operators, never a boolean in arithmetic."""
-    x = value.x
-    if x.dtype.kind != "f" and dtypes.is_float(node.dtype) and not (node.op == "where" and x.dtype.kind == "b"):
-        return Value(x.astype(real))
-    if x.dtype.kind == "b" and dtypes.DTYPES[node.dtype].kind == "int" and node.op != "where":
-        return Value(x.astype(np.int64))
-    return value
+def _promoted(args: list[Value], node: Node, real: np.dtype[Any]) -> list[Value]:
+    """The operands as one kind of number: real if one of them or the result is, never booleans in arithmetic."""
+    if node.op == "where":
+        return [args[0], *_promoted(args[1:], replace(node, op="add"), real)]
+    if dtypes.is_float(node.dtype) or any(arg.x.dtype.kind == "f" for arg in args):
+        return [arg if arg.x.dtype.kind == "f" else Value(arg.x.astype(real)) for arg in args]
+    if dtypes.DTYPES[node.dtype].kind == "int":
+        return [Value(arg.x.astype(np.int64)) for arg in args]
+    return args
 
 
 def _elementwise(op: str, args: list[Value]) -> Value:

@@ -145,7 +145,8 @@ def _hint(tokens: Sequence[Token], at: int, accepted: set[str], brackets: list[T
 def _closing_hint(token: Token, brackets: list[Token]) -> str:
     if not brackets or brackets[-1].type == "LBRACE":
         return f"nothing is open that `{token}` could close"
-    return f"the `{brackets[-1]}` in column {brackets[-1].column} of line {brackets[-1].line} is closed by {_WORDS[CLOSING[brackets[-1].type]]}"
+    bracket = brackets[-1]
+    return f"the `{bracket}` in line {bracket.line}, column {bracket.column} needs {_WORDS[CLOSING[bracket.type]]}"
 
 
 def _value_hint(token: Token, before: Token) -> str:

@@ -64,7 +64,7 @@ def _without_outputs(lines: list[str]) -> Iterator[list[str]]:
     for number, line in enumerate(lines):
         header = _HEADER.match(line)
         outputs = _split(header["outputs"][1:-1], ", ") if header and header["outputs"].startswith("(") else []
-        for output in outputs:
+        for output in outputs if len(outputs) > 1 else []:
             kept = ", ".join(other for other in outputs if other != output)
             name = output.split(":")[0]
             changed = [other for other in lines if not other.strip().startswith(f"{name} = ")]

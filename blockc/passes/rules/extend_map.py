@@ -100,11 +100,18 @@ def _of_statistics(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refu
             and copied(graph, node, other)
             and any(
                 isinstance(inner, Map) and inner.dim == node.dim and any(port.source in sources for port in inner.ports)
-                for inner in walk(other.body)
+                for inner in other.body
             )
         ]
         if readers:
-            yield problem_or_match(site, name, _problem(graph, node, "", readers))
+            problem = _problem(graph, node, "", readers)
+            group = {bound for reader in readers for part in copied(graph, node, reader) for bound in part.defines}
+            if problem is None and any(
+                not group.isdisjoint(other.uses) and other not in readers and group.isdisjoint(other.defines)
+                for other in graph
+            ):
+                problem = "stays_for_others", f"`{name}` is needed outside these maps too"
+            yield problem_or_match(site, name, problem)
             return
 
 

@@ -45,9 +45,11 @@ from blockc.ir.block import (
     Graph,
     Map,
     Operand,
+    Output,
     Path,
     Port,
     Program,
+    as_name,
     copy,
     graph_at,
     replace_graph,
@@ -129,7 +131,8 @@ def make_cone(program: Program, maker: Map, name: str) -> Cone | tuple[str, str]
     problem = _collect(value, sources, operators, order, leaves)
     if problem:
         return "not_elementwise", f"`{name}` needs `{problem}`, which is not elementwise"
-    large = [leaf for leaf in leaves.values() if set(program.types[leaf].lists) >= set(program.types[name].lists)]
+    axes = set(program.types[value].axes)
+    large = [leaf for leaf in leaves.values() if set(program.types[leaf].axes) >= axes]
     if len(set(large)) > 1:
         return "two_large_leaves", f"`{name}` is made of {', '.join(f'`{leaf}`' for leaf in dict.fromkeys(large))}"
     return Cone(tuple(order.values()), value, leaves)
@@ -209,9 +212,11 @@ class _Recompute:
             mapping: dict[str, Operand] = {leaf: current for leaf, (current, _) in inner.items()}
             computed = tuple(copy(operator, self.fresh, mapping) for operator in self.cone.operators)
             direct: dict[str, Operand] = {port.name: mapping.get(self.cone.value, self.cone.value)}
-            read = substitute(Map(node.dim, tuple(ports), body, outputs, node.span), direct)
-            assert isinstance(read, Map)
-            body, outputs = (*computed, *read.body), read.outputs
+            body = (*computed, *(substitute(definition, direct) for definition in body))
+            outputs = tuple(
+                Output(out.names, tuple(as_name(direct.get(value, value)) for value in out.values), out.monoid)
+                for out in outputs
+            )
         return Map(node.dim, tuple(ports), body, outputs, node.span)
 
     def graph(self, graph: Graph, name: str, lists: tuple[str, ...], leaves: Lists) -> Graph:
