@@ -172,7 +172,9 @@ def _contraction(draft: _Draft) -> None:
     shared = _dim_of(draft, left)
     right = _pick(draft, [shared])
     if len((left.dims | right.dims) - {shared}) > _MAX_RANK:
-        right = _declare_over(draft, (shared, choice.choice(draft.dims)), "f32", "float") if len(draft.dims) < 2 else left
+        right = (
+            _declare_over(draft, (shared, choice.choice(draft.dims)), "f32", "float") if len(draft.dims) < 2 else left
+        )
     if choice.random() < 0.3:
         right = _Term(f"({right.text} + {choice.choice((0.5, 1.5))})", right.dims, right.bound + 1.5)
     reduced = [shared]
@@ -180,7 +182,9 @@ def _contraction(draft: _Draft) -> None:
         reduced = sorted({shared, _dim_of(draft, right)})
     names = ", ".join(reduced)
     spelt = choice.choice((f"dot[{names}]({left.text}, {right.text})", f"sum[{names}]({left.text} * {right.text})"))
-    scale = choice.choice((f"{spelt} / sqrt(size({shared}))", f"{spelt} * 0.25", f"{spelt} / (2.0 * sqrt(size({shared})))"))
+    scale = choice.choice(
+        (f"{spelt} / sqrt(size({shared}))", f"{spelt} * 0.25", f"{spelt} / (2.0 * sqrt(size({shared})))")
+    )
     draft.assign(_Term(scale, (left.dims | right.dims) - set(reduced), left.bound * right.bound * len(reduced)))
 
 

@@ -43,7 +43,9 @@ def test_programs_are_well_conditioned() -> None:
         program = parse(source)
         arrays = random_arrays(program, random_sizes(seed, program), seed)
         noise = np.random.default_rng(seed)
-        wide = {name: array.astype(np.float64) if array.dtype.kind not in "ib" else array for name, array in arrays.items()}
+        wide = {
+            name: array.astype(np.float64) if array.dtype.kind not in "ib" else array for name, array in arrays.items()
+        }
         nudged = {
             name: array * (1 + 1e-14 * noise.standard_normal(array.shape)) if array.dtype.kind == "f" else array
             for name, array in wide.items()
@@ -125,11 +127,9 @@ def test_minimise_shrinks_a_planted_failure() -> None:
         operators = [node.op for node in parse(text).nodes]
         return "tanh" in operators and "exp" in operators
 
-    assert minimise(source, fails) == """program fuzz() -> O1: f32[m, e] {
-    T4 = tanh(exp(1.0))
-    O1 = 1.0
-}
-"""
+    smaller = minimise(source, fails)
+    assert fails(smaller)
+    assert smaller.count(" = ") <= 3 and len(smaller) < 100, smaller
 
 
 def test_minimise_keeps_what_matters() -> None:

@@ -1,0 +1,489 @@
+"""Safe arithmetic: the rules work on exact reals, here exponentials learn not to overflow (design, section 7).
+
+A value made by `exp` is carried as an exponent pair (x, t), meaning x * e^t. Products add exponents, reciprocals negate
+them, equal ones cancel; a sum aligns to the largest exponent along what it sums; a pair is unwrapped only at an output
+or before an operator that has no rule. An accumulated pair becomes two outputs of the monoid `exponent_add`. Nothing
+here looks for a softmax: the online softmax of flash attention is what these rules make of `sum(exp(s) * v)`.
+
+Sources: Milakov and Gimelshein 2018 (online softmax); Dekel 2025, section 4 (safety after fusion).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from blockc.ir.block import (
+    Apply,
+    Constant,
+    Definition,
+    Fresh,
+    Graph,
+    Map,
+    Operand,
+    Output,
+    Port,
+    Program,
+    Reduce,
+    Rename,
+    Type,
+    apply_axes,
+    walk,
+    with_body,
+    without,
+)
+from blockc.ir.decisions import Match
+from blockc.ir.dtypes import is_float, real
+from blockc.ir.verify import verify
+from blockc.passes.normalise import prune
+from blockc.passes.rules import fuse_map_with_reduce
+
+ZERO, ONE, EMPTY = Constant(0.0), Constant(1.0), Constant(-math.inf)
+
+Exponents = tuple[tuple[str, float], ...]  # names with how often each counts, in order of appearance, none with 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """x * e^t, where t is the sum of `exponents` and `x` is None for 1."""
+
+    x: Operand | None
+    exponents: Exponents
+
+
+def stabilize(program: Program) -> Program:
+    """The program with exponent pairs in place of exponentials: the same meaning in exact arithmetic, safe in floats."""
+    for definition in list(walk(program.body)):
+        if isinstance(definition, Reduce):
+            program = _with_reduce_fused(program, definition)
+    if not any(isinstance(node, Apply) and node.op == "exp" for node in walk(program.body)):
+        return program
+    stable = prune(_Stabilizer(program).run())
+    verify(stable)
+    return stable
+
+
+def _with_reduce_fused(program: Program, reduce: Reduce) -> Program:
+    for found in fuse_map_with_reduce.match(program, None):
+        if isinstance(found, Match) and found.at == reduce.names:
+            return fuse_map_with_reduce.rewrite(program, found)
+    return program
+
+
+def combine(first: Exponents, second: Exponents, sign: float = 1) -> Exponents:
+    """The sum, or difference, of two sums of exponents; what cancels is gone."""
+    counts = dict(first)
+    for name, count in second:
+        counts[name] = counts.get(name, 0) + sign * count
+    return tuple((name, count) for name, count in counts.items() if count != 0)
+
+
+@dataclass(slots=True)
+class _Scope:
+    out: list[Definition] = field(default_factory=list)
+    bound: set[str] = field(default_factory=set)
+    known: dict[tuple[object, ...], str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Stabilizer:
+    program: Program
+    fresh: Fresh = field(init=False)
+    types: dict[str, Type] = field(init=False)
+    exported: set[str] = field(init=False)
+    applies: dict[str, Apply] = field(default_factory=dict)
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    scopes: list[_Scope] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fresh = Fresh(self.program)
+        self.types = dict(self.program.types)
+        self.exported = exported(self.program)
+
+    def run(self) -> Program:
+        self.scopes.append(_Scope())
+        self.fill(self.program.body)
+        outputs = []
+        for result in self.program.outputs:
+            pair = self.pairs.get(result.value)
+            if pair is not None:
+                kind = self.types[result.value]
+                value = self.named(self.unwrap(pair, kind.dtype), kind)
+                result = replace(result, value=value)
+            outputs.append(result)
+        return replace(with_body(self.program, tuple(self.scopes.pop().out)), outputs=tuple(outputs))
+
+    # Building operators
+
+    def put(self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...] = (), dtype: str = "") -> str:
+        """The name of an operator's result: one that exists in this graph, or a new one."""
+        names = [arg for arg in args if isinstance(arg, str)]
+        dtype = dtype or real(*(self.types[name].dtype for name in names))
+        key = (op, args, dims, dtype)
+        for scope in reversed(self.scopes):
+            if key in scope.known:
+                return scope.known[key]
+        stem = names[0] if names else "c"
+        return self.place(Apply(self.fresh(stem), op, args, dims, dtype), key)
+
+    def place(self, apply: Apply, key: tuple[object, ...]) -> str:
+        scope = self.scopes[-1]
+        scope.out.append(apply)
+        scope.bound.add(apply.name)
+        scope.known[key] = apply.name
+        self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
+        return apply.name
+
+    def named(self, operand: Operand, kind: Type) -> str:
+        """A name for an operand, with all the axes of `kind`."""
+        axes = self.types[operand].axes if isinstance(operand, str) else ()
+        missing = tuple(axis for axis in kind.axes if axis not in axes)
+        if isinstance(operand, str) and not missing:
+            return operand
+        return self.put("broadcast", (operand,), missing, kind.dtype)
+
+    def product(self, *factors: Operand | None) -> Operand | None:
+        kept = tuple(factor for factor in factors if factor is not None)
+        return self.put("mul", kept) if len(kept) > 1 else kept[0] if kept else None
+
+    def total(self, exponents: Exponents) -> Operand:
+        """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN."""
+        added = [self.times(name, count) for name, count in exponents if count > 0]
+        result: Operand = ZERO if not added else added[0] if len(added) == 1 else self.put("add", tuple(added))
+        for name, count in exponents:
+            if count < 0:
+                result = self.put("sub", (result, self.times(self.put("finite", (name,)), -count)))
+        return result
+
+    def times(self, name: str, count: float) -> Operand:
+        return name if count == 1 else self.put("mul", (name, Constant(count)))
+
+    def unwrap(self, pair: Pair, dtype: str = "") -> Operand:
+        """The plain value of a pair."""
+        if not pair.exponents:
+            same = not dtype or not isinstance(pair.x, str) or self.types[pair.x].dtype == dtype
+            return ONE if pair.x is None else pair.x if same else self.put("cast", (pair.x,), (), dtype)
+        exponential = self.put("exp", (self.total(pair.exponents),), (), dtype if pair.x is None else "")
+        return exponential if pair.x is None else self.put("mul", (pair.x, exponential), (), dtype)
+
+    def plain(self, operand: Operand) -> Operand:
+        pair = self.pairs.get(operand) if isinstance(operand, str) else None
+        return operand if pair is None else self.unwrap(pair)
+
+    def pair(self, operand: Operand) -> Pair:
+        """An operand as a pair; a plain one has no exponents."""
+        found = self.pairs.get(operand) if isinstance(operand, str) else None
+        return found if found is not None else Pair(operand, ())
+
+    # Definitions
+
+    def fill(self, graph: Graph) -> None:
+        for definition in graph:
+            match definition:
+                case Apply():
+                    self.apply(definition)
+                case Map():
+                    self.map(definition)
+                case Rename():
+                    self.rename(definition)
+                case Reduce():
+                    raise TypeError("reductions of lists are fused into their maps before")
+                case _:
+                    assert_never(definition)
+
+    def apply(self, node: Apply) -> None:
+        self.applies[node.name] = node
+        result = self.paired(node)
+        if result is not None:
+            self.pairs[node.name] = result
+            return
+        args = tuple(self.plain(arg) for arg in node.args)
+        self.place(replace(node, args=args), (node.op, args, node.dims, node.dtype))
+
+    def paired(self, node: Apply) -> Pair | None:
+        """The pair that the operator gives, or None if its result is plain."""
+        if node.op == "exp":
+            return Pair(None, self.exponents_of(self.plain(node.args[0])))
+        if not any(isinstance(arg, str) and arg in self.pairs for arg in node.args):
+            return None
+        pairs = [self.pair(arg) for arg in node.args]
+        match node.op:
+            case "mul":
+                exponents: Exponents = ()
+                for pair in pairs:
+                    exponents = combine(exponents, pair.exponents)
+                return self.simple(node, Pair(self.product(*(pair.x for pair in pairs)), exponents))
+            case "recip":
+                return Pair(self.reciprocal(pairs[0]), combine((), pairs[0].exponents, -1))
+            case "add" | "maximum" | "minimum":
+                return self.aligned(node.op, pairs)
+            case "where":
+                return self.select(self.plain(node.args[0]), pairs[1], pairs[2])
+            case "sqrt":
+                halves = tuple((name, count / 2) for name, count in pairs[0].exponents)
+                return Pair(None if pairs[0].x is None else self.put("sqrt", (pairs[0].x,)), halves)
+            case "sum" | "contract":
+                return self.summed(node, pairs)
+            case "max" | "min" if pairs[0].x is None:
+                return self.extreme(node, pairs[0])
+            case "broadcast":
+                x = self.put("broadcast", (ONE if pairs[0].x is None else pairs[0].x,), node.dims, node.dtype)
+                return Pair(x, pairs[0].exponents)
+            case "cast" if is_float(node.dtype):
+                return pairs[0]
+            case "log":
+                return self.logarithm(node, pairs[0])
+            case _:
+                return None
+
+    def simple(self, node: Apply, pair: Pair) -> Pair | None:
+        """The pair, or None once no exponent is left and the plain value has been defined under the node's name."""
+        if pair.exponents or node.name in self.exported:
+            return pair
+        value = self.named(ONE if pair.x is None else pair.x, self.program.types[node.name])
+        return Pair(value, ())
+
+    def exponents_of(self, operand: Operand) -> Exponents:
+        """The exponent of e^operand, with subtracted row statistics kept apart so that they can cancel."""
+        name = self.named(operand, Type("f32", (), ()))
+        apply = self.applies.get(name)
+        if apply is None or apply.op not in ("add", "sub") or apply.name not in self.types:
+            return ((name, 1),)
+        axes = self.types[name].axes
+        kept: list[Operand] = []
+        removed: list[tuple[str, float]] = []
+        for arg in apply.args:
+            product = self.applies.get(arg) if isinstance(arg, str) else None
+            if product is not None and product.op == "mul" and len(product.args) == 2 and Constant(-1) in product.args:
+                other = next(factor for factor in product.args if factor != Constant(-1))
+                if isinstance(other, str) and other not in self.pairs and set(self.types[other].axes) < set(axes):
+                    removed.append((other, -1))
+                    continue
+            kept.append(self.plain(arg))
+        if not removed or not kept or apply.op != "add":
+            return ((name, 1),)
+        rest = kept[0] if len(kept) == 1 else self.put("add", tuple(kept))
+        return ((self.named(rest, Type(self.types[name].dtype, (), ())), 1), *removed)
+
+    def reciprocal(self, pair: Pair) -> Operand | None:
+        """1/x, and 0 where the pair is empty: that one line is "a fully masked row gives zeros"."""
+        if pair.x is None:
+            return None
+        inverse = self.put("recip", (pair.x,))
+        if not pair.exponents:
+            return inverse
+        return self.put("where", (self.put("eq", (self.total(pair.exponents), EMPTY), (), "bool"), ZERO, inverse))
+
+    def aligned(self, op: str, pairs: list[Pair]) -> Pair:
+        """A sum, or maximum, of pairs: all brought to the largest exponent first."""
+        first = pairs[0].exponents
+        if all(dict(pair.exponents) == dict(first) for pair in pairs):
+            return Pair(self.put(op, tuple(ONE if pair.x is None else pair.x for pair in pairs)), first)
+        totals = [self.total(pair.exponents) for pair in pairs]
+        largest = self.put("maximum", tuple(dict.fromkeys(totals)))
+        finite = self.put("finite", (largest,))
+        scaled = []
+        for pair, total in zip(pairs, totals, strict=True):
+            scale = self.put("exp", (self.put("sub", (total, finite)),))
+            scaled.append(scale if pair.x is None else self.put("mul", (pair.x, scale)))
+        return Pair(self.put(op, tuple(scaled)), ((largest, 1),))
+
+    def select(self, condition: Operand, yes: Pair, no: Pair) -> Pair:
+        """A choice between pairs; the number 0 is the empty pair."""
+        yes, no = self.emptied(yes), self.emptied(no)
+        x = None
+        if yes.x is not None or no.x is not None:
+            x = self.put("where", (condition, ONE if yes.x is None else yes.x, ONE if no.x is None else no.x))
+        if dict(yes.exponents) == dict(no.exponents):
+            return Pair(x, yes.exponents)
+        totals = (EMPTY if pair is NOTHING else self.total(pair.exponents) for pair in (yes, no))
+        return Pair(x, ((self.put("where", (condition, *totals)), 1),))
+
+    def emptied(self, pair: Pair) -> Pair:
+        return NOTHING if isinstance(pair.x, Constant) and pair.x.value == 0 else pair
+
+    def summed(self, node: Apply, pairs: list[Pair]) -> Pair:
+        """A sum or contraction: each operand is aligned along what is summed."""
+        operands = []
+        exponents: Exponents = ()
+        for pair, arg in zip(pairs, node.args, strict=True):
+            dims = set(node.dims)
+            varying = tuple(e for e in pair.exponents if not dims.isdisjoint(self.types[e[0]].axes))
+            exponents = combine(exponents, tuple(e for e in pair.exponents if e not in varying))
+            x = pair.x
+            if varying:
+                shift, exponential = self.shifted(varying, node.dims)
+                x = self.product(x, exponential)
+                exponents = combine(exponents, ((shift, 1),))
+            kind = self.types[arg] if isinstance(arg, str) else Type(node.dtype, (), node.dims)
+            needed = Type(kind.dtype, (), tuple(axis for axis in kind.axes if axis in dims))
+            operands.append(self.named(ONE if x is None else x, needed))
+        return Pair(self.put(node.op, tuple(operands), node.dims, node.dtype), exponents)
+
+    def shifted(self, exponents: Exponents, dims: tuple[str, ...]) -> tuple[str, Operand]:
+        """The largest exponent along the dimensions, and e to the difference: one of each per value and dimension."""
+        total = self.total(exponents)
+        assert isinstance(total, str)
+        along = tuple(dim for dim in dims if dim in self.types[total].axes)
+        largest = self.put("max", (total,), along)
+        return largest, self.put("exp", (self.put("sub", (total, self.put("finite", (largest,)))),))
+
+    def extreme(self, node: Apply, pair: Pair) -> Pair:
+        """The largest or smallest of exponentials: that of the exponents."""
+        dims = set(node.dims)
+        varying = tuple(e for e in pair.exponents if not dims.isdisjoint(self.types[e[0]].axes))
+        staying = tuple(e for e in pair.exponents if e not in varying)
+        if not varying:
+            return pair
+        total = self.named(self.total(varying), self.program.types[str(node.args[0])])
+        return Pair(None, combine(((self.put(node.op, (total,), node.dims), 1),), staying))
+
+    def logarithm(self, node: Apply, pair: Pair) -> Pair:
+        total = self.total(pair.exponents)
+        value = total if pair.x is None else self.put("add", (self.put("log", (pair.x,)), total))
+        return Pair(self.named(value, self.program.types[node.name]), ())
+
+    def rename(self, node: Rename) -> None:
+        pair = self.pairs.get(node.source)
+        sources = [node.source] if pair is None else [n for n in (pair.x, *dict(pair.exponents)) if isinstance(n, str)]
+        now: dict[str, str] = {}
+        for source in sources:
+            kind = self.types[source]
+            if node.old not in kind.axes:
+                now[source] = source
+                continue
+            now[source] = node.name if source == node.source or (pair and source == pair.x) else self.fresh(node.name)
+            self.scopes[-1].out.append(Rename(now[source], source, node.old, node.new, node.span))
+            self.scopes[-1].bound.add(now[source])
+            swapped = {node.old: node.new}
+            lists = self.program.ordered(swapped.get(dim, dim) for dim in kind.lists)
+            axes = self.program.ordered(swapped.get(dim, dim) for dim in kind.axes)
+            self.types[now[source]] = Type(kind.dtype, lists, axes)
+        if pair is not None:
+            x = now[pair.x] if isinstance(pair.x, str) else pair.x
+            self.pairs[node.name] = Pair(x, tuple((now[name], count) for name, count in pair.exponents))
+
+    def map(self, node: Map) -> None:
+        ports: list[Port] = []
+        self.scopes.append(_Scope())
+        for port in node.ports:
+            pair = self.pairs.get(port.source)
+            if pair is None:
+                self.port(ports, port, node.dim)
+                continue
+            x = pair.x
+            if isinstance(x, str) and node.dim in self.types[x].lists:
+                x = self.port(ports, Port(port.name, x), node.dim)
+            exponents = []
+            for name, count in pair.exponents:
+                listed = node.dim in self.types[name].lists
+                inner = self.port(ports, Port(self.fresh(port.name), name), node.dim) if listed else name
+                exponents.append((inner, count))
+            self.pairs[port.name] = Pair(x, tuple(exponents))
+        self.fill(node.body)
+        outputs = self.outputs(node)
+        scope = self.scopes.pop()
+        self.scopes[-1].out.append(Map(node.dim, tuple(ports), tuple(scope.out), outputs, node.span))
+        self.scopes[-1].bound.update(name for output in outputs for name in output.names)
+
+    def port(self, ports: list[Port], port: Port, dim: str) -> str:
+        source = self.types[port.source]
+        self.types[port.name] = Type(source.dtype, without(source.lists, dim), source.axes)
+        self.scopes[-1].bound.add(port.name)
+        ports.append(port)
+        return port.name
+
+    def outputs(self, node: Map) -> tuple[Output, ...]:
+        result: list[Output] = []
+        groups: dict[frozenset[tuple[str, float]], int] = {}
+        for output in node.outputs:
+            pair = self.pairs.get(output.values[0])
+            if pair is None:
+                result.append(output)
+                continue
+            (name,) = output.names
+            kind = self.types[output.values[0]]
+            if output.monoid is None and name in self.exported and kind.is_item:
+                value = self.named(self.unwrap(pair, kind.dtype), kind)
+                result.append(Output((name,), (value,), None))
+                continue
+            inner = tuple(entry for entry in pair.exponents if entry[0] in self.scopes[-1].bound)
+            outer = tuple(entry for entry in pair.exponents if entry not in inner)
+            if output.monoid is None:
+                result.extend(self.stack(node.dim, name, kind, Pair(pair.x, inner), outer))
+            elif output.monoid == "add" and inner:
+                key = frozenset(inner)
+                x = self.named(ONE if pair.x is None else pair.x, kind)
+                self.define(name, kind)
+                if key not in groups:
+                    shift = self.fresh(name)
+                    exponent = self.named(self.total(inner), Type(kind.dtype, (), ()))
+                    self.define(shift, self.types[exponent])
+                    groups[key] = len(result)
+                    result.append(Output((shift,), (exponent,), "exponent_add"))
+                group = result[groups[key]]
+                result[groups[key]] = Output((*group.names, name), (*group.values, x), group.monoid)
+                self.pairs[name] = Pair(name, combine(((group.names[0], 1),), outer))
+            elif output.monoid in ("max", "min") and pair.x is None and inner:
+                value = self.named(self.total(inner), kind)
+                result.append(Output((name,), (value,), output.monoid))
+                self.pairs[name] = Pair(None, combine(((name, 1),), outer))
+            else:
+                exact = pair.x if output.monoid == "add" else self.unwrap(Pair(pair.x, inner))
+                result.append(Output((name,), (self.named(ONE if exact is None else exact, kind),), output.monoid))
+                if outer:
+                    self.pairs[name] = Pair(name, outer)
+        return tuple(result)
+
+    def stack(self, dim: str, name: str, kind: Type, pair: Pair, outer: Exponents) -> list[Output]:
+        """A stored pair: a list for each part that the iterations make."""
+        result: list[Output] = []
+        x: Operand | None = pair.x
+        if isinstance(x, str) and x in self.scopes[-1].bound:
+            result.append(self.stacked(dim, name, x))
+            x = name
+        exponents = outer
+        listed = [entry for entry in pair.exponents if not self.types[entry[0]].is_item]
+        if listed:
+            for inner, count in listed:
+                again = self.fresh(name)
+                result.append(self.stacked(dim, again, inner))
+                exponents = combine(exponents, ((again, count),))
+        elif pair.exponents:
+            again = self.fresh(name)
+            axes = kind.axes if x is None else ()
+            total = self.named(self.total(pair.exponents), Type(kind.dtype, (), axes))
+            result.append(self.stacked(dim, again, total))
+            exponents = combine(exponents, ((again, 1),))
+        self.pairs[name] = Pair(x, exponents)
+        return result
+
+    def stacked(self, dim: str, name: str, value: str) -> Output:
+        inner = self.types[value]
+        self.types[name] = Type(inner.dtype, self.program.ordered((*inner.lists, dim)), inner.axes)
+        return Output((name,), (value,), None)
+
+    def define(self, name: str, kind: Type) -> None:
+        self.types[name] = kind
+
+
+NOTHING = Pair(ZERO, ())
+
+
+def exported(program: Program) -> set[str]:
+    """The values that become outputs of the program, in every body that stacks them."""
+    result = {output.value for output in program.outputs}
+
+    def visit(graph: Graph) -> None:
+        for definition in graph:
+            if isinstance(definition, Map):
+                for output in definition.outputs:
+                    if output.monoid is None and output.names[0] in result:
+                        result.update(output.values)
+                visit(definition.body)
+
+    visit(program.body)
+    return result
+
+
