@@ -197,7 +197,7 @@ def smallest(value: Value, axes: tuple[int, ...]) -> Value:
 
 
 def _largest_pair(value: Value, axes: tuple[int, ...]) -> Value:
-    """The pair of the largest number: the largest log x + t of positive ones, else a zero, else the least log |x| + t."""
+    """The pair of the largest number: largest log x + t of positive ones, else a zero, else least log |x| + t."""
     kept = tuple(axis for axis in range(value.x.ndim) if axis not in axes)
     order = kept + axes
     shape = (*(value.x.shape[axis] for axis in kept), -1)

@@ -8,6 +8,7 @@ kernel has to match in accuracy.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,8 @@ from blockc.extended import Value, plain
 from blockc.ir import dtypes
 from blockc.ir.array import Argument, ArrayProgram, Node
 from blockc.ir.ops import OPERATORS
-from blockc.sampling import Selection, demands, operand_selection, restrict_outputs, sample
+from blockc.named_axes import contract, reduce, to_dims
+from blockc.sampling import Selection, demands, operand_selection, output_demand, restrict_outputs, sample
 
 __all__ = [
     "Comparison",
@@ -104,48 +106,38 @@ def _unfused(
 
 
 def _run(setting: _Setting) -> dict[str, Array]:
-    program = setting.program
-    keys = demands(program, frozenset(setting.positions))
-    nodes = {node.name: node for node in program.nodes}
-    readers: dict[Key, int] = {}
-    for name, selection in keys:
-        for operand in _operand_keys(nodes, nodes[name], selection):
-            readers[operand] = readers.get(operand, 0) + 1
-    outputs = {}
+    """The outputs at the setting's positions, real ones in its float type."""
+    nodes = {node.name: node for node in setting.program.nodes}
+    keys = demands(setting.program, frozenset(setting.positions))
+    operands = {key: _operand_keys(nodes, *key) for key in keys}
+    readers = Counter(operand for key in keys for operand in operands[key])
     wanted: dict[Key, list[Argument]] = {}
-    for result in program.outputs:
-        selection = tuple((dim, dim) for dim in nodes[result.node].shape if dim in setting.positions)
-        wanted.setdefault((result.node, selection), []).append(result.argument)
+    for result in setting.program.outputs:
+        wanted.setdefault(output_demand(result, nodes, setting.positions), []).append(result.argument)
     values: dict[Key, Value] = {}
+    outputs = {}
     with np.errstate(all="ignore"):
         for key in keys:
             node, selection = nodes[key[0]], key[1]
-            operands = _operand_keys(nodes, node, selection)
-            values[key] = _typed(_evaluate_node(setting, nodes, node, selection, operands, values), node, setting.real)
+            value = _evaluate_node(setting, nodes, node, selection, [values[operand] for operand in operands[key]])
+            values[key] = _typed(value, node, setting.real)
             for argument in wanted.get(key, []):
                 outputs[argument.name] = _output(setting, argument, node, values[key])
-            for operand in operands:
-                readers[operand] -= 1
-            for used in {*operands, key}:
+            readers.subtract(operands[key])
+            for used in {key, *operands[key]}:
                 # Whole arrays are large: let go of each after its last reader.
-                if readers.get(used, 0) == 0:
-                    values.pop(used, None)
-    return {result.argument.name: outputs[result.argument.name] for result in program.outputs}
+                if readers[used] == 0:
+                    del values[used]
+    return {result.argument.name: outputs[result.argument.name] for result in setting.program.outputs}
 
 
-def _operand_keys(nodes: Mapping[str, Node], node: Node, selection: Selection) -> list[Key]:
-    return [(arg, operand_selection(node, selection, nodes[arg])) for arg in node.args]
+def _operand_keys(nodes: Mapping[str, Node], name: str, selection: Selection) -> list[Key]:
+    return [(arg, operand_selection(nodes[name], selection, nodes[arg])) for arg in nodes[name].args]
 
 
 def _evaluate_node(
-    setting: _Setting,
-    nodes: Mapping[str, Node],
-    node: Node,
-    selection: Selection,
-    operands: list[Key],
-    values: Mapping[Key, Value],
+    setting: _Setting, nodes: Mapping[str, Node], node: Node, selection: Selection, args: list[Value]
 ) -> Value:
-    args = [values[key] for key in operands]
     shapes = [nodes[arg].shape for arg in node.args]
     match node.op:
         case "input":
@@ -157,18 +149,18 @@ def _evaluate_node(
         case "index":
             return Value(_index(setting, node, selection))
         case "cast":
-            cast = extended.each(args[0], lambda x: _to_dims(x, shapes[0], node.shape))
+            cast = extended.each(args[0], lambda x: to_dims(x, shapes[0], node.shape))
             return _cast(cast, nodes[node.args[0]].dtype, node.dtype, setting.rounds)
         case "rename":
             renamed = tuple(node.dims[1] if dim == node.dims[0] else dim for dim in shapes[0])
-            return extended.each(args[0], lambda x: _to_dims(x, renamed, node.shape))
+            return extended.each(args[0], lambda x: to_dims(x, renamed, node.shape))
         case "contract":
-            return _contract(args, shapes, node, setting.extents(selection))
+            return contract(args, shapes, node, setting.extents(selection))
         case "sum" | "max" | "min":
-            return _reduce(args[0], shapes[0], node, setting.extents(selection))
+            return reduce(args[0], shapes[0], node, setting.extents(selection))
         case _:
             expanded = [
-                extended.each(arg, lambda x, dims=shape: _to_dims(x, dims, node.shape))  # type: ignore[misc]
+                extended.each(arg, lambda x, dims=shape: to_dims(x, dims, node.shape))  # type: ignore[misc]
                 for arg, shape in zip(args, shapes, strict=True)
             ]
             return _elementwise(node.op, _promoted(expanded, node, setting.real))
@@ -181,7 +173,7 @@ def _input(setting: _Setting, node: Node, selection: Selection) -> Array:
     array = array.reshape(tuple(setting.sizes[dim] for dim in argument.dims))
     for dim, source in selection:
         array = np.take(array, setting.positions[source], axis=argument.dims.index(dim))
-    return _to_dims(array, argument.dims, node.shape)
+    return to_dims(array, argument.dims, node.shape)
 
 
 def _index(setting: _Setting, node: Node, selection: Selection) -> Array:
@@ -196,19 +188,12 @@ def _output(setting: _Setting, argument: Argument, node: Node, value: Value) -> 
     extents = {
         dim: len(setting.positions[dim]) if dim in setting.positions else setting.sizes[dim] for dim in argument.dims
     }
-    array = _to_dims(plain(value), node.shape, argument.dims)
+    array = to_dims(plain(value), node.shape, argument.dims)
     array = np.broadcast_to(array, tuple(extents[dim] for dim in argument.dims))
     array = array.reshape(tuple(math.prod(extents[dim] for dim in axis) for axis in argument.axes))
     if not dtypes.is_float(argument.dtype):
         return _integers(array).astype(numpy_dtype(argument.dtype))
     return np.array(array, setting.real)
-
-
-def _to_dims(array: Array, dims: tuple[str, ...], target: tuple[str, ...]) -> Array:
-    """The array with axes in the order of `target`, of size 1 where it lacks the dimension."""
-    present = [dim for dim in target if dim in dims]
-    moved = array.transpose([dims.index(dim) for dim in present])
-    return moved[tuple(slice(None) if dim in dims else np.newaxis for dim in target)]
 
 
 def _typed(value: Value, node: Node, real: np.dtype[Any]) -> Value:
@@ -314,99 +299,3 @@ def _integers(array: Array) -> Array:
     if array.dtype.kind == "f":
         return np.nan_to_num(np.trunc(array), nan=0.0, posinf=2.0**31, neginf=-(2.0**31)).astype(np.int64)
     return array if array.dtype.kind == "b" else array.astype(np.int64)
-
-
-def _reduce(value: Value, shape: tuple[str, ...], node: Node, extents: Mapping[str, int]) -> Value:
-    """A reduction. Dimensions that the operand lacks count as often as their size says."""
-    dims = (*(dim for dim in shape if dim not in node.dims), *node.dims)
-    size = tuple(extents[dim] for dim in dims)
-    value = extended.each(value, lambda x: np.broadcast_to(_to_dims(x, shape, dims), size))
-    if value.x.dtype.kind == "b":
-        value = Value(value.x.astype(np.int64))
-    axes = tuple(range(len(dims) - len(node.dims), len(dims)))
-    reduced = {"sum": extended.total, "max": extended.largest, "min": extended.smallest}[node.op](value, axes)
-    kept = dims[: axes[0]]
-    return extended.each(reduced, lambda x: _to_dims(x.reshape(x.shape[: axes[0]]), kept, node.shape))
-
-
-def _contract(args: list[Value], shapes: list[tuple[str, ...]], node: Node, extents: Mapping[str, int]) -> Value:
-    """A contraction, as a batched matrix product. A pair aligns over the contracted dimensions first."""
-    args = [Value(arg.x.astype(np.int64)) if arg.x.dtype.kind == "b" else arg for arg in args]
-    if all(arg.exponent is not None for arg in args) and any(_is_wide(arg) for arg in args):
-        return _contract_elementwise(args, shapes, node, extents)
-    (a, at), (b, bt) = (_aligned_operand(arg, dims, node) for arg, dims in zip(args, shapes, strict=True))
-    x = _matrix_product(a, shapes[0], b, shapes[1], node, extents)
-    free = [tuple(dim for dim in dims if dim not in node.dims) for dims in shapes]
-    parts = [_to_dims(t, dims, node.shape) for t, dims in zip((at, bt), free, strict=True) if t is not None]
-    # An exponent is -inf only beside zeros, and a product of such zeros is one: no sum of exponents needs a case.
-    return Value(x, np.broadcast_to(sum(parts), x.shape)) if parts else Value(x)
-
-
-def _aligned_operand(value: Value, dims: tuple[str, ...], node: Node) -> tuple[Array, Array | None]:
-    """The operand with one exponent along the contracted dimensions, and that exponent without them."""
-    if value.exponent is None:
-        return plain(value), None
-    axes = tuple(position for position, dim in enumerate(dims) if dim in node.dims)
-    x, top = extended.aligned(value, axes)
-    return x, np.squeeze(top, axes)
-
-
-def _is_wide(value: Value) -> bool:
-    """True if the exponents spread so far that a product of two aligned values could vanish."""
-    assert value.exponent is not None
-    present = np.broadcast_to(value.exponent, value.x.shape)[value.x != 0]
-    return bool(present.size) and bool(np.ptp(present) > np.log(np.finfo(present.dtype).max) / 3)
-
-
-def _contract_elementwise(
-    args: list[Value], shapes: list[tuple[str, ...]], node: Node, extents: Mapping[str, int]
-) -> Value:
-    """The contraction of two pairs by their elementwise product: exact whatever the exponents are, but large."""
-    dims = (*node.shape, *node.dims)
-    a, b = (
-        extended.each(arg, lambda x, own=shape: _to_dims(x, own, dims))  # type: ignore[misc]
-        for arg, shape in zip(args, shapes, strict=True)
-    )
-    size = tuple(extents[dim] for dim in dims)
-    product = extended.each(extended.multiply(a, b), lambda x: np.broadcast_to(x, size))
-    summed = extended.total(product, tuple(range(len(node.shape), len(dims))))
-    return extended.each(summed, lambda x: x.reshape(x.shape[: len(node.shape)]))
-
-
-def _matrix_product(
-    a: Array,
-    a_dims: tuple[str, ...],
-    b: Array,
-    b_dims: tuple[str, ...],
-    node: Node,
-    extents: Mapping[str, int],
-) -> Array:
-    """The sum of a * b over the contracted dimensions: [batch, rows, inner] times [batch, inner, columns]."""
-    repeats = math.prod(extents[dim] for dim in node.dims if dim not in a_dims and dim not in b_dims)
-    inner = tuple(dim for dim in node.dims if dim in a_dims and dim in b_dims)
-    a, a_dims = _sum_lonely(a, a_dims, node, inner)
-    b, b_dims = _sum_lonely(b, b_dims, node, inner)
-    batch = tuple(dim for dim in node.shape if dim in a_dims and dim in b_dims)
-    rows = tuple(dim for dim in node.shape if dim in a_dims and dim not in b_dims)
-    columns = tuple(dim for dim in node.shape if dim in b_dims and dim not in a_dims)
-
-    def matrices(array: Array, dims: tuple[str, ...], *groups: tuple[str, ...]) -> Array:
-        order = tuple(dim for group in groups for dim in group)
-        return _to_dims(array, dims, order).reshape([math.prod(extents[dim] for dim in group) for group in groups])
-
-    product = np.matmul(matrices(a, a_dims, batch, rows, inner), matrices(b, b_dims, batch, inner, columns))
-    dims = batch + rows + columns
-    result = _to_dims(product.reshape([extents[dim] for dim in dims]), dims, node.shape)
-    return result if repeats == 1 else result * np.asarray(repeats, result.dtype)
-
-
-def _sum_lonely(
-    array: Array, dims: tuple[str, ...], node: Node, inner: tuple[str, ...]
-) -> tuple[Array, tuple[str, ...]]:
-    """The array summed over the contracted dimensions that the other operand lacks."""
-    axes = tuple(position for position, dim in enumerate(dims) if dim in node.dims and dim not in inner)
-    if not axes:
-        return array, dims
-    return np.sum(array, axis=axes, dtype=array.dtype), tuple(
-        dim for dim in dims if dim not in node.dims or dim in inner
-    )

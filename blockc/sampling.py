@@ -8,13 +8,13 @@ value may be needed under several selections: self-attention needs some rows as 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blockc.ir.array import ArrayProgram, Node
+from blockc.ir.array import ArrayProgram, Node, Result
 
 Array = NDArray[Any]
 Selection = tuple[tuple[str, str], ...]
@@ -25,13 +25,18 @@ def demands(program: ArrayProgram, sampled: frozenset[str]) -> list[tuple[str, S
     nodes = {node.name: node for node in program.nodes}
     wanted: dict[str, set[Selection]] = {}
     for result in program.outputs:
-        selection = tuple((dim, dim) for dim in nodes[result.node].shape if dim in sampled)
-        wanted.setdefault(result.node, set()).add(selection)
+        name, selection = output_demand(result, nodes, sampled)
+        wanted.setdefault(name, set()).add(selection)
     for node in reversed(program.nodes):
         for selection in wanted.get(node.name, ()):
             for arg in node.args:
                 wanted.setdefault(arg, set()).add(operand_selection(node, selection, nodes[arg]))
     return [(node.name, selection) for node in program.nodes for selection in sorted(wanted.get(node.name, ()))]
+
+
+def output_demand(result: Result, nodes: Mapping[str, Node], sampled: Container[str]) -> tuple[str, Selection]:
+    """The node of an output with the selection under which the output needs it."""
+    return result.node, tuple((dim, dim) for dim in nodes[result.node].shape if dim in sampled)
 
 
 def operand_selection(node: Node, selection: Selection, operand: Node) -> Selection:

@@ -2,8 +2,8 @@
 
 Every value stays of order one in float64: contractions are scaled, arguments of `exp` are bounded, denominators are at
 least a constant, and what jumps (comparisons, `floor`, casts to integers) looks at inputs and positions only. So a
-program's outputs are finite and may be compared at 1e-10 of their largest value. Some of them are zero but for rounding,
-such as x - mean(x) of one element: add 1e-13 for these.
+program's outputs are finite and may be compared at 1e-10 of their largest value. Some of them are zero but for
+rounding, such as x - mean(x) of one element: add 1e-13 for these.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Draft:
 
 
 def random_program(seed: int) -> str:
-    """The source text of a random program with 3 to 15 statements over 2 to 5 dimensions; the same for the same seed."""
+    """A random program of 3 to 15 statements over 2 to 5 dimensions; the same seed gives the same text."""
     choice = random.Random(seed)
     dims = tuple(sorted(choice.sample(_DIMS, choice.choice((2, 3, 3, 4, 4, 5))), key=_DIMS.index))
     fixed = {dim: choice.randint(1, 3) for dim in dims if choice.random() < 0.12}
@@ -99,7 +99,7 @@ def _size_groups(program: ArrayProgram) -> dict[str, str]:
 
 
 def _needs_elements(program: ArrayProgram) -> set[str]:
-    """Dimensions that must not be empty: maxima over them, sizes of them, and sums of them that something divides by."""
+    """Dimensions that must not be empty: of maxima, of sizes, and of sums that something divides by."""
     nodes = {node.name: node for node in program.nodes}
     divisors = [
         arg
@@ -189,7 +189,7 @@ def _contraction(draft: _Draft) -> None:
 
 
 def _softmax(draft: _Draft) -> None:
-    """Probabilities along a dimension in one of many spellings, often masked; then perhaps their product with a value."""
+    """Probabilities along a dimension in many spellings, often masked; then perhaps their product with a value."""
     choice = draft.choice
     scores = _pick_wide(draft)
     along = _dim_of(draft, scores)

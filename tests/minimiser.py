@@ -17,7 +17,7 @@ def minimise(source: str, fails: Callable[[str], bool]) -> str:
     """A smaller program that still parses and fails: outputs and statements left out, expressions replaced by parts.
 
     `source` has its header and every statement on a line of its own, as `random_program` writes them. `fails` is asked
-    about programs that parse only. Every step makes the text shorter, so this ends; the result cannot be shrunk further.
+    about programs that parse only. Every step makes the text shorter, so this ends.
     """
     shrunk = True
     while shrunk:

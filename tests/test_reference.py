@@ -1,10 +1,11 @@
-"""The reference against torch in float64, NumPy by hand, and the statements of the design about zeros and infinities."""
+"""The reference against torch in float64, NumPy by hand, and what the design says about zeros and infinities."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from blockc.accuracy import ulp
-from blockc.data import random_arrays
+from blockc.data import numpy_dtype, random_arrays
 from blockc.ir.ops import OPERATORS
 from blockc.language import parse
 from blockc.reference import baseline, compare, error_bound, evaluate, restrict_outputs, same_nonfinite, sample
@@ -253,7 +254,7 @@ SPELT = {
     "ge": "A >= B", "eq": "A == B", "ne": "A != B", "and": "A > 0 and B > 0", "or": "A > 0 or B > 0",
     "not": "not (A > 0)", "where": "where(A > 0, A, B)",
 }  # fmt: skip
-BY_HAND = {
+BY_HAND: dict[str, Callable[..., Any]] = {
     "pow": lambda a, b: np.power(np.abs(a), b),
     "and": lambda a, b: (a > 0) & (b > 0),
     "or": lambda a, b: (a > 0) | (b > 0),
@@ -497,10 +498,8 @@ def test_error_bound_by_hand() -> None:
 
 @pytest.mark.parametrize("dtype", ["f64", "f32", "f16", "bf16", "f8e4m3", "f8e5m2"])
 def test_ulp_is_the_spacing_of_the_type(dtype: str) -> None:
-    types = {"f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
-             "f8e4m3": ml_dtypes.float8_e4m3fn, "f8e5m2": ml_dtypes.float8_e5m2}  # fmt: skip
-    kind = types[dtype]
-    for number in (1.0, 1.5, 2.0, 100.0, 0.017, float(ml_dtypes.finfo(kind).smallest_subnormal)):
+    kind = numpy_dtype(dtype)
+    for number in (1.0, 1.5, 2.0, 100.0, 0.017, ulp(0.0, dtype)):
         stored = np.asarray(number, kind)
         following = np.nextafter(stored, np.asarray(INF if dtype != "f8e4m3" else 448, kind))
         assert ulp(float(stored), dtype) == float(following) - float(stored)

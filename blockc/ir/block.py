@@ -288,15 +288,15 @@ def infer(program: Program, graph: Graph, types: dict[str, Type]) -> None:
                     source = types[source_name]
                     types[name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
             case Rename():
-                source = types[definition.source]
-                dims = {definition.old: definition.new}
-                types[definition.name] = Type(
-                    source.dtype,
-                    program.ordered(dims.get(dim, dim) for dim in source.lists),
-                    program.ordered(dims.get(dim, dim) for dim in source.axes),
-                )
+                types[definition.name] = renamed_type(program, definition, types[definition.source])
             case _:
                 assert_never(definition)
+
+
+def renamed_type(program: Program, rename: Rename, source: Type) -> Type:
+    """The type of a stored value that is read under another dimension: cut like an argument with its axes."""
+    axes = (rename.new if axis == rename.old else axis for axis in source.axes)
+    return program.argument_type(axes, source.dtype)
 
 
 def apply_axes(program: Program, apply: Apply, types: Mapping[str, Type]) -> tuple[str, ...]:

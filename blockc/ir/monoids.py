@@ -61,6 +61,6 @@ MONOIDS: dict[str, Monoid] = {
 }
 
 
-def identity(monoid: Monoid, component: int) -> float:
-    """The identity of one component: the scalar part is component 0 of a monoid that has one."""
-    return monoid.identity[0] if component == 0 else monoid.identity[1]
+def identity(name: str, component: int) -> float:
+    """The identity of one component of a monoid: the scalar part is component 0 of a monoid that has one."""
+    return MONOIDS[name].identity[0 if component == 0 else 1]

@@ -29,6 +29,7 @@ from blockc.ir.block import (
     Rename,
     Size,
     Type,
+    renamed_type,
     without,
 )
 from blockc.ir.monoids import MONOIDS
@@ -108,12 +109,9 @@ class _Checker:
             case Rename(name, source, old, new):
                 self.dims(name, (old, new))
                 kind = self.use(name, source)
-                swapped = {old: new}
-                lists = self.program.ordered(swapped.get(dim, dim) for dim in kind.lists)
-                axes = self.program.ordered(swapped.get(dim, dim) for dim in kind.axes)
                 if old not in kind.axes or new in kind.axes or mapped:
                     raise VerifyError("B04", name, f"cannot read `{source}` with `{old}` as `{new}` here")
-                self.bind(name, name, Type(kind.dtype, lists, axes))
+                self.bind(name, name, renamed_type(self.program, definition, kind))
             case _:
                 assert_never(definition)
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from blockc.ir.block import Graph, Map, Program, Reduce, Rename, walk
+from blockc.ir.block import Graph, Map, Program, Reduce, walk
 from blockc.ir.decisions import Match
-from blockc.passes.rules import distribute_reduction, split_exponential, swap_scale_and_contraction
+from blockc.passes.rules import (
+    distribute_reduction,
+    split_exponential,
+    swap_scale_and_contraction,
+)
 
 Part = int | tuple[int, ...]
 
@@ -40,14 +44,13 @@ def _depths(program: Program) -> Part:
     def visit(graph: Graph) -> int:
         deepest = -1
         for definition in graph:
-            read = max((depth.get(name, -1) for name in definition.uses), default=-1)
+            read = max((depth[name] for name in definition.uses if program.types[name].lists), default=-1)
             if isinstance(definition, Map):
                 for port in definition.ports:
-                    depth[port.name] = depth.get(port.source, -1)
+                    depth[port.name] = depth[port.source]
                     ports.append(depth[port.name])
                 read = max(read, visit(definition.body))
-            if isinstance(definition, Map | Reduce | Rename):
-                depth.update(dict.fromkeys(definition.defines, read + 1))
+            depth.update(dict.fromkeys(definition.defines, read + 1))
             deepest = max(deepest, read)
         return deepest
 

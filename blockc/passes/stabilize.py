@@ -29,6 +29,7 @@ from blockc.ir.block import (
     Rename,
     Type,
     apply_axes,
+    renamed_type,
     walk,
     with_body,
     without,
@@ -354,12 +355,10 @@ class _Stabilizer:
                 now[source] = source
                 continue
             now[source] = node.name if source == node.source or (pair and source == pair.x) else self.fresh(node.name)
-            self.scopes[-1].out.append(Rename(now[source], source, node.old, node.new, node.span))
-            self.scopes[-1].bound.add(now[source])
-            swapped = {node.old: node.new}
-            lists = self.program.ordered(swapped.get(dim, dim) for dim in kind.lists)
-            axes = self.program.ordered(swapped.get(dim, dim) for dim in kind.axes)
-            self.types[now[source]] = Type(kind.dtype, lists, axes)
+            moved = Rename(now[source], source, node.old, node.new, node.span)
+            self.scopes[-1].out.append(moved)
+            self.scopes[-1].bound.add(moved.name)
+            self.types[moved.name] = renamed_type(self.program, moved, kind)
         if pair is not None:
             x = now[pair.x] if isinstance(pair.x, str) else pair.x
             self.pairs[node.name] = Pair(x, tuple((now[name], count) for name, count in pair.exponents))

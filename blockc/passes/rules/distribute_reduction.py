@@ -19,7 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blockc.ir.block import Apply, Map, Operand, Output, Path, Program, graph_at, replace_graph
+from blockc.ir.block import (
+    Apply,
+    Map,
+    Operand,
+    Output,
+    Path,
+    Program,
+    graph_at,
+    replace_graph,
+)
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.passes.linear import factor_out
 from blockc.passes.rules.common import Writer, applies, bound_inside, find, sites

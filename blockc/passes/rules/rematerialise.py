@@ -150,7 +150,7 @@ def _collect(
         return ""
     if value in sources:
         leaves[value] = sources[value]
-        return ""
+        return sources[value] if sources[value] in operators else ""  # a list that another map inside makes
     definition = operators.get(value)
     if definition is None:
         return ""  # from outside the map

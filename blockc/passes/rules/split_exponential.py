@@ -22,10 +22,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blockc.ir.block import Apply, Expression, Operand, Path, Program, graph_at, operand_names, replace_graph
+from blockc.ir.block import (
+    Apply,
+    Expression,
+    Operand,
+    Path,
+    Program,
+    graph_at,
+    operand_names,
+    replace_graph,
+)
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.passes.linear import product, terms
-from blockc.passes.rules.common import Writer, applies, bound_inside, enclosing, find, sites, upstream_reductions
+from blockc.passes.rules.common import (
+    Writer,
+    applies,
+    bound_inside,
+    enclosing,
+    find,
+    sites,
+    upstream_reductions,
+)
 
 REASONS = {"does_not_block": "the outside term is not computed by a reduction over a dimension of this loop"}
 
