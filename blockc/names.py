@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from graphlib import CycleError, TopologicalSorter
 from typing import assert_never
 
 from blockc import syntax
 from blockc.errors import Problem
 from blockc.ir.array import Span
 from blockc.ir.dtypes import DTYPES
+from blockc.recursion import cycles
 from blockc.syntax import Identifier
 
 _UNARY_FUNCTIONS = (
@@ -55,7 +55,7 @@ def check(file: syntax.File, definitions: Definitions) -> Findings:
     """The mistakes in the names of a file. `definitions` holds its own definitions and the prelude's."""
     findings = Findings()
     _check_items(file, findings)
-    _check_recursion(file, definitions, findings)
+    _check_recursion(file, findings)
     for definition in file.definitions:
         _check_definition(definition, definitions, findings)
     for program in file.programs:
@@ -103,27 +103,14 @@ def _calls(definition: syntax.Definition) -> list[syntax.Call]:
     return [expression for expression in expressions if isinstance(expression, syntax.Call)]
 
 
-def _check_recursion(file: syntax.File, definitions: Definitions, findings: Findings) -> None:
-    own = {definition.name.text: definition for definition in file.definitions}
-    calls = {name: _calls(definition) for name, definition in own.items()}
-    graph = {name: {call.name.text for call in called} & set(own) for name, called in calls.items()}
-    while True:
-        try:
-            TopologicalSorter(graph).prepare()
-            return
-        except CycleError as error:
-            # graphlib lists the cycle from callee to caller, the first name again at its end.
-            cycle = error.args[1][::-1]
-        start = min(range(len(cycle) - 1), key=lambda at: own[cycle[at]].name.span.line)
-        path = [*cycle[start:-1], *cycle[:start], cycle[start]]
-        repeated = [call for call in calls[path[0]] if call.name.text == path[1]]
-        route = " -> ".join(path if len(path) <= 8 else [*path[:4], "...", *path[-3:]])
-        findings.add(
-            "E0116", f"`{path[0]}` calls itself: {route}", repeated[0].span, "definitions are inlined: none may recurse"
-        )
-        findings.broken.update(call.span for call in repeated)
-        # Without this edge the search finds the other cycles, if there are any.
-        graph[path[0]] = graph[path[0]] - {path[1]}
+def _check_recursion(file: syntax.File, findings: Findings) -> None:
+    calls = {definition.name.text: _calls(definition) for definition in file.definitions}
+    for cycle in cycles({name: tuple(dict.fromkeys(call.name.text for call in made)) for name, made in calls.items()}):
+        route = " -> ".join(cycle if len(cycle) <= 8 else (*cycle[:4], "...", *cycle[-3:]))
+        closing = [call.span for call in calls[cycle[-2]] if call.name.text == cycle[-1]]
+        hint = "definitions are inlined: none may recurse"
+        findings.add("E0116", f"`{cycle[-1]}` calls itself: {route}", closing[0], hint)
+        findings.broken.update(closing)
 
 
 def _check_definition(definition: syntax.Definition, definitions: Definitions, findings: Findings) -> None:

@@ -1,53 +1,48 @@
-"""What the NumPy emitter keeps about the values of a kernel: nested source lines, tiles, lists, and scratch buffers.
-
-A buffer is flat and holds one tile at a time; the arrays that kernels work on are views of its first elements, so short
-last blocks are contiguous too. A view is made where its shape becomes known: in the head of the innermost loop that
-sets one of its extents, not where it is used.
-"""
+"""What the NumPy emitter keeps about a kernel while it writes it: nested source lines, arrays, lists and numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 from blockc.ir.dtypes import DTYPES
 
-# What tiles are computed in, and what a stored element is, by NumPy's name: narrow types are widened when loaded.
-COMPUTE = {"f64": "float64", "i32": "int64", "i8": "int64", "bool": "bool"}
+# What values are computed in, by NumPy's name: narrow types are widened when they are loaded.
+_COMPUTE = {"f64": "float64", "i32": "int64", "i8": "int64", "bool": "bool"}
+_EXTENSIONS = {"bf16": "bfloat16", "f8e4m3": "float8_e4m3fn", "f8e5m2": "float8_e5m2"}
 
 
 def compute_dtype(dtype: str) -> str:
-    """The NumPy name of the type that a value of an element type is computed in."""
-    return COMPUTE.get(dtype, "float32")
+    """The NumPy name of the type that values of an element type are computed in."""
+    return _COMPUTE.get(dtype, "float32")
 
 
 def element_dtype(dtype: str) -> str:
-    """The Python expression for the NumPy type that stores an element type."""
-    spelled = {"bf16": "bfloat16", "f8e4m3": "float8_e4m3fn", "f8e5m2": "float8_e5m2"}.get(dtype)
-    if spelled is not None:
-        return f"ml_dtypes.{spelled}"
+    """The NumPy name of the type that stores an element type."""
+    if dtype in _EXTENSIONS:
+        return _EXTENSIONS[dtype]
     kind = DTYPES[dtype]
-    if kind.kind == "bool":
-        return "np.bool_"
-    return f"np.{kind.kind}{8 * kind.size}"
+    return "bool" if kind.kind == "bool" else f"{kind.kind}{8 * kind.size}"
 
 
-def dtype_text(compute: str) -> str:
-    """The Python expression for a compute type."""
-    return "np.bool_" if compute == "bool" else f"np.{compute}"
+def dtype_text(name: str) -> str:
+    """The Python expression for a type."""
+    if name in _EXTENSIONS.values():
+        return f"ml_dtypes.{name}"
+    return "np.bool_" if name == "bool" else f"np.{name}"
 
 
 @dataclass(slots=True)
 class Lines:
-    """Source lines, some of them filled in later than what follows them."""
+    """Source lines; some are filled in later than what follows them."""
 
     parts: list[str | Lines] = field(default_factory=list)
     indent: str = ""
 
-    def add(self, line: str) -> None:
-        """Append one line."""
-        self.parts.append(line)
+    def add(self, *lines: str) -> None:
+        """Append lines."""
+        self.parts.extend(lines)
 
     def nest(self, indent: str = "    ") -> Lines:
         """Append a group of lines, to be filled now or later."""
@@ -67,7 +62,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An axis of an array: its dimension, and Python expressions for its length here and for the largest length."""
+    """An axis of an array: its dimension, and Python expressions for its length here and for its largest length."""
 
     dim: str
     extent: str
@@ -76,7 +71,7 @@ class Axis:
 
 @dataclass(slots=True, eq=False)
 class Buffer:
-    """A flat piece of scratch memory; `users` counts the live values in it."""
+    """A flat piece of scratch memory. `users` counts the live values in it."""
 
     name: str
     key: tuple[str, ...]
@@ -85,7 +80,7 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """An array of a compute type. `buffer` is None if it may not be written to; else the axes lie in C order."""
+    """An array of a compute type. With a `buffer` it is in C order and ours to overwrite; without, it is read only."""
 
     text: str
     axes: tuple[Axis, ...]
@@ -100,53 +95,96 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A scalar that is the same for the whole launch, as a Python expression."""
+    """A number that is the same for the whole launch, as a Python expression."""
 
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which part of an axis of a list's array a map looks at: an index, and the axis that is left, if one is."""
+
+    index: str
+    axis: Axis | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Listing:
-    """A list in an array, in the element type `element`, or (None) in the compute type of `dtype`.
+    """A list, stored in one array of NumPy type `stored`, whose elements are computed in `dtype`.
 
-    `lists` are the list dimensions not yet peeled; `chosen` has the index for each one that is.
+    A list dimension that is no axis of the elements has one entry per block. `chosen` are the dimensions peeled.
     """
 
     text: str
     axes: tuple[Axis, ...]
     dtype: str
+    stored: str
     lists: tuple[str, ...]
-    element: str | None
-    chosen: Mapping[str, str] = field(default_factory=dict)
+    chosen: Mapping[str, Choice] = field(default_factory=dict)
     buffer: Buffer | None = None
+
+    def peel(self, dim: str, choice: Choice) -> Listing:
+        """The element for one block of `dim`."""
+        lists = tuple(other for other in self.lists if other != dim)
+        chosen = {**self.chosen, dim: choice}
+        return Listing(self.text, self.axes, self.dtype, self.stored, lists, chosen, None)
 
     @property
     def selected(self) -> str:
-        """The Python expression for the array of what is not peeled."""
-        return subscript(self.text, [self.chosen.get(axis.dim, ":") for axis in self.axes])
+        """The Python expression for the array of what is not peeled, and of the blocks that are."""
+        return subscript(self.text, [self.chosen[a.dim].index if a.dim in self.chosen else ":" for a in self.axes])
 
     @property
     def rest(self) -> tuple[Axis, ...]:
-        """The axes of `selected`; for a peeled dimension that is an axis of the tile, its block."""
-        return tuple(
-            Axis(axis.dim, *self.chosen[axis.dim].split(":")) if False else axis
-            for axis in self.axes
-            if ":" in self.chosen.get(axis.dim, ":")
-        )
+        """The axes of `selected`."""
+        left = (self.chosen[axis.dim].axis if axis.dim in self.chosen else axis for axis in self.axes)
+        return tuple(axis for axis in left if axis is not None)
 
 
 Value = Tile | Listing
 
 
-def subscript(text: str, indices: list[str]) -> str:
-    """`text` indexed, without the full slices at the end."""
-    while indices and indices[-1] == ":":
-        indices.pop()
-    return f"{text}[{', '.join(indices)}]" if indices else text
+def subscript(text: str, indices: Sequence[str]) -> str:
+    """`text` indexed, less the full slices at the end."""
+    needed = list(indices)
+    while needed and needed[-1] == ":":
+        needed.pop()
+    return f"{text}[{', '.join(needed)}]" if needed else text
 
 
 def product(extents: Iterable[str]) -> str:
     """The Python expression for a product of lengths."""
-    known = prod(int(extent) for extent in extents if extent.isdigit())
-    rest = [extent for extent in extents if not extent.isdigit()]
+    factors = list(extents)
+    known = prod(int(factor) for factor in factors if factor.isdigit())
+    rest = [factor for factor in factors if not factor.isdigit()]
     return " * ".join(rest if known == 1 and rest else [str(known), *rest])
+
+
+def shape_text(axes: Iterable[Axis]) -> str:
+    """The Python expression for the shape of an array with these axes."""
+    return sequence(axis.extent for axis in axes)
+
+
+def sequence(items: Iterable[str]) -> str:
+    """A Python tuple."""
+    parts = list(items)
+    return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def aligned(tile: Tile, dims: Sequence[str]) -> str:
+    """The Python expression that makes the tile broadcast against an array with the axes `dims`, by name."""
+    wanted = [dim for dim in dims if dim in tile.dims]
+    text = permuted(tile.text, tile.dims, wanted)
+    indices = [":" if dim in wanted else "None" for dim in dims]
+    while indices and indices[0] == "None":
+        indices.pop(0)
+    return subscript(text, indices)
+
+
+def permuted(text: str, dims: Sequence[str], wanted: Sequence[str]) -> str:
+    """The Python expression for the array with its axes in another order."""
+    if list(dims) == list(wanted):
+        return text
+    if len(wanted) == 2:
+        return f"{text}.T"
+    return f"{text}.transpose{sequence(str(list(dims).index(dim)) for dim in wanted)}"

@@ -7,6 +7,7 @@ section 4): a dimension that is free in an operator comes before the ones that i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from blockc.ir import block
@@ -118,7 +119,7 @@ def as_contractions(program: ArrayProgram) -> tuple[Node, ...]:
                 missing = tuple(dim for dim in node.dims if dim not in by_name[arg].shape)
                 if missing:
                     shape = (*by_name[arg].shape, *missing)
-                    wider = Node(f"{node.name}.{arg}", "broadcast", (arg,), missing, shape, by_name[arg].dtype)
+                    wider = Node(unused(node.name, by_name.keys()), "broadcast", (arg,), missing, shape, by_name[arg].dtype)
                     by_name[wider.name] = wider
                     result.append(wider)
                     arg = wider.name
@@ -126,6 +127,14 @@ def as_contractions(program: ArrayProgram) -> tuple[Node, ...]:
             node = replace(node, args=tuple(args))
         result.append(node)
     return live(tuple(result), {result.node for result in program.outputs})
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken, with the same stem."""
+    stem, number = name.split(".")[0], 1
+    while f"{stem}.{number}" in taken:
+        number += 1
+    return f"{stem}.{number}"
 
 
 def live(nodes: tuple[Node, ...], wanted: set[str]) -> tuple[Node, ...]:
@@ -158,26 +167,28 @@ class _Pusher:
     users: dict[str, frozenset[str]] = field(default_factory=dict)
     now: dict[str, str] = field(default_factory=dict)  # a rename to the node that replaced it
     result: dict[str, Node] = field(default_factory=dict)
+    views: dict[tuple[str, str, str], str] = field(default_factory=dict)
+
+    def fresh(self, name: str) -> str:
+        """An unused name with the same stem."""
+        return unused(name, self.nodes.keys() | self.result.keys() | set(self.views.values()))
 
     def add(self, node: Node) -> None:
         if node.op != "rename":
             self.result[node.name] = node
             return
         old, new = node.dims
-        same = {
-            user for name in self.nodes for user in (name,)
-            if self.nodes[name].op == "rename" and self.nodes[name].dims == node.dims
-        }
+        same = {other.name for other in self.nodes.values() if other.op == "rename" and other.dims == node.dims}
         self.now[node.name] = self.renamed(node.args[0], old, new, same)
 
     def renamed(self, name: str, old: str, new: str, moved: set[str]) -> str:
         """The name of the value with `old` read as `new`, added to the result if it is not there yet."""
         node = self.result[name]
-        target = f"{name}.{old}.{new}"
         if old not in node.shape:
             return name
-        if target in self.result:
-            return target
+        if (name, old, new) in self.views:
+            return self.views[name, old, new]
+        target = self.views[name, old, new] = self.fresh(name)
         shape = tuple(new if dim == old else dim for dim in node.shape)
         if node.op == "input":
             pairs = dict(zip(node.dims[::2], node.dims[1::2], strict=True))
@@ -207,11 +218,9 @@ class _Builder:
 
     def fresh(self, name: str) -> str:
         """An unused name with the same stem."""
-        stem, number = name.split(".")[0], 1
-        while f"{stem}.{number}" in self.taken:
-            number += 1
-        self.taken.add(f"{stem}.{number}")
-        return f"{stem}.{number}"
+        chosen = unused(name, self.taken)
+        self.taken.add(chosen)
+        return chosen
 
     def node(self, node: Node) -> Graph:
         """The definitions of one operator in the top graph; none for inputs, constants and numbers."""

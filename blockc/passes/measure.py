@@ -1,14 +1,14 @@
 """The measure that every rule decreases: why fusion ends (design, section 5).
 
 Lexicographic: maps; reduces; the list depths of all ports, largest first; exponentials that can be split; factors that
-can leave a sum, weighted by how deep they stand; definitions. The parts are computed one by one, as far as needed.
+can leave a sum, by what stands downstream; definitions. The parts are computed one by one, as far as needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from blockc.ir.block import Graph, Map, Program, Reduce, walk
+from blockc.ir.block import REDUCTIONS, Apply, Graph, Map, Program, Reduce, walk
 from blockc.ir.decisions import Match
 from blockc.passes.rules import (
     distribute_reduction,
@@ -63,10 +63,39 @@ def _splittable(program: Program) -> Part:
 
 
 def _leaving(program: Program) -> Part:
+    """The reductions that a factor can leave, each by the number of reductions downstream, largest first: a factor that
+    has left one meets only those behind it, however many there are."""
+    behind = _reductions_behind(program)
     rules = (swap_scale_and_contraction.match, distribute_reduction.match)
-    weights = (2, 1)  # a factor that leaves a tile operator stands before the loop's end, where it may leave again
-    found = ((weight, place) for weight, rule in zip(weights, rules, strict=True) for place in rule(program, None))
-    return sum(2 * len(place.path) + weight for weight, place in found if isinstance(place, Match))
+    found = (place for rule in rules for place in rule(program, None))
+    return tuple(sorted((behind[place.at[0]] for place in found if isinstance(place, Match)), reverse=True))
+
+
+def _reductions_behind(program: Program) -> dict[str, int]:
+    """For each name, the largest number of reductions on a path from it to an output."""
+    edges: list[tuple[str, str, int]] = []
+
+    def visit(graph: Graph) -> None:
+        for definition in graph:
+            match definition:
+                case Map():
+                    edges.extend((port.source, port.name, 0) for port in definition.ports)
+                    visit(definition.body)
+                    for output in definition.outputs:
+                        step = int(output.monoid is not None)
+                        edges.extend((v, n, step) for v, n in zip(output.values, output.names, strict=True))
+                case Apply():
+                    step = int(definition.op in REDUCTIONS)
+                    edges.extend((name, definition.name, step) for name in sorted(definition.uses))
+                case _:
+                    step = int(isinstance(definition, Reduce))
+                    edges.extend((u, n, step) for u in sorted(definition.uses) for n in definition.defines)
+
+    visit(program.body)
+    behind: dict[str, int] = {}
+    for source, target, step in reversed(edges):
+        behind[source] = max(behind.get(source, 0), behind.setdefault(target, 0) + step)
+    return behind
 
 
 def _size(program: Program) -> Part:

@@ -92,7 +92,8 @@ class _Stabilizer:
     program: Program
     fresh: Fresh = field(init=False)
     types: dict[str, Type] = field(init=False)
-    exported: set[str] = field(init=False)
+    exported: set[str] = field(init=False)  # what becomes an output of the program: stored plain
+    reread: set[str] = field(init=False)  # what is read again under another dimension: its parts need all axes
     applies: dict[str, Apply] = field(default_factory=dict)
     pairs: dict[str, Pair] = field(default_factory=dict)
     scopes: list[_Scope] = field(default_factory=list)
@@ -100,7 +101,9 @@ class _Stabilizer:
     def __post_init__(self) -> None:
         self.fresh = Fresh(self.program)
         self.types = dict(self.program.types)
-        self.exported = exported(self.program)
+        self.exported = stacked_into(self.program, {result.value for result in self.program.outputs})
+        reread = {node.source for node in self.program.body if isinstance(node, Rename)}
+        self.reread = stacked_into(self.program, reread)
 
     def run(self) -> Program:
         self.scopes.append(_Scope())
@@ -436,32 +439,36 @@ class _Stabilizer:
         return tuple(result)
 
     def stack(self, dim: str, name: str, kind: Type, pair: Pair, outer: Exponents) -> list[Output]:
-        """A stored pair: a list for each part that the iterations make."""
-        result: list[Output] = []
-        x: Operand | None = pair.x
-        if isinstance(x, str) and x in self.scopes[-1].bound:
-            result.append(self.stacked(dim, name, x))
-            x = name
+        """A stored pair: a list for each part that the iterations make, but only one for each value."""
         exponents = outer
-        listed = [entry for entry in pair.exponents if not self.types[entry[0]].is_item]
-        if listed:
-            for inner, count in listed:
-                again = self.fresh(name)
-                result.append(self.stacked(dim, again, inner))
-                exponents = combine(exponents, ((again, count),))
-        elif pair.exponents:
-            again = self.fresh(name)
-            axes = kind.axes if x is None else ()
-            total = self.named(self.total(pair.exponents), Type(kind.dtype, (), axes))
-            result.append(self.stacked(dim, again, total))
-            exponents = combine(exponents, ((again, 1),))
+        x = pair.x
+        result: list[Output] = []
+        again = name in self.reread
+        if again and x is not None and kind.is_item:
+            x = self.named(x, kind)
+        if isinstance(x, str) and x in self.scopes[-1].bound:
+            x = self.stacked(dim, name, x, result)
+        listed = tuple(entry for entry in pair.exponents if not self.types[entry[0]].is_item)
+        items = tuple(entry for entry in pair.exponents if entry not in listed)
+        for inner, count in listed:
+            exponents = combine(exponents, ((self.stacked(dim, self.fresh(name), inner, result), count),))
+        if items:
+            axes = kind.axes if again or (x is None and not listed) else ()
+            total = self.named(self.total(items), Type(kind.dtype, (), axes))
+            exponents = combine(exponents, ((self.stacked(dim, self.fresh(name), total, result), 1),))
         self.pairs[name] = Pair(x, exponents)
         return result
 
-    def stacked(self, dim: str, name: str, value: str) -> Output:
-        inner = self.types[value]
-        self.types[name] = Type(inner.dtype, self.program.ordered((*inner.lists, dim)), inner.axes)
-        return Output((name,), (value,), None)
+    def stacked(self, dim: str, name: str, value: str, outputs: list[Output]) -> str:
+        """The list of a value over the iterations; of a value that is stacked already, that list."""
+        key = ("stack", value)
+        known = self.scopes[-1].known
+        if key not in known:
+            inner = self.types[value]
+            self.types[name] = Type(inner.dtype, self.program.ordered((*inner.lists, dim)), inner.axes)
+            outputs.append(Output((name,), (value,), None))
+            known[key] = name
+        return known[key]
 
     def define(self, name: str, kind: Type) -> None:
         self.types[name] = kind
@@ -470,9 +477,9 @@ class _Stabilizer:
 NOTHING = Pair(ZERO, ())
 
 
-def exported(program: Program) -> set[str]:
-    """The values that become outputs of the program, in every body that stacks them."""
-    result = {output.value for output in program.outputs}
+def stacked_into(program: Program, names: set[str]) -> set[str]:
+    """The names and the values that become part of them, in every body that stacks them."""
+    result = set(names)
 
     def visit(graph: Graph) -> None:
         for definition in graph:
@@ -484,5 +491,3 @@ def exported(program: Program) -> set[str]:
 
     visit(program.body)
     return result
-
-
