@@ -14,7 +14,7 @@ from blockc.data import random_arrays, sizes_of
 from blockc.ir.array import STRUCTURAL
 from blockc.ir.ops import OPERATORS
 from blockc.language import parse
-from blockc.reference import baseline, compare, evaluate
+from blockc.meaning import baseline, compare, evaluate
 
 SEEDS = range(300)
 # Not written in the language: the normal form makes them.

@@ -17,7 +17,7 @@ from blockc.accuracy import ulp
 from blockc.data import numpy_dtype, random_arrays
 from blockc.ir.ops import OPERATORS
 from blockc.language import parse
-from blockc.reference import baseline, compare, error_bound, evaluate, restrict_outputs, same_nonfinite, sample
+from blockc.meaning import baseline, compare, error_bound, evaluate, restrict_outputs, same_nonfinite, sample
 
 Array = np.ndarray[Any, Any]
 INF = float("inf")

@@ -209,7 +209,7 @@ class _Interpreter:
                 exact = {"float": np.float64, "int": np.int64, "bool": np.bool_}[DTYPES[apply.dtype].kind]
                 return Tile(tiles[0].axes, tiles[0].array.astype(exact))
             case "contract":
-                return self.reduce("sum", apply.dims, self.elementwise("mul", *tiles))
+                return self.contract(apply.dims, *tiles)
             case "sum" | "max" | "min":
                 return self.reduce(apply.op, apply.dims, tiles[0])
             case _:
@@ -229,6 +229,14 @@ class _Interpreter:
                 return self.elementwise(op, *(self.operand(arg, environment) for arg in args))
             case _:
                 assert_never(operand)
+
+    def contract(self, dims: tuple[str, ...], a: Tile, b: Tile) -> Tile:
+        if a.array.dtype.kind != "f" or b.array.dtype.kind != "f":
+            return self.reduce("sum", dims, self.elementwise("mul", a, b))
+        letters = {axis: position for position, axis in enumerate(self.program.ordered((*a.axes, *b.axes)))}
+        axes = tuple(axis for axis in letters if axis not in dims)
+        subscripts = [[letters[axis] for axis in held] for held in (a.axes, b.axes, axes)]
+        return Tile(axes, np.asarray(np.einsum(a.array, subscripts[0], b.array, *subscripts[1:], optimize=True)))
 
     def reduce(self, op: str, dims: tuple[str, ...], tile: Tile) -> Tile:
         positions = tuple(tile.axes.index(dim) for dim in dims)

@@ -1,0 +1,82 @@
+"""What is known while one kernel is written: names of sizes and blocks, values in scope, numbers, helpers needed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from blockc.codegen.numpy_values import Axis, Choice, Lines, Tile, Value
+from blockc.codegen.scratch import Scope
+from blockc.ir.block import Operand, Program, Type
+
+
+@dataclass(slots=True)
+class Kernel:
+    """The kernel being written. Dimension number 3 has size `d3`, tile size `t3` and `k3` blocks; its block is
+    `b3:e3`, `w3` long, or, if tiles have one element, just `b3`."""
+
+    program: Program
+    tiles: Mapping[str, int]
+    types: dict[str, Type]
+    helpers: set[str]
+    environment: dict[str, Value] = field(default_factory=dict)
+    constants: dict[Operand, str] = field(default_factory=dict)
+    constant_lines: Lines = field(default_factory=Lines)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    positions: dict[str, str] = field(default_factory=dict)  # dimension to the array of all positions along it
+
+    def number(self, dim: str) -> int:
+        """The number of a dimension in the generated names."""
+        return self.program.rank[dim]
+
+    def size(self, dim: str) -> str:
+        """The name of a dimension's size."""
+        return f"d{self.number(dim)}"
+
+    def is_unit(self, dim: str) -> bool:
+        """True if blocks of the dimension have one element: they are indexed and have no axis."""
+        return dim not in self.program.whole and self.tiles.get(dim) == 1
+
+    def full_axis(self, dim: str) -> Axis:
+        """The axis of an array that spans the dimension."""
+        return Axis(dim, self.size(dim), self.size(dim))
+
+    def axes(self, scope: Scope, dims: Collection[str]) -> tuple[Axis, ...]:
+        """The axes of a tile in this scope."""
+        found = (scope.blocks.get(dim, self.full_axis(dim)) for dim in self.program.ordered(dims))
+        return tuple(axis for axis in found if axis.extent)
+
+    def block_axis(self, dim: str) -> Axis:
+        """The axis of a tile inside a map over the dimension; without an extent if it has none."""
+        position = self.number(dim)
+        return Axis(dim, "", "") if self.is_unit(dim) else Axis(dim, f"w{position}", f"t{position}")
+
+    def list_axes(self, scope: Scope, kind: Type) -> tuple[Axis, ...]:
+        """The axes of the array that stores a list: in full along list dimensions, the current block along others."""
+        result = []
+        for dim in self.program.ordered((*kind.lists, *kind.axes)):
+            if dim not in kind.lists:
+                result.extend(self.axes(scope, (dim,)))
+            elif dim in kind.axes or self.is_unit(dim):
+                result.append(self.full_axis(dim))
+            else:
+                count = f"k{self.number(dim)}"
+                result.append(Axis(dim, count, count))
+        return tuple(result)
+
+    def choice(self, dim: str, kind: Type) -> Choice:
+        """The current block's part of the array of a list with elements of this type."""
+        position = self.number(dim)
+        if self.is_unit(dim):
+            return Choice(f"b{position}", None)
+        if dim in kind.axes:
+            return Choice(f"b{position}:e{position}", self.block_axis(dim))
+        return Choice(f"b{position} // t{position}", None)
+
+    def tile(self, name: str) -> Tile:
+        """The item called `name`."""
+        value = self.environment[name]
+        if not isinstance(value, Tile):
+            raise TypeError(f"`{name}` is a list")
+        return value

@@ -1,0 +1,318 @@
+"""Tile operators as NumPy calls: elementwise operators, reductions within a tile, contractions."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from blockc.codegen.kernel_state import Kernel
+from blockc.codegen.numpy_contract import contract
+from blockc.codegen.numpy_ops import SPELLINGS
+from blockc.codegen.numpy_values import (
+    Axis,
+    Number,
+    Tile,
+    aligned,
+    compute_dtype,
+    identity_text,
+    sequence,
+)
+from blockc.codegen.scratch import Scope, new_tile, tile_in
+from blockc.ir.block import Apply, Constant, Expression, Operand, Size, Type, operand_names
+from blockc.ir.dtypes import DTYPES, is_float
+from blockc.ir.ops import OPERATORS, Result, result_dtype
+
+_REDUCTIONS = {"sum": "add", "max": "maximum", "min": "minimum"}
+_INTEGER_LIMITS = {"i32": (-(2**31), 2**31 - 1), "i8": (-(2**7), 2**7 - 1)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """An operand. `dies`: nobody needs it afterwards. `temporary`: its memory is given back by who uses it."""
+
+    value: Tile | Number
+    dies: bool = False
+    temporary: bool = False
+
+
+def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[str]) -> Tile:
+    """Write the calls for one tile operator; `dying` are the names that nothing reads afterwards."""
+    compute = compute_dtype(apply.dtype)
+    left = Counter(operand_names(apply.args))
+    given = [_operand(kernel, scope, arg, left, dying) for arg in apply.args]
+    match apply.op:
+        case "index":
+            return _index(kernel, scope, apply.dims[0])
+        case "cast":
+            result = _cast(kernel, scope, given[0], apply)
+        case "broadcast":
+            result = _broadcast(kernel, scope, given[0], apply.dims, compute)
+        case "sum" | "max" | "min":
+            result = _reduce(kernel, scope, apply, given[0])
+        case "contract":
+            operands = [as_tile(scope, _as_type(scope, entry, compute), compute) for entry in given]
+            result = contract(kernel, scope, apply, operands[0].value, operands[1].value)
+            _release_temporaries(scope, [entry for entry in operands if entry not in given])
+        case _:
+            return _elementwise(kernel, scope, apply.op, given, compute)
+    _release_temporaries(scope, given)
+    return result
+
+
+def _release_temporaries(scope: Scope, given: Iterable[Given]) -> None:
+    for entry in given:
+        if entry.temporary and isinstance(entry.value, Tile) and entry.value.buffer is not None:
+            scope.pool.release(entry.value.buffer)
+
+
+# Operands
+
+
+def _operand(kernel: Kernel, scope: Scope, operand: Operand, left: Counter[str], dying: frozenset[str]) -> Given:
+    match operand:
+        case str():
+            left[operand] -= 1
+            return Given(kernel.tile(operand), operand in dying and left[operand] == 0)
+        case Expression(op, args) if any(True for _ in operand_names(args)):
+            given = [_operand(kernel, scope, arg, left, dying) for arg in args]
+            kinds = tuple(_dtype(kernel, arg) for arg in args)
+            result = _elementwise(kernel, scope, op, given, compute_dtype(result_dtype(op, kinds)))
+            return Given(result, dies=True, temporary=True)
+        case _:
+            return Given(number(kernel, operand))
+
+
+def number(kernel: Kernel, operand: Constant | Size | Expression) -> Number:
+    """A number as a Python expression; one that takes computing is computed once per launch."""
+    match operand:
+        case Constant(value):
+            return Number(literal(value))
+        case Size(dim):
+            return Number(kernel.size(dim))
+        case Expression():
+            if operand not in kernel.constants:
+                name = f"f{len(kernel.constants)}"
+                kernel.constants[operand] = name
+                convert = {"float": "float", "int": "int", "bool": "bool"}[DTYPES[_dtype(kernel, operand)].kind]
+                kernel.constant_lines.add(f"{name} = {convert}({_number_text(kernel, operand)})")
+            return Number(kernel.constants[operand])
+        case _:
+            assert_never(operand)
+
+
+def _number_text(kernel: Kernel, operand: Operand) -> str:
+    match operand:
+        case Expression(op, args):
+            spelling = SPELLINGS[op]
+            texts = [_number_text(kernel, arg) for arg in args]
+            if spelling.folds is None:
+                return f"({spelling.number.format(*texts)})"
+            text = texts[0]
+            for other in texts[1:]:
+                text = spelling.number.format(text, other)
+            return text
+        case Constant() | Size():
+            return number(kernel, operand).text
+        case str():
+            raise TypeError(f"`{operand}` is not a number")
+        case _:
+            assert_never(operand)
+
+
+def literal(value: float | int | bool) -> str:
+    """A Python literal for a number; infinities and NaN by NumPy's names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "np.nan" if math.isnan(value) else "np.inf" if value > 0 else "-np.inf"
+    return repr(value)
+
+
+def _dtype(kernel: Kernel, operand: Operand) -> str:
+    """The element type of an operand."""
+    match operand:
+        case str():
+            return kernel.types[operand].dtype
+        case Constant(value):
+            return "bool" if isinstance(value, bool) else "i32" if isinstance(value, int) else "f32"
+        case Size():
+            return "i32"
+        case Expression(op, args):
+            return result_dtype(op, tuple(_dtype(kernel, arg) for arg in args))
+        case _:
+            assert_never(operand)
+
+
+# Elementwise operators
+
+
+def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], compute: str) -> Tile:
+    """Write the calls of an elementwise operator. Operands without a name give back their memory."""
+    entries = _converted(scope, op, given, compute)
+    axes = _union(kernel, entries)
+    dims = [axis.dim for axis in axes]
+    spelling = SPELLINGS[op]
+    if spelling.folds and OPERATORS[op].commutative:
+        entries.sort(key=lambda entry: not _reusable(entry, axes, compute, entries))
+    target = next(
+        (
+            entries[position].value
+            for position in spelling.reuse
+            if position < len(entries) and _reusable(entries[position], axes, compute, entries)
+        ),
+        None,
+    )
+    if isinstance(target, Tile) and target.buffer is not None:
+        out = tile_in(scope, target.buffer, axes, compute)
+    else:
+        out = new_tile(scope, axes, compute)
+    texts = [aligned(e.value, dims) if isinstance(e.value, Tile) else e.value.text for e in entries]
+    scope.lines.add(*_calls(scope, op, texts, out))
+    if spelling.helper is not None:
+        kernel.helpers.add(spelling.helper)
+    _release_temporaries(scope, {*entries, *given})
+    return out
+
+
+def _calls(scope: Scope, op: str, texts: list[str], out: Tile) -> list[str]:
+    spelling = SPELLINGS[op]
+    if op == "pow" and texts[1] in ("2", "2.0"):
+        return [f"np.square({texts[0]}, out={out.text})"]
+    rooms: dict[str, Tile] = {}
+    for name in ("room", "other", "third", "mask"):
+        if any(f"{{{name}}}" in call for call in spelling.calls):
+            rooms[name] = new_tile(scope, out.axes, "bool" if name == "mask" else out.dtype)
+    names = {name: tile.text for name, tile in rooms.items()}
+    calls = [call.format(*texts, out=out.text, **names) for call in spelling.calls]
+    if spelling.folds is not None:
+        calls += [f"{spelling.folds}({out.text}, {text}, out={out.text})" for text in texts[2:]]
+    for tile in rooms.values():
+        if tile.buffer is not None:
+            scope.pool.release(tile.buffer)
+    return [call for call in calls if call != f"np.copyto({out.text}, {out.text})"]
+
+
+def _reusable(entry: Given, axes: tuple[Axis, ...], compute: str, entries: Sequence[Given]) -> bool:
+    """True if the result may be written over the operand: nobody else reads it, now or later."""
+    tile = entry.value
+    if not (isinstance(tile, Tile) and tile.buffer is not None and entry.dies and tile.buffer.users == 1):
+        return False
+    again = sum(isinstance(other.value, Tile) and other.value.buffer is tile.buffer for other in entries)
+    return tile.axes == axes and tile.dtype == compute and (again == 1 or len(entries) == 2)
+
+
+def _converted(scope: Scope, op: str, given: list[Given], compute: str) -> list[Given]:
+    """The operands in the type that the operator computes in, so that NumPy never widens a tile by itself."""
+    match OPERATORS[op].result:
+        case Result.REAL | Result.NUMBER:
+            return [_as_type(scope, entry, compute) for entry in given]
+        case Result.SELECT:
+            return [_as_mask(scope, given[0]), *(_as_type(scope, entry, compute) for entry in given[1:])]
+        case Result.BOOLEAN:
+            return list(given)
+
+
+def _as_type(scope: Scope, entry: Given, compute: str) -> Given:
+    tile = entry.value
+    if isinstance(tile, Number) or tile.dtype == compute:
+        return entry
+    out = new_tile(scope, tile.axes, compute)
+    scope.lines.add(f'np.copyto({out.text}, {tile.text}, casting="unsafe")')
+    return Given(out, dies=True, temporary=True)
+
+
+def _as_mask(scope: Scope, entry: Given) -> Given:
+    if isinstance(entry.value, Number):
+        return Given(Number(f"bool({entry.value.text})"))
+    if entry.value.dtype == "bool":
+        return entry
+    out = new_tile(scope, entry.value.axes, "bool")
+    scope.lines.add(f"np.not_equal({entry.value.text}, 0, out={out.text})")
+    return Given(out, dies=True, temporary=True)
+
+
+def _union(kernel: Kernel, entries: Sequence[Given]) -> tuple[Axis, ...]:
+    found = {axis.dim: axis for entry in entries if isinstance(entry.value, Tile) for axis in entry.value.axes}
+    return tuple(found[dim] for dim in kernel.program.ordered(found))
+
+
+# Other operators
+
+
+def _index(kernel: Kernel, scope: Scope, dim: str) -> Tile:
+    """The positions along a dimension: a part of one array of all of them."""
+    array = kernel.positions.setdefault(dim, f"i{kernel.number(dim)}")
+    axes = kernel.axes(scope, (dim,))
+    if dim not in scope.blocks:
+        return Tile(array, axes, "int64")
+    return Tile(f"{array}[{kernel.choice(dim, Type('i32', (dim,), (dim,))).index}]", axes, "int64")
+
+
+def _cast(kernel: Kernel, scope: Scope, given: Given, apply: Apply) -> Tile:
+    """Floats keep the precision that they are computed in, whatever they are cast to: rounding is left to stores."""
+    compute = compute_dtype(apply.dtype)
+    source = _dtype(kernel, apply.args[0])
+    tile = given.value
+    if isinstance(tile, Tile) and tile.dtype == compute and (apply.dtype != "i8" or source == "i8"):
+        if tile.buffer is not None:
+            tile.buffer.users += 1
+        return tile
+    out = new_tile(scope, tile.axes if isinstance(tile, Tile) else (), compute)
+    kind = DTYPES[apply.dtype].kind
+    if kind == "bool":
+        scope.lines.add(f"np.not_equal({tile.text}, 0, out={out.text})")
+    elif kind == "int" and is_float(source):
+        low, high = _INTEGER_LIMITS[apply.dtype]
+        kernel.helpers.add("to_integer")
+        scope.lines.add(f"to_integer({tile.text}, {low}, {high}, {out.text})")
+    elif apply.dtype == "i8":  # integers wrap around
+        scope.lines.add(f"np.copyto({out.text}, np.asarray({tile.text}).astype(np.int8))")
+    else:
+        scope.lines.add(f'np.copyto({out.text}, {tile.text}, casting="unsafe")')
+    return out
+
+
+def _broadcast(kernel: Kernel, scope: Scope, given: Given, dims: tuple[str, ...], compute: str) -> Tile:
+    tile = given.value
+    own = {axis.dim: axis for axis in tile.axes} if isinstance(tile, Tile) else {}
+    found = {**{axis.dim: axis for axis in kernel.axes(scope, dims)}, **own}
+    out = new_tile(scope, tuple(found[dim] for dim in kernel.program.ordered(found)), compute)
+    text = aligned(tile, out.dims) if isinstance(tile, Tile) else tile.text
+    scope.lines.add(f'np.copyto({out.text}, {text}, casting="unsafe")')
+    return out
+
+
+def as_tile(scope: Scope, given: Given, compute: str) -> Given:
+    """The operand as a tile, also if it is a number."""
+    if isinstance(given.value, Tile):
+        return given
+    out = new_tile(scope, (), compute)
+    scope.lines.add(f"np.copyto({out.text}, {given.value.text})")
+    return Given(out, dies=True, temporary=True)
+
+
+def _reduce(kernel: Kernel, scope: Scope, apply: Apply, given: Given) -> Tile:
+    compute = compute_dtype(apply.dtype)
+    entry = as_tile(scope, _as_type(scope, given, compute), compute)
+    tile = entry.value
+    assert isinstance(tile, Tile)
+    positions = [position for position, axis in enumerate(tile.axes) if axis.dim in apply.dims]
+    if positions:
+        out = new_tile(scope, tuple(axis for axis in tile.axes if axis.dim not in apply.dims), compute)
+        axis = str(positions[0]) if len(positions) == 1 else sequence(map(str, positions))
+        start = f", initial={identity_text(apply.op, 0, compute)}" if _may_be_empty(kernel, apply) else ""
+        scope.lines.add(f"np.{_REDUCTIONS[apply.op]}.reduce({tile.text}, axis={axis}{start}, out={out.text})")
+    else:  # blocks of one element: nothing is left to reduce
+        out = tile
+        if tile.buffer is not None:
+            tile.buffer.users += 1
+    if entry is not given:
+        _release_temporaries(scope, [entry])
+    return out
+
+
+def _may_be_empty(kernel: Kernel, apply: Apply) -> bool:
+    """True if a maximum or minimum may be asked of nothing, which NumPy refuses. Blocks are never empty."""
+    known = {dim.name for dim in kernel.program.dims if dim.size}
+    return apply.op != "sum" and not kernel.program.whole.intersection(apply.dims) <= known

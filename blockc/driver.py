@@ -1,0 +1,241 @@
+"""The pipeline: one function for each arrow from program text to a callable kernel (design, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blockc import meaning
+from blockc.codegen import loader, numpy_source
+from blockc.data import numpy_dtype, sizes_of
+from blockc.errors import UsageError
+from blockc.explain import Explanation, explain_plan
+from blockc.integrations import as_array, like_inputs
+from blockc.ir import array
+from blockc.ir.array import ArrayProgram
+from blockc.ir.decisions import Derivation
+from blockc.ir.dtypes import DTYPES
+from blockc.ir.plan import Cost, Plan
+from blockc.language import parse
+from blockc.passes import choose, fuse, lower
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Launch = Callable[..., dict[str, Array]]
+Tiles = Mapping[str, int | None]  # elements of a block; None keeps the dimension whole
+
+TARGETS = ("cpu",)
+BATCH_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
+
+
+def read_source(source: str | Path) -> tuple[str, str]:
+    """The text and the name of a program: a path (a Path, or a string that ends in ".blk"), or the text itself."""
+    if isinstance(source, str) and ("\n" in source or not source.endswith(".blk")):
+        return source, "<string>"
+    try:
+        return Path(source).read_text(encoding="utf-8"), str(source)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"cannot read `{source}`: {reason}") from error
+
+
+def load_program(source: str | Path, program: str | None = None, dtype: str | None = None) -> ArrayProgram:
+    """The checked array program of a source text or file."""
+    text, filename = read_source(source)
+    return parse(text, filename, program, dtype)
+
+
+def check_target(target: str) -> None:
+    """UsageError for a target that blockc does not know."""
+    if target not in TARGETS:
+        raise UsageError(f"unknown target `{target}`", f"known: {', '.join(TARGETS)}")
+
+
+def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> None:
+    """UsageError for sizes or tiles of dimensions that the program does not have, or that cannot be."""
+    known = {dim.name for dim in program.dims}
+    for option, values in (("dim", dims), ("tile", tiles)):
+        for name, value in values.items():
+            if name not in known:
+                raise UsageError(f"program `{program.name}` has no dimension `{name}`", f"it has {', '.join(sorted(known))}")
+            least = 0 if option == "dim" else 1
+            if value is not None and not least <= value <= 2**40:
+                raise UsageError(f"--{option} {name}={value} is not between {least} and 2^40")
+    settled = array.sizes(program, dims)
+    for dim in program.dims:
+        other = dim.same_as
+        if dim.size is not None and settled[dim.name] != dim.size:
+            raise UsageError(f"dimension `{dim.name}` has the size {dim.size} in the program, not {settled[dim.name]}")
+        if other is not None and settled.get(other) != settled.get(dim.name):
+            raise UsageError(f"dimensions `{dim.name}` and `{other}` have one size, not {settled}")
+
+
+def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, int]:
+    """Sizes for all dimensions: known ones, and where nobody says 64 for features, 2 for batches, 512 for loops."""
+    sizes = array.sizes(program, known)
+    everything = {dim.name: sizes.get(dim.name, 1) for dim in program.dims}
+    features = lower.whole_dimensions(program, everything, {})
+    batches = choose.batch_dimensions(lower.lower(program, frozenset()))
+    for dim in program.dims:
+        if dim.name not in sizes and (dim.same_as is None or dim.same_as not in sizes):
+            usual = FEATURE_SIZE if dim.name in features else BATCH_SIZE if dim.name in batches else LOOP_SIZE
+            sizes = array.sizes(program, {**sizes, dim.name: usual})
+    return sizes
+
+
+def derive(program: ArrayProgram, sizes: Mapping[str, int], tiles: Tiles) -> Derivation:
+    """Lower and fuse: everything about a program that depends on no more than which dimensions are whole."""
+    whole = lower.whole_dimensions(program, dict(sizes), dict(tiles))
+    return fuse.fuse(lower.lower(program, whole))
+
+
+def plan_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles) -> Plan:
+    """Choose tiles and a snapshot, and make it ready to emit."""
+    asked = {dim: tile for dim, tile in tiles.items() if tile is not None}
+    chosen = choose.choose_tiles(derivation.unfused, sizes, asked)
+    return choose.choose(derivation, sizes, chosen)
+
+
+def emit(plan: Plan, program: ArrayProgram, target: str = "cpu") -> str:
+    """The standalone source of a plan's kernels."""
+    check_target(target)
+    return numpy_source.emit(plan.program, plan.tiles, header(plan, program))
+
+
+def header(plan: Plan, program: ArrayProgram) -> tuple[str, ...]:
+    """The comment lines at the top of a kernel file: the program, its snapshot, and what it was predicted to cost."""
+    cost = plan.costs[plan.snapshot]
+    sizes = ", ".join(f"{dim}={size}" for dim, size in plan.sizes.items())
+    tiles = ", ".join(f"{dim}={tile}" for dim, tile in plan.tiles.items())
+    return (
+        f"Program {program.name}, snapshot {plan.snapshot} of {len(plan.costs)}; kernels: {cost.kernels}.",
+        f"At {sizes}: {cost.traffic_bytes} bytes moved, {cost.flops} operations, {cost.special} special functions.",
+        f"Tiles: {tiles or 'none, everything is whole'}.",
+        *program.source.splitlines(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One specialisation: its derivation and plan, the source, and the function that launches it."""
+
+    derivation: Derivation
+    plan: Plan
+    source: str
+    launch: Launch
+
+
+@dataclass(slots=True)
+class Kernel:
+    """A compiled program. Call it with arrays, in declared order or by name; it returns the outputs.
+
+    Without fixed sizes it accepts any, and specialises by which dimensions are whole and by tiles. NumPy arrays in give
+    NumPy arrays out, torch tensors give torch tensors. One output is returned as it is, several as a dictionary.
+    """
+
+    program: ArrayProgram
+    target: str
+    dims: Mapping[str, int]
+    tiles: Tiles
+    threads: int | None = None
+    _derivations: dict[frozenset[str], Derivation] = field(default_factory=dict)
+    _compiled: dict[tuple[object, ...], Compiled] = field(default_factory=dict)
+    _latest: Compiled | None = None
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        given = self._bind(arrays, named)
+        plain = {name: as_array(value) for name, value in given.items()}
+        self._check_types(plain)
+        sizes = sizes_of(self.program, plain, self.dims)
+        results = self.specialise(sizes).launch(plain, self.threads)
+        outputs = like_inputs(results, tuple(given.values()))
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _bind(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        names = [argument.name for argument in self.program.inputs]
+        if len(arrays) > len(names):
+            raise UsageError(f"program `{self.program.name}` takes {len(names)} arrays, not {len(arrays)}")
+        given = dict(zip(names, arrays, strict=False))
+        twice = given.keys() & named.keys()
+        if twice:
+            raise UsageError(f"input `{min(twice)}` is given twice")
+        return {**given, **named}
+
+    def _check_types(self, arrays: Mapping[str, Array]) -> None:
+        for argument in self.program.inputs:
+            value = arrays.get(argument.name)
+            if value is not None and value.dtype.newbyteorder("=") != numpy_dtype(argument.dtype):
+                hint = f"cast it, or compile with dtype= for another type than {argument.dtype}"
+                raise UsageError(f"input `{argument.name}` must be {argument.dtype}, not {value.dtype}", hint)
+
+    def specialise(self, sizes: Mapping[str, int]) -> Compiled:
+        """The kernel for these sizes, compiled if no earlier one serves."""
+        whole = lower.whole_dimensions(self.program, dict(sizes), dict(self.tiles))
+        if whole not in self._derivations:
+            self._derivations[whole] = derive(self.program, sizes, self.tiles)
+        derivation = self._derivations[whole]
+        asked = {dim: tile for dim, tile in self.tiles.items() if tile is not None}
+        tiles = choose.choose_tiles(derivation.unfused, sizes, asked)
+        key = (whole, tuple(tiles.items()))
+        if key not in self._compiled:
+            plan = choose.choose(derivation, sizes, tiles)
+            source = emit(plan, self.program, self.target)
+            self._compiled[key] = Compiled(derivation, plan, source, loader.load(source))
+        self._latest = self._compiled[key]
+        return self._latest
+
+    def _current(self) -> Compiled:
+        return self._latest or self.specialise(default_sizes(self.program, self.dims))
+
+    @property
+    def source(self) -> str:
+        """The source of the specialisation used last (before any call, of the one for default sizes)."""
+        return self._current().source
+
+    @property
+    def cost(self) -> Cost:
+        """What the chosen snapshot of that specialisation costs."""
+        plan = self._current().plan
+        return plan.costs[plan.snapshot]
+
+    def explain(self) -> Explanation:
+        """The derivation, the snapshots and the choice of that specialisation."""
+        current = self._current()
+        return explain_plan(self.program, self.target, current.derivation, current.plan)
+
+
+def compile(
+    source: str | Path,
+    target: str = "cpu",
+    dims: Mapping[str, int] | None = None,
+    *,
+    tiles: Tiles | None = None,
+    dtype: str | None = None,
+    program: str | None = None,
+    threads: int | None = None,
+) -> Kernel:
+    """Compile a program, given as text or as a path to a `.blk` file, to a callable kernel.
+
+    `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float types;
+    `program` names one of several; `threads` limits the worker threads. Raises BlockcError: the program is wrong, or an
+    option does not fit it.
+    """
+    check_target(target)
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"unknown type `{dtype}`", f"known: {', '.join(DTYPES)}")
+    loaded = load_program(source, program, dtype)
+    check_dims(loaded, dims or {}, tiles or {})
+    kernel = Kernel(loaded, target, dict(dims or {}), dict(tiles or {}), threads)
+    kernel.specialise(default_sizes(loaded, kernel.dims))
+    return kernel
+
+
+def reference(source: str | Path, program: str | None = None, **arrays: Any) -> Any:
+    """The float64 meaning of a program on arrays by name: one output as it is, several as a dictionary."""
+    loaded = load_program(source, program)
+    results = meaning.evaluate(loaded, {name: as_array(value) for name, value in arrays.items()})
+    return next(iter(results.values())) if len(results) == 1 else results
+

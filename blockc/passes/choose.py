@@ -1,0 +1,85 @@
+"""The choice of tiles and of a snapshot, by simple stated rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from blockc.ir.block import REDUCTIONS, Apply, Program, walk
+from blockc.ir.decisions import Derivation, Match
+from blockc.ir.plan import Plan
+from blockc.passes.cost import cost
+from blockc.passes.rules import EMISSION_RULES
+from blockc.passes.stabilize import stabilize
+
+FREE_TILE = 256  # elements of a block along a dimension that nothing reduces
+REDUCED_TILE = 512  # and along one that is reduced: long loops of few, large steps
+LARGEST_TILE = 2**18  # elements: 1 MiB of f32, so that the tiles of one worker stay in a second-level cache
+ASSUMED = 512  # the size of a dimension that is not known yet
+
+
+def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
+    """The block size of every dimension that is cut.
+
+    1 along a batch dimension (one that every operand of every contraction over it has, and nothing reduces), 512 along
+    a reduced one, 256 along others; then, while a tile of the program has more than 2**18 elements, the outermost
+    dimension whose tile is above 16 is halved, and after that the outermost above 1. `asked` overrides.
+    """
+    reduced = {dim for node in _applies(program) if node.op in REDUCTIONS for dim in node.dims}
+    batch = batch_dimensions(program) - reduced
+    tiles: dict[str, int] = {}
+    for dim in program.dims:
+        if dim.name not in program.whole:
+            usual = 1 if dim.name in batch else REDUCED_TILE if dim.name in reduced else FREE_TILE
+            tiles[dim.name] = min(usual, power_of_two(sizes.get(dim.name, usual)))
+    shapes = {kind.axes for name, kind in program.types.items() if kind.is_item and name not in program.input_types}
+    for floor in (16, 1):
+        while True:
+            largest = max((math.prod(tiles.get(a, sizes.get(a, ASSUMED)) for a in axes) for axes in shapes), default=0)
+            shrinkable = [dim for dim in tiles if tiles[dim] > floor and dim not in asked]
+            if largest <= LARGEST_TILE or not shrinkable:
+                break
+            tiles[shrinkable[0]] //= 2
+    return {dim: asked.get(dim) or tile for dim, tile in tiles.items()}
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least `size`: tiles of many small sizes share a kernel."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def batch_dimensions(program: Program) -> set[str]:
+    """The dimensions that all operands of all contractions in which they occur have."""
+    contractions = [node for node in _applies(program) if node.op == "contract"]
+    result: set[str] = set()
+    mixed: set[str] = set()
+    for node in contractions:
+        axes = [set(program.types[arg].axes) if isinstance(arg, str) else set() for arg in node.args]
+        shared = set.intersection(*axes) - set(node.dims)
+        # A product of rows with themselves has no free dimension on either side: its rows are no batch.
+        if all(held > shared | set(node.dims) or held - shared - set(node.dims) for held in axes):
+            result |= shared
+        mixed |= set.union(*axes) - shared
+    return result - mixed
+
+
+def _applies(program: Program) -> list[Apply]:
+    return [node for node in walk(program.body) if isinstance(node, Apply)]
+
+
+def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
+    """The snapshot with the least predicted time, the later one if two are equal, made safe and composed for emission."""
+    stable = [stabilize(snapshot) for snapshot in derivation.snapshots]
+    costs = tuple(cost(program, sizes, tiles) for program in stable)
+    chosen = min(reversed(range(len(costs))), key=lambda index: costs[index].seconds)
+    return Plan(compose(stable[chosen]), chosen, dict(tiles), dict(sizes), costs)
+
+
+def compose(program: Program) -> Program:
+    """The program with neighbouring elementwise operators composed (rule 9)."""
+    for rule in EMISSION_RULES:
+        while (found := next((f for f in rule.match(program, None) if isinstance(f, Match)), None)) is not None:
+            program = rule.rewrite(program, found)
+    return program
+
+

@@ -1,0 +1,247 @@
+"""What a block program moves and computes: exact formulas in the sizes of dimensions and their numbers of blocks.
+
+Traffic follows design section 4: a port or stacked output whose element is an item moves one tile per execution of the
+body; nothing else moves, except the items of the top graph between launches. Since the tiles of all blocks of a
+dimension add up to its size, a product of sizes (for axes) and block counts (for other enclosing maps) is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blockc.ir.block import (
+    REDUCTIONS,
+    Apply,
+    Definition,
+    Expression,
+    Graph,
+    Map,
+    Operand,
+    Program,
+    Reduce,
+    Rename,
+    kernels,
+    roots,
+    walk,
+)
+from blockc.ir.dtypes import DTYPES
+from blockc.ir.ops import OPERATORS
+from blockc.ir.plan import Cost
+
+if TYPE_CHECKING:
+    import sympy
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number of elements: the product of the sizes of `sizes` and the numbers of blocks of `blocks`, times `times`."""
+
+    sizes: tuple[str, ...]
+    blocks: tuple[str, ...]
+    times: int = 1
+
+    def value(self, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+        """The number, for sizes and tiles in elements."""
+        whole = math.prod(sizes[dim] for dim in self.sizes)
+        return self.times * whole * math.prod(-(-sizes[dim] // tiles[dim]) for dim in self.blocks)
+
+    def symbol(self) -> sympy.Expr:
+        """The number as a formula: a size is the name of its dimension, B_x the number of blocks of x."""
+        import sympy
+
+        names = (*self.sizes, *(f"B_{dim}" for dim in self.blocks))
+        symbols = (sympy.Symbol(name, integer=True, nonnegative=True) for name in names)
+        return sympy.Mul(self.times, *symbols)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Elements of one value loaded or stored (`direction`), of `itemsize` bytes each."""
+
+    value: str
+    direction: str
+    itemsize: int
+    count: Count
+
+
+def movements(program: Program) -> tuple[Movement, ...]:
+    """Everything that moves between slow and local memory."""
+    names = roots(program)
+    return (*_items(program), *_of_graph(program, program.body, (), names))
+
+
+def _items(program: Program) -> Iterator[Movement]:
+    """The items of the top graph that launches load and store."""
+    groups = kernels(program)
+    outputs = {result.value for result in program.outputs}
+    for group in groups:
+        made = {name for definition in group for name in definition.defines}
+        used = {name for definition in group for name in definition.uses}
+        elsewhere = outputs.union(*(other.uses for other in program.body if made.isdisjoint(other.defines)))
+        for name in sorted(used - made):
+            if program.types[name].is_item:
+                yield _movement(program, name, name, "load", ())
+        for name in sorted(made & elsewhere):
+            if program.types[name].is_item:
+                yield _movement(program, name, name, "store", ())
+
+
+def _movement(program: Program, name: str, root: str, direction: str, mapped: tuple[str, ...]) -> Movement:
+    kind = program.types[name]
+    blocks = tuple(dim for dim in mapped if dim not in kind.axes)
+    return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks))
+
+
+def _of_graph(program: Program, graph: Graph, mapped: tuple[str, ...], names: Mapping[str, str]) -> Iterator[Movement]:
+    for node in graph:
+        if not isinstance(node, Map):
+            continue
+        inside = (*mapped, node.dim)
+        read = {value for output in node.outputs for value in output.values}.union(*(d.uses for d in node.body))
+        for port in node.ports:
+            if program.types[port.name].is_item and port.name in read:
+                yield _movement(program, port.name, names[port.name], "load", inside)
+        yield from _of_graph(program, node.body, inside, names)
+        for output in node.outputs:
+            if output.monoid is None and program.types[output.values[0]].is_item:
+                root = names.get(output.names[0], output.names[0])
+                yield _movement(program, output.values[0], root, "store", inside)
+
+
+def traffic_formula(program: Program) -> sympy.Expr:
+    """All bytes moved, as a formula in sizes and block counts."""
+    import sympy
+
+    return sympy.Add(*(movement.itemsize * movement.count.symbol() for movement in movements(program)))
+
+
+def traffic(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> dict[tuple[str, str], int]:
+    """Bytes by value and direction."""
+    result: dict[tuple[str, str], int] = {}
+    for movement in movements(program):
+        key = (movement.value, movement.direction)
+        result[key] = result.get(key, 0) + movement.itemsize * movement.count.value(sizes, tiles)
+    return result
+
+
+def work(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> tuple[int, int]:
+    """Arithmetic operations and special functions, with all repeats."""
+    flops = special = 0
+    for apply, mapped in _applies(program.body, ()):
+        axes = set(program.types[apply.name].axes).union(*(program.types[name].axes for name in apply.uses))
+        blocks = tuple(dim for dim in mapped if dim not in axes)
+        elements = Count(tuple(axes), blocks).value(sizes, tiles)
+        own, own_special = _per_element(apply)
+        flops += elements * own
+        special += elements * own_special
+    return flops, special
+
+
+def _applies(graph: Graph, mapped: tuple[str, ...]) -> Iterator[tuple[Apply, tuple[str, ...]]]:
+    for definition in graph:
+        if isinstance(definition, Apply):
+            yield definition, mapped
+        elif isinstance(definition, Map):
+            yield from _applies(definition.body, (*mapped, definition.dim))
+
+
+def _per_element(apply: Apply) -> tuple[int, int]:
+    """Operations and special functions for one element of the (unreduced) operands."""
+    if apply.op in REDUCTIONS:
+        nested = [_nested(arg) for arg in apply.args]
+        return (2 if apply.op == "contract" else 1) + sum(f for f, _ in nested), sum(s for _, s in nested)
+    if apply.op in OPERATORS:
+        return _nested(Expression(apply.op, apply.args))
+    return 0, 0
+
+
+def _nested(operand: Operand) -> tuple[int, int]:
+    if not isinstance(operand, Expression) or not _has_names(operand):
+        return 0, 0
+    operator = OPERATORS[operand.op]
+    times = len(operand.args) - 1 if operator.arity is None else 1
+    parts = [_nested(arg) for arg in operand.args]
+    return operator.flops * times + sum(f for f, _ in parts), operator.special + sum(s for _, s in parts)
+
+
+def _has_names(operand: Operand) -> bool:
+    return isinstance(operand, str) or (isinstance(operand, Expression) and any(map(_has_names, operand.args)))
+
+
+def local_bytes(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+    """The peak of the bytes of live tiles in one worker: an item lives from its definition to its last use."""
+
+    def size(name: str) -> int:
+        kind = program.types[name]
+        if not kind.is_item:
+            return 0
+        extents = (min(sizes[axis], tiles.get(axis, sizes[axis])) for axis in kind.axes)
+        return math.prod(extents) * DTYPES[kind.dtype].size
+
+    def peak(graph: Graph, kept: frozenset[str], ports: tuple[str, ...]) -> int:
+        """The peak in a graph at whose end `kept` is still needed."""
+        last: dict[str, int] = {}
+        for position, definition in enumerate(graph):
+            for name in (*definition.uses, *definition.defines):
+                last[name] = position
+        for name in kept:
+            last[name] = len(graph)
+        live = {name: size(name) for name in ports}
+        highest = sum(live.values())
+        for position, definition in enumerate(graph):
+            inner = 0
+            if isinstance(definition, Map):
+                own = frozenset(value for output in definition.outputs for value in output.values)
+                inner = peak(definition.body, own, tuple(port.name for port in definition.ports))
+            live.update({name: size(name) for name in definition.defines})
+            highest = max(highest, sum(live.values()) + inner)
+            live = {name: held for name, held in live.items() if last.get(name, position) > position}
+        return highest
+
+    return peak(program.body, frozenset(), ())
+
+
+def buffered_lists(program: Program) -> tuple[str, ...]:
+    """The lists in slow memory that are neither an input nor an output of the program, by their outermost name."""
+    names = roots(program)
+    outputs = {result.value for result in program.outputs}
+    found: dict[str, None] = {}
+    for definition in walk(program.body):
+        for name in _lists(program, definition):
+            root = names.get(name, name)
+            if root not in outputs:
+                found[root] = None
+    return tuple(found)
+
+
+def _lists(program: Program, definition: Definition) -> Iterator[str]:
+    if isinstance(definition, Map | Reduce | Rename):
+        yield from (name for name in definition.defines if program.types[name].lists)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a machine does in a second: bytes, operations, special functions; and seconds for one launch."""
+
+    bytes: float
+    flops: float
+    special: float
+    launch: float
+
+
+# A nominal two-core CPU: a fixed yardstick for comparing snapshots, not a measurement of this machine.
+NOMINAL = Rates(bytes=2e10, flops=2e11, special=2e9, launch=2e-5)
+
+
+def cost(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int], rates: Rates = NOMINAL) -> Cost:
+    """All figures of a program. `tiles` must have every dimension that is cut."""
+    moved = traffic(program, sizes, tiles)
+    flops, special = work(program, sizes, tiles)
+    launches = len(kernels(program))
+    slowest = max(sum(moved.values()) / rates.bytes, flops / rates.flops, special / rates.special)
+    seconds = slowest + launches * rates.launch
+    local = local_bytes(program, sizes, tiles)
+    return Cost(launches, buffered_lists(program), moved, flops, special, local, seconds)
