@@ -1,6 +1,30 @@
-"""blockc: an operator-fusion compiler for block programs."""
+"""blockc: an operator-fusion compiler for block programs.
+
+    kernel = blockc.compile("examples/attention.blk")      a callable kernel for any sizes
+    out = kernel(q, k, v)                                  NumPy arrays or torch tensors
+    blockc.reference("examples/attention.blk", Q=q, ...)   the float64 meaning
+"""
 
 from __future__ import annotations
 
-if __name__ != "blockc":  # a second copy, such as `import ir` from a checkout would make, has classes of its own
-    raise ImportError("import this package as `blockc`")
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blockc.driver import Kernel, compile, reference
+    from blockc.errors import BlockcError
+
+__all__ = ["BlockcError", "Kernel", "compile", "reference"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the compiler when it is first used: `blockc --help` does not need it."""
+    if name == "BlockcError":
+        from blockc.errors import BlockcError
+
+        return BlockcError
+    if name in __all__:
+        from blockc import driver
+
+        return getattr(driver, name)
+    raise AttributeError(f"module 'blockc' has no attribute {name!r}")

@@ -41,7 +41,7 @@ class Dimensions:
             elif old not in by_inputs:
                 same_as.setdefault(old, new)
         determined = self._determined(same_as)
-        problems = self._size_conflicts(same_as)
+        problems = self._size_conflicts()
         problems += [self._undetermined(name, span) for name, span in self.first.items() if name not in determined]
         dims = tuple(
             Dim(name, self.fixed[name][0]) if name in self.fixed else Dim(name, None, same_as.get(name))
@@ -51,15 +51,20 @@ class Dimensions:
 
     def _determined(self, same_as: dict[str, str]) -> set[str]:
         known = set(self.fixed)
-        while True:
-            found = {dim for axis, _ in self.input_axes for dim in axis if known.issuperset(set(axis) - {dim})}
-            found |= {new for new, old in same_as.items() if old in known}
-            found |= {old for new, old in same_as.items() if new in known}
-            if found <= known:
-                return known
-            known |= found
+        count = -1
+        while count < len(known):
+            count = len(known)
+            for axis, _ in self.input_axes:
+                open_dims = [dim for dim in axis if dim not in known]
+                if len(open_dims) == 1:
+                    known.add(open_dims[0])
+            # In the order of the renames, so that a chain of them takes one pass.
+            for new, old in same_as.items():
+                if (old in known) != (new in known):
+                    known |= {old, new}
+        return known
 
-    def _size_conflicts(self, same_as: dict[str, str]) -> list[Problem]:
+    def _size_conflicts(self) -> list[Problem]:
         problems = []
         for old, new in dict.fromkeys(self.renames):
             if old in self.fixed and new in self.fixed and self.fixed[old][0] != self.fixed[new][0]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from blockc.ir.array import Span
 
+_MAX_WIDTH = 160
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -58,16 +60,22 @@ def render(problem: Problem, source: str, filename: str) -> str:
     lines = source.split("\n")
     line = lines[problem.span.line - 1] if problem.span.line <= len(lines) else ""
     gutter = " " * len(str(problem.span.line))
-    prefix = visible(line[: problem.span.column - 1])
+    start = problem.span.column - 1
     end = problem.span.end_column - 1 if problem.span.end_line == problem.span.line else len(line)
-    width = max(1, len(visible(line[problem.span.column - 1 : end])))
+    # Of a very long line only the part around the caret is shown.
+    left = max(0, start - _MAX_WIDTH // 2) if len(line) > _MAX_WIDTH else 0
+    right = left + _MAX_WIDTH
+    before = "..." if left else ""
+    prefix = before + visible(line[left:start])
+    width = max(1, len(visible(line[start : min(end, right)])))
     carets = " " * len(prefix) + "^" * width
+    shown = before + visible(line[left:right]) + ("..." if right < len(line) else "")
     return "\n".join(
         (
             head,
             f"{gutter}--> {visible(filename)}:{problem.span.line}:{problem.span.column}",
             f"{gutter} |",
-            f"{problem.span.line} | {visible(line)}",
+            f"{problem.span.line} | {shown}",
             f"{gutter} | {carets} {problem.hint}".rstrip(),
         )
     )

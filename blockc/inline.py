@@ -24,7 +24,6 @@ from blockc.names import (
     Definitions,
     Findings,
     listing,
-    suggest,
     unknown_dtype,
 )
 from blockc.operators import Value
@@ -187,7 +186,7 @@ class _Inliner:
         value = scope.values.get(argument.name) if argument is not None else None
         if argument is None or value is None or value.node not in self.names:
             return None
-        if problem := operators.output_problem(argument, value, self.in_order(value.shape)):
+        if problem := operators.output_problem(argument, value, self.in_order):
             self.findings.problems.append(problem)
         return Result(argument, self.names[value.node])
 
@@ -223,7 +222,7 @@ class _Inliner:
             return None
         dtype = self.float_type(declared.dtype.text)
         dims = frozenset(scope.dim(dim.name.text) for dim in declared.dims)
-        problem = operators.declaration_problem(statement, value, dims, dtype, self.in_order(value.shape))
+        problem = operators.declaration_problem(statement, value, dims, dtype, self.in_order)
         if problem is not None:
             self.report(problem, scope)
             return None
@@ -285,7 +284,7 @@ class _Inliner:
     def rename(self, expression: syntax.Rename, value: Value, scope: Scope) -> Value | None:
         for old, new in expression.pairs:
             names = scope.dim(old.text), scope.dim(new.text)
-            made = operators.rename(value, names, old, new, self.in_order(value.shape))
+            made = operators.rename(value, names, old, new, self.in_order)
             renamed = self.make(made, expression, scope)
             if renamed is None:
                 return None
@@ -316,7 +315,10 @@ class _Inliner:
     def _known_dims(self, call: syntax.Call, dims: tuple[str, ...], scope: Scope) -> bool:
         unknown = [(name, dim) for name, dim in zip(call.dims, dims, strict=True) if dim not in self.dimensions.first]
         for name, dim in unknown:
-            hint = suggest(dim, self.dimensions.first) or f"the dimensions are {listing(self.dimensions.first)}"
+            hint = (
+                self.findings.suggest(dim, self.dimensions.first)
+                or f"the dimensions are {listing(self.dimensions.first)}"
+            )
             self.report(Problem("E0105", f"unknown dimension `{dim}`", name.span, hint), scope)
         return not unknown
 

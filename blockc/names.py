@@ -36,6 +36,7 @@ Definitions = Mapping[str, syntax.Definition]
 
 # Suggestions compare a misspelt name with every candidate, so their number is bounded.
 _MAX_CANDIDATES = 500
+_MAX_SUGGESTIONS = 100
 
 
 @dataclass(slots=True)
@@ -44,6 +45,11 @@ class Findings:
 
     problems: list[Problem] = field(default_factory=list)
     broken: set[Span] = field(default_factory=set)
+
+    def suggest(self, name: str, candidates: Iterable[str]) -> str:
+        """A hint with the candidate that `name` probably meant; nothing once there are more problems than are shown,
+        because comparing names takes far longer than everything else here."""
+        return suggest(name, candidates) if len(self.problems) < _MAX_SUGGESTIONS else ""
 
     def add(self, code: str, message: str, span: Span, hint: str = "") -> None:
         """Records a problem; the expression at `span` has no value from now on."""
@@ -123,11 +129,11 @@ def _check_definition(definition: syntax.Definition, definitions: Definitions, f
         for name in _dim_names(statement):
             if name.text not in dims:
                 hint = (
-                    suggest(name.text, dims)
+                    findings.suggest(name.text, dims)
                     or f"dimensions come in brackets: `def {definition.name.text}[{name.text}](...)`"
                 )
                 findings.add("E0105", f"unknown dimension `{name.text}`", name.span, hint)
-                findings.broken.add(_place(statement))
+                findings.broken.add(statement.value.span)
     for statement in definition.body[:-1]:
         if isinstance(statement, syntax.Return):
             findings.add(
@@ -157,7 +163,7 @@ def _check_program(program: syntax.Program, definitions: Definitions, findings: 
         if name in inputs:
             findings.add("E0104", f"`{name}` is an input and an output", span, "give the output a name of its own")
         elif name not in body.values and not returns:
-            hint = suggest(name, body.values.keys() - inputs.keys()) or f"add a statement `{name} = ...`"
+            hint = findings.suggest(name, body.values.keys() - inputs.keys()) or f"add a statement `{name} = ...`"
             findings.add("E0115", f"output `{name}` is never assigned", span, hint)
 
 
@@ -222,10 +228,10 @@ class _Body:
             return f"it is a dimension: `size({name})` is its extent, `index({name})` the position along it"
         known = list(self.values)
         few = f"the names here are {listing(known)}" if 0 < len(known) <= 6 else "assign it first, or make it an input"
-        return suggest(name, (*known, *later, *syntax.LITERALS)) or few
+        return self.findings.suggest(name, (*known, *later, *syntax.LITERALS)) or few
 
     def _call(self, call: syntax.Call) -> None:
-        problem = call_problem(call, self.definitions)
+        problem = call_problem(call, self.definitions, self.findings)
         if problem is None:
             return
         if call.name.text in self.values and call.name.text not in BUILTINS:
@@ -268,7 +274,7 @@ def usage(name: str, definitions: Definitions) -> str:
     return "`where(condition, a, b)`" if name == "where" else f"`{name}(x)`"
 
 
-def call_problem(call: syntax.Call, definitions: Definitions) -> Problem | None:
+def call_problem(call: syntax.Call, definitions: Definitions, findings: Findings) -> Problem | None:
     """What is wrong with a call as such: an unknown operator, wrong brackets, a wrong number of values."""
     name, dims, count = call.name.text, len(call.dims), len(call.arguments)
     if name in definitions and name not in BUILTINS:
@@ -287,10 +293,10 @@ def call_problem(call: syntax.Call, definitions: Definitions) -> Problem | None:
             return _wrong_brackets(call, 0, definitions)
         _, low, high = FUNCTIONS.get(name, (name, 1, 1))
         return _arity_problem(call, low, high, definitions)
-    return Problem("E0102", f"unknown operator `{name}`", call.name.span, _operator_hint(name, definitions))
+    return Problem("E0102", f"unknown operator `{name}`", call.name.span, _operator_hint(name, definitions, findings))
 
 
-def _operator_hint(name: str, definitions: Definitions) -> str:
+def _operator_hint(name: str, definitions: Definitions, findings: Findings) -> str:
     known = {"matmul": "`dot[d](a, b)` multiplies along d", "einsum": "`dot[d](a, b)` multiplies along d"}
     known |= {"transpose": "dimensions have names: nothing needs transposing", "power": "write `a ** b`"}
     known |= {
@@ -303,7 +309,7 @@ def _operator_hint(name: str, definitions: Definitions) -> str:
         "len": "write `size(n)`",
         "arange": "write `index(n)`",
     }
-    return known.get(name) or suggest(name, (*BUILTINS, *definitions)) or f"define it: `def {name}(x) = ...`"
+    return known.get(name) or findings.suggest(name, (*BUILTINS, *definitions)) or f"define it: `def {name}(x) = ...`"
 
 
 def _reduction_problem(call: syntax.Call, definitions: Definitions) -> Problem | None:
@@ -334,10 +340,6 @@ def _wrong_brackets(call: syntax.Call, wanted: int, definitions: Definitions) ->
         return Problem("E0108", f"`{name}` needs its dimensions in brackets", call.name.span, hint)
     count = "1 dimension" if wanted == 1 else f"{wanted} dimensions"
     return Problem("E0108", f"`{name}` takes {count} in brackets, not {len(call.dims)}", call.dims[0].span, hint)
-
-
-def _place(statement: syntax.Statement) -> Span:
-    return statement.value.span
 
 
 def _dim_names(statement: syntax.Statement) -> Iterable[Identifier]:

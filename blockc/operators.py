@@ -43,6 +43,8 @@ class Made:
 
 
 Outcome = Made | Problem
+# Puts a set of dimensions into the order in which the program names them, for messages.
+InOrder = Callable[[frozenset[str]], tuple[str, ...]]
 
 
 def constant(literal: syntax.Literal) -> Outcome:
@@ -104,7 +106,7 @@ def reduction(
     call: syntax.Call,
     operands: Sequence[Value],
     dims: tuple[str, ...],
-    in_order: Callable[[frozenset[str]], tuple[str, ...]],
+    in_order: InOrder,
 ) -> Outcome:
     """sum, mean (its sum), max, min or dot along `dims`."""
     name = call.name.text
@@ -128,21 +130,25 @@ def reduction(
     return Made(name, tuple(operands), dims, shape - set(dims), types[0])
 
 
-def rename(value: Value, names: tuple[str, str], old: Identifier, new: Identifier, dims: tuple[str, ...]) -> Outcome:
+def rename(value: Value, names: tuple[str, str], old: Identifier, new: Identifier, in_order: InOrder) -> Outcome:
     """`value[old -> new]`."""
     if names[0] not in value.shape:
         return Problem(
-            "E0111", f"the value has no dimension `{names[0]}` to rename", old.span, f"it has {_dims_text(dims)}"
+            "E0111",
+            f"the value has no dimension `{names[0]}` to rename",
+            old.span,
+            f"it has {_dims_text(in_order(value.shape))}",
         )
     if names[1] in value.shape:
         message = f"the value already has a dimension `{names[1]}`"
-        return Problem("E0111", message, new.span, f"it has {_dims_text(dims)}; choose a new name")
+        return Problem("E0111", message, new.span, f"it has {_dims_text(in_order(value.shape))}; choose a new name")
     return Made("rename", (value,), names, value.shape - {names[0]} | {names[1]}, value.dtype)
 
 
-def output_problem(argument: Argument, value: Value, dims: tuple[str, ...]) -> Problem | None:
+def output_problem(argument: Argument, value: Value, in_order: InOrder) -> Problem | None:
     """Why a value cannot be the output that was declared. Dimensions that only the output has are broadcast."""
     declared = argument_type(argument)
+    dims = in_order(value.shape)
     extra = [dim for dim in dims if dim not in argument.dims]
     if extra:
         message = f"output `{argument.name}` is declared {declared}, but its value has {_dims_text(dims)}"
@@ -151,13 +157,14 @@ def output_problem(argument: Argument, value: Value, dims: tuple[str, ...]) -> P
 
 
 def declaration_problem(
-    statement: syntax.Assignment, value: Value, declared: frozenset[str], dtype: str, dims: tuple[str, ...]
+    statement: syntax.Assignment, value: Value, declared: frozenset[str], dtype: str, in_order: InOrder
 ) -> Problem | None:
     """Why a value does not fit the type that its statement declares."""
     name = statement.name
     place = statement.type.span if statement.type is not None else name.span
     shown = [dim.name.text for dim in statement.type.dims] if statement.type is not None else []
     if declared != value.shape:
+        dims = in_order(value.shape)
         more = [dim for dim in dims if dim not in declared]
         less = sorted(declared - value.shape)
         hint = f"add {listing(more)}" if more else f"remove {listing(less)}"

@@ -24,6 +24,7 @@ class Kernel:
     constants: dict[Operand, str] = field(default_factory=dict)
     constant_lines: Lines = field(default_factory=Lines)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
     positions: dict[str, str] = field(default_factory=dict)  # dimension to the array of all positions along it
 
     def number(self, dim: str) -> int:

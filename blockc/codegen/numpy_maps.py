@@ -9,7 +9,6 @@ from blockc.codegen.exponents import may_run
 from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_tiles import apply_operator
 from blockc.codegen.numpy_values import (
-    Choice,
     Listing,
     Tile,
     Value,
@@ -123,35 +122,224 @@ def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets) -> Non
                 accumulators[name] = tile = new_accumulator(kernel, scope, kind)
                 results[name] = tile if kind.is_item else as_list(tile, kind)
                 scope.lines.add(f"{tile.text}.fill({identity_text(output.monoid, component, tile.dtype)})")
-    inner, finish = open_loop(kernel, scope, node.dim)
+    inner = open_loop(kernel, scope, node)
     write_body(kernel, inner, node, results, accumulators)
-    finish()
+    close_loop(kernel, inner)
     kernel.environment.update(results)
 
 
-def open_loop(kernel: Kernel, scope: Scope, dim: str):
-    position = kernel.number(dim)
+def open_loop(kernel: Kernel, scope: Scope, node: Map) -> Scope:
+    """Write the head of a loop over the blocks of the map's dimension; `close_loop` completes it."""
+    position = kernel.number(node.dim)
     before = scope.lines.nest("")
-    if kernel.is_unit(dim):
+    if kernel.is_unit(node.dim):
         scope.lines.add(f"for b{position} in range(d{position}):")
     else:
         scope.lines.add(f"for b{position} in range(0, d{position}, t{position}):")
     loop = scope.lines.nest()
     start = loop.nest("")
-    from blockc.codegen.numpy_values import Lines
-    head = Lines([], "    ")
-    inner = Scope(loop, head, scope.pool, scope, {**scope.blocks, dim: kernel.block_axis(dim)}, dim)
+    blocks = {**scope.blocks, node.dim: kernel.block_axis(node.dim)}
+    return Scope(loop, scope.pool, scope, node.dim, blocks, port_names(node), before, start)
 
-    def finish() -> None:
-        if kernel.is_unit(dim):
-            return
-        start.add(f"e{position} = min(b{position} + t{position}, d{position})")
-        if head.parts:
-            before.add(f"w{position} = -1")
-            start.add(f"if e{position} - b{position} != w{position}:  # the first block and a short last one")
-            start.add(f"    w{position} = e{position} - b{position}")
-            start.parts.append(head)
-        else:
-            start.add(f"w{position} = e{position} - b{position}")
 
-    return inner, finish
+def close_loop(kernel: Kernel, scope: Scope) -> None:
+    """Write what sets the block of a loop. Its views are made anew only when the length of the block changes."""
+    if kernel.is_unit(scope.bound):
+        return
+    position = kernel.number(scope.bound)
+    scope.start.add(f"e{position} = min(b{position} + t{position}, d{position})")
+    if not scope.head.parts:
+        scope.start.add(f"w{position} = e{position} - b{position}")
+        return
+    scope.before.add(f"w{position} = -1")
+    scope.start.add(f"if e{position} - b{position} != w{position}:  # the first block, and a short last one")
+    changed = scope.start.nest()
+    changed.add(f"w{position} = e{position} - b{position}")
+    changed.parts.append(scope.head)
+
+
+def port_names(node: Map) -> frozenset[str]:
+    """The names of a map's ports."""
+    return frozenset(port.name for port in node.ports)
+
+
+def write_body(
+    kernel: Kernel, scope: Scope, node: Map, results: Mapping[str, Value], accumulators: Mapping[str, Tile]
+) -> None:
+    """Write one iteration: load the ports, compute, store and accumulate the outputs."""
+    load_ports(kernel, scope, node)
+    stacked = {name: result for name, result in results.items() if isinstance(result, Listing)}
+    targets = inner_targets(kernel, node, stacked)
+    finals = {value for output in node.outputs for value in output.values}
+    for output in node.outputs:
+        if output.monoid == "exponent_add" and may_run(node.body, output, node.outputs):
+            kernel.running[output.values[0]] = accumulators[output.names[0]]
+    write_graph(kernel, scope, node.body, finals, targets)
+    for output in node.outputs:
+        comment(scope, output_text(kernel, output))
+        if output.monoid is not None:
+            _accumulate(kernel, scope, output, [accumulators[name] for name in output.names])
+        elif output.values[0] not in targets or targets[output.values[0]].text != stacked[output.names[0]].text:
+            element = element_of(kernel, node.dim, stacked[output.names[0]], output.names[0])
+            _store(kernel, scope, element, kernel.environment[output.values[0]])
+    local = {name for definition in node.body for name in definition.defines} | scope.ports
+    release(kernel, scope, finals & local)
+
+
+def load_ports(kernel: Kernel, scope: Scope, node: Map) -> None:
+    """Bind the ports of a map: lists stay where they are, items are loaded."""
+    used = {value for output in node.outputs for value in output.values}
+    for definition in node.body:
+        used |= definition.uses
+    for port in node.ports:
+        source = kernel.environment[port.source]
+        assert isinstance(source, Listing)
+        element = element_of(kernel, node.dim, source, port.source)
+        if element.lists or port.name not in used:
+            kernel.environment[port.name] = element
+            continue
+        comment(scope, f"{port.name}: {format_type(kernel.types[port.name])} <- {port.source}")
+        kernel.environment[port.name] = load(kernel, scope, element)
+
+
+def element_of(kernel: Kernel, dim: str, listing: Listing, name: str) -> Listing:
+    """The element of the list `name` for the current block of `dim`."""
+    return listing.peel(dim, kernel.choice(dim, kernel.types[name]))
+
+
+def load(kernel: Kernel, scope: Scope, listing: Listing) -> Tile:
+    """Load an item: a view of where it is stored, or a copy if it is stored in another type."""
+    if listing.stored == listing.dtype:
+        name = f"v{next(kernel.numbers)}"
+        scope.lines.add(f"{name} = {listing.selected}")
+        return Tile(name, listing.rest, listing.dtype)
+    tile = new_tile(scope, listing.rest, listing.dtype)
+    scope.lines.add(f'np.copyto({tile.text}, {listing.selected}, casting="unsafe")')
+    return tile
+
+
+def inner_targets(kernel: Kernel, node: Map, stacked: Mapping[str, Listing]) -> dict[str, Listing]:
+    """The lists that maps of the body make and the map stacks: they are stored in place, in the outer list's array."""
+    made = {
+        name
+        for definition in node.body
+        if isinstance(definition, Map)
+        for output in definition.outputs
+        if output.monoid is None
+        for name in output.names
+    }
+    targets: dict[str, Listing] = {}
+    for output in node.outputs:
+        if output.monoid is None and output.values[0] in made and output.values[0] not in targets:
+            name = output.names[0]
+            targets[output.values[0]] = element_of(kernel, node.dim, stacked[name], name)
+    return targets
+
+
+def _store(kernel: Kernel, scope: Scope, element: Listing, value: Value) -> None:
+    dims = [axis.dim for axis in element.rest]
+    scope.lines.add(f"{element.selected} = {aligned(as_array(value), dims)}")
+
+
+def as_array(value: Value) -> Tile:
+    """An item, or a list as one array."""
+    return value if isinstance(value, Tile) else Tile(value.selected, value.rest, value.dtype)
+
+
+def as_list(tile: Tile, kind: Type) -> Listing:
+    """Accumulators as the list that they are."""
+    return Listing(tile.text, tile.axes, tile.dtype, tile.dtype, kind.lists, buffer=tile.buffer)
+
+
+def new_list(kernel: Kernel, scope: Scope, kind: Type) -> Listing:
+    """A list in scratch memory, in full along its list dimensions."""
+    return as_list(new_tile(scope, kernel.list_axes(scope, kind), compute_dtype(kind.dtype)), kind)
+
+
+def new_accumulator(kernel: Kernel, scope: Scope, kind: Type) -> Tile:
+    """Memory for an accumulated item or list."""
+    return new_tile(scope, kernel.list_axes(scope, kind), compute_dtype(kind.dtype))
+
+
+# Accumulation
+
+_COMBINE = {"add": "add", "max": "maximum", "min": "minimum"}
+
+
+def _accumulate(kernel: Kernel, scope: Scope, output: Output, accumulators: list[Tile]) -> None:
+    values = [as_array(kernel.environment[value]) for value in output.values]
+    if output.monoid in _COMBINE:
+        (total,), (value,) = accumulators, values
+        scope.lines.add(f"np.{_COMBINE[output.monoid]}({total.text}, {aligned(value, total.dims)}, out={total.text})")
+    elif output.values[0] in kernel.running:
+        _add_aligned(scope, accumulators, values)
+    else:
+        _add_pairs(scope, accumulators, values)
+
+
+def _run_exponent(kernel: Kernel, scope: Scope, name: str, accumulator: Tile) -> None:
+    """Replace the exponent of the current block by the largest so far."""
+    tile = kernel.tile(name)
+    comment(scope, "The largest exponent so far serves as well, and leaves nothing of this block to rescale.")
+    if tile.buffer is not None and tile.buffer.users == 1:
+        scope.lines.add(f"np.maximum({aligned(accumulator, tile.dims)}, {tile.text}, out={tile.text})")
+        return
+    out = new_tile(scope, accumulator.axes, accumulator.dtype)
+    scope.lines.add(f"np.maximum({accumulator.text}, {aligned(tile, out.dims)}, out={out.text})")
+    kernel.environment[name] = out
+    if tile.buffer is not None:
+        scope.pool.release(tile.buffer)
+
+
+def _add_aligned(scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
+    """Add payloads whose exponent is the largest so far: only what is accumulated is rescaled."""
+    exponent, *totals = accumulators
+    scale = _scale(scope, exponent, aligned(values[0], exponent.dims))
+    scope.lines.add(f"np.copyto({exponent.text}, {aligned(values[0], exponent.dims)})")
+    for total, value in zip(totals, values[1:], strict=True):
+        scope.lines.add(
+            f"np.multiply({total.text}, {aligned(scale, total.dims)}, out={total.text})",
+            f"np.add({total.text}, {aligned(value, total.dims)}, out={total.text})",
+        )
+    _give_back(scope, scale)
+
+
+def _add_pairs(scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
+    """Add pairs with any exponents: both sides are rescaled to the larger exponent."""
+    exponent, *totals = accumulators
+    largest = new_tile(scope, exponent.axes, exponent.dtype)
+    own = aligned(values[0], exponent.dims)
+    scope.lines.add(f"np.maximum({exponent.text}, {own}, out={largest.text})")
+    scale = _scale(scope, exponent, largest.text)
+    other = _scale(scope, Tile(own, exponent.axes, exponent.dtype), largest.text)
+    scope.lines.add(f"np.copyto({exponent.text}, {largest.text})")
+    for total, value in zip(totals, values[1:], strict=True):
+        room = new_tile(scope, total.axes, total.dtype)
+        scope.lines.add(
+            f"np.multiply({total.text}, {aligned(scale, total.dims)}, out={total.text})",
+            f"np.multiply({aligned(value, total.dims)}, {aligned(other, total.dims)}, out={room.text})",
+            f"np.add({total.text}, {room.text}, out={total.text})",
+        )
+        _give_back(scope, room)
+    for tile in (largest, scale, other):
+        _give_back(scope, tile)
+
+
+def _scale(scope: Scope, exponent: Tile, largest: str) -> Tile:
+    """exp(exponent - largest), and 0 where both are minus infinity."""
+    scale = new_tile(scope, exponent.axes, exponent.dtype)
+    mask = new_tile(scope, exponent.axes, "bool")
+    scope.lines.add(
+        f"np.equal({largest}, -np.inf, out={mask.text})",
+        f"np.copyto({scale.text}, {largest})",
+        f"np.copyto({scale.text}, 0.0, where={mask.text})",
+        f"np.subtract({exponent.text}, {scale.text}, out={scale.text})",
+        f"np.exp({scale.text}, out={scale.text})",
+    )
+    _give_back(scope, mask)
+    return scale
+
+
+def _give_back(scope: Scope, tile: Tile) -> None:
+    if tile.buffer is not None:
+        scope.pool.release(tile.buffer)

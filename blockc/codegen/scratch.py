@@ -7,7 +7,7 @@ body of a loop makes none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from blockc.codegen.numpy_values import Axis, Buffer, Lines, Tile, dtype_text, product, shape_text
@@ -15,15 +15,18 @@ from blockc.codegen.numpy_values import Axis, Buffer, Lines, Tile, dtype_text, p
 
 @dataclass(slots=True)
 class Scope:
-    """A body being written: where its statements go, and where the views whose shapes it determines go."""
+    """A body being written. `before`: what comes ahead of its loop; `start`: ahead of its statements; `head`: the views
+    whose shapes its block determines."""
 
     lines: Lines
-    head: Lines
     pool: Pool
-    depth: int
     above: Scope | None = None
-    blocks: dict[str, Axis] = field(default_factory=dict)  # the axis of a tile for each dimension mapped here or above
     bound: str = ""  # the dimension that this body is a block of
+    blocks: Mapping[str, Axis] = field(default_factory=dict)  # the tile axis of each dimension mapped here or above
+    ports: frozenset[str] = frozenset()
+    before: Lines = field(default_factory=Lines)
+    start: Lines = field(default_factory=Lines)
+    head: Lines = field(default_factory=Lines)
     views: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
