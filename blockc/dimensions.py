@@ -66,11 +66,15 @@ class Dimensions:
 
     def _size_conflicts(self) -> list[Problem]:
         problems = []
+        sizes = dict(self.fixed)
         for old, new in dict.fromkeys(self.renames):
-            if old in self.fixed and new in self.fixed and self.fixed[old][0] != self.fixed[new][0]:
-                old_size, new_size = self.fixed[old][0], self.fixed[new][0]
+            known = sizes.get(old) or sizes.get(new)
+            if known is None:
+                continue
+            old_size, new_size = sizes.setdefault(old, known)[0], sizes.setdefault(new, known)[0]
+            if old_size != new_size:
                 message = f"`{old}` of size {old_size} is renamed to `{new}` of size {new_size}"
-                problems.append(Problem("E0113", message, self.fixed[new][1], "a renamed dimension keeps its size"))
+                problems.append(Problem("E0113", message, sizes[new][1], "a renamed dimension keeps its size"))
         return problems
 
     def _undetermined(self, name: str, span: Span) -> Problem:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +15,9 @@ from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation, Refused
 from blockc.ir.plan import Cost, Plan
 from blockc.passes.cost import cost, traffic_formula
+
+WIDTH = 100  # columns of a terminal that the text is made for
+_LONGEST_CELL = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +154,17 @@ def place(program: ArrayProgram, span: Span | None) -> str:
     return "" if span is None else f"{program.filename}:{span.line}:{span.column}"
 
 
-def signed(number: int) -> str:
-    """A change, with its sign and its thousands apart."""
-    return f"{number:+,}" if number else "0"
+def readable(number: int, unit: str = "") -> str:
+    """A change with its sign, to three figures: 0, +512, -16.8 M; with the unit B, -16.8 MB."""
+    if not number:
+        return "0"
+    size, prefix = float(abs(number)), ""
+    for larger in ("k", "M", "G", "T", "P", "E"):
+        if size < 999.5:
+            break
+        size, prefix = size / 1000, larger
+    figures = f"{size:.{max(0, 2 - int(math.log10(size)))}f}" if prefix else f"{size:.0f}"
+    return f"{'-' if number < 0 else '+'}{figures} {prefix}{unit}".rstrip()
 
 
 def _head(explanation: Explanation) -> list[str]:
@@ -158,10 +172,12 @@ def _head(explanation: Explanation) -> list[str]:
     program = explanation.program
     arguments = ", ".join(argument.name for argument in program.inputs)
     outputs = ", ".join(result.argument.name for result in program.outputs)
+    whole = ", ".join(sorted(plan.program.whole)) or "none"
     return [
-        f"{program.name}: {arguments} -> {outputs}   ({visible(program.filename)}, target {explanation.target})",
-        f"  sizes  {listed(plan.sizes)}",
-        f"  tiles  {listed(plan.tiles) or 'none'}   whole  {', '.join(sorted(plan.program.whole)) or 'none'}",
+        *wrapped(f"{program.name}: {arguments} -> {outputs}", ""),
+        f"  file    {visible(program.filename)}, for target {explanation.target}",
+        *wrapped(f"  sizes   {listed(plan.sizes)}", "          "),
+        *wrapped(f"  tiles   {listed(plan.tiles) or 'none'}; whole: {whole}", "          "),
     ]
 
 
@@ -170,40 +186,70 @@ def listed(values: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
+def wrapped(text: str, indent: str) -> list[str]:
+    """The text in lines of at most `WIDTH` columns, all but the first with `indent`; words are never cut."""
+    lines = textwrap.wrap(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return lines or [""]
+
+
 def _derivation(explanation: Explanation) -> list[str]:
     unfused = explanation.unfused
-    rows = [("step", "rule", "paper", "at", "line", "bytes moved", "operations", "local bytes")]
-    for number, step in enumerate(explanation.steps, 1):
-        line = "" if step.span is None else f"{step.span.line}:{step.span.column}"
-        changes = (signed(step.traffic_delta), signed(step.flops_delta), signed(step.local_delta))
-        rows.append((f"{step.snapshot}.{number}", step.rule, step.paper, " ".join(step.at), line, *changes))
     start = f"Derivation, from {unfused.kernels} kernels that move {unfused.traffic_bytes:,} bytes:"
-    return [start, *table(rows, right=frozenset({5, 6, 7}))]
+    if not explanation.steps:
+        return [start, "  No rule applies: there is nothing to fuse."]
+    rows = [("step", "rule", "paper", "at", "line", "moved", "work", "local")]
+    for group in _groups(explanation.steps):
+        first, last = group[0], group[-1]
+        number = f"{first[1].snapshot}.{first[0]}"
+        step = last[1]
+        line = "" if step.span is None else str(step.span.line)
+        changes = (readable(step.traffic_delta, "B"), readable(step.flops_delta), readable(step.local_delta, "B"))
+        number = number if len(group) == 1 else f"{number}-{last[0]}"
+        at = " ".join(step.at) if len(group) == 1 else f"{len(group)} places"
+        rows.append((number, step.rule, step.paper, shortened(at), line if len(group) == 1 else "", *changes))
+    note = "  moved: change in bytes moved; work: in operations; local: in the peak of local bytes."
+    return [start, *table(rows, right=frozenset({4, 5, 6, 7})), note]
+
+
+def _groups(steps: tuple[ExplainedStep, ...]) -> list[list[tuple[int, ExplainedStep]]]:
+    """The steps with their numbers, runs of one rule that change no figure together."""
+
+    def kind(entry: tuple[int, ExplainedStep]) -> tuple[object, ...]:
+        number, step = entry
+        changes = step.traffic_delta or step.flops_delta or step.local_delta
+        return (step.snapshot, step.rule, number if changes else 0)
+
+    return [list(group) for _, group in itertools.groupby(enumerate(steps, 1), kind)]
+
+
+def shortened(text: str) -> str:
+    """The text, cut where it would make a column too wide."""
+    return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 3] + "..."
 
 
 def _snapshots(explanation: Explanation) -> list[str]:
     plan = explanation.plan
-    rows = [("snapshot", "kernels", "lists kept", "bytes moved", "operations", "special", "local bytes", "predicted")]
+    rows = [("snapshot", "kernels", "bytes moved", "operations", "special", "local bytes", "predicted")]
+    rows.append(("unfused", *_figures(explanation.unfused)))
     for index, entry in enumerate(plan.costs):
         mark = f"{index} *" if index == plan.snapshot else str(index)
-        rows.append(
-            (
-                mark,
-                str(entry.kernels),
-                ", ".join(entry.buffered) or "none",
-                f"{entry.traffic_bytes:,}",
-                f"{entry.flops:,}",
-                f"{entry.special:,}",
-                f"{entry.local_bytes:,}",
-                f"{entry.seconds * 1e3:.3f} ms",
-            )
-        )
+        rows.append((mark, *_figures(entry)))
     lines = ["Snapshots (* is chosen: the least predicted time at nominal rates, not a measurement):"]
-    lines += table(rows, right=frozenset({1, 3, 4, 5, 6, 7}))
-    lines += [f"  bytes moved by {index}: {text}" for index, text in enumerate(explanation.formulas)]
+    lines += table(rows, right=frozenset(range(1, 7)))
+    for index, (entry, text) in enumerate(zip(plan.costs, explanation.formulas, strict=True)):
+        kept = ", ".join(entry.buffered) or "nothing"
+        lines += wrapped(f"  {index} keeps {kept} in slow memory between its loops", "      ")
+        lines += wrapped(f"    and moves {text} bytes", "      ")
     if not explanation.complete:
         lines.append(f"  The search ended early: {explanation.stopped}.")
     return lines
+
+
+def _figures(entry: Cost) -> tuple[str, ...]:
+    figures = (entry.kernels, entry.traffic_bytes, entry.flops, entry.special, entry.local_bytes)
+    return (*(f"{figure:,}" for figure in figures), f"{entry.seconds * 1e3:,.3f} ms")
 
 
 def _refusals(explanation: Explanation) -> list[str]:
@@ -211,9 +257,11 @@ def _refusals(explanation: Explanation) -> list[str]:
     chosen = [refusal for refusal in explanation.refusals if refusal.snapshot == explanation.plan.snapshot]
     if not chosen:
         return ["Nothing was refused in the chosen snapshot."]
-    rows = [("rule", "reason", "at", "why")]
-    rows += [(refusal.rule, refusal.reason, " ".join(refusal.at), refusal.why) for refusal in chosen]
-    return ["Refused in the chosen snapshot:", *table(rows, right=frozenset())]
+    lines = ["Refused in the chosen snapshot:"]
+    for refusal in chosen:
+        lines += wrapped(f"  {refusal.rule} at {' '.join(refusal.at)}: {refusal.reason}", "      ")
+        lines += wrapped(f"      {refusal.why}", "      ")
+    return lines
 
 
 def table(rows: list[tuple[str, ...]], right: frozenset[int]) -> list[str]:

@@ -315,10 +315,8 @@ class _Inliner:
     def _known_dims(self, call: syntax.Call, dims: tuple[str, ...], scope: Scope) -> bool:
         unknown = [(name, dim) for name, dim in zip(call.dims, dims, strict=True) if dim not in self.dimensions.first]
         for name, dim in unknown:
-            hint = (
-                self.findings.suggest(dim, self.dimensions.first)
-                or f"the dimensions are {listing(self.dimensions.first)}"
-            )
+            known = self.dimensions.first
+            hint = self.findings.suggest(dim, known) or f"the dimensions are {listing(known)}"
             self.report(Problem("E0105", f"unknown dimension `{dim}`", name.span, hint), scope)
         return not unknown
 
@@ -391,8 +389,7 @@ class _Inliner:
         """Records a problem; one inside a definition is shown at the call in the program that led there."""
         if scope.call is not None:
             problem = Problem(problem.code, scope.route + problem.message, scope.call, problem.hint)
-        if problem not in self.findings.problems:
-            self.findings.problems.append(problem)
+        self.findings.problems.append(problem)
 
     def in_order(self, shape: frozenset[str]) -> tuple[str, ...]:
         """Dimensions in the order of their first appearance."""

@@ -69,7 +69,8 @@ def _presented(problems: list[Problem]) -> tuple[Problem, ...]:
     )
     if len(ordered) <= MAX_PROBLEMS:
         return tuple(ordered)
-    rest = Problem("E0199", f"{len(ordered) - MAX_PROBLEMS:,} more problems are not shown")
+    message = f"{len(ordered) - MAX_PROBLEMS:,} more problems are not shown"
+    rest = Problem("E0199", message, ordered[MAX_PROBLEMS].span, "this is the next one; correct the others first")
     return (*ordered[:MAX_PROBLEMS], rest)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import assert_never
 
 from blockc import syntax
@@ -37,6 +38,7 @@ Definitions = Mapping[str, syntax.Definition]
 # Suggestions compare a misspelt name with every candidate, so their number is bounded.
 _MAX_CANDIDATES = 500
 _MAX_SUGGESTIONS = 100
+_MAX_LISTED = 12
 
 
 @dataclass(slots=True)
@@ -77,8 +79,10 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
 
 
 def listing(names: Iterable[str]) -> str:
-    """Names for a message: `a`, `b` and `c`."""
+    """Names for a message: `a`, `b` and `c`, or the first ones of very many."""
     quoted = [f"`{name}`" for name in names]
+    if len(quoted) > _MAX_LISTED:
+        quoted[_MAX_LISTED - 1 :] = [f"{len(quoted) - _MAX_LISTED + 1} others"]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}" if quoted else "nothing"
 
 
@@ -126,14 +130,14 @@ def _check_definition(definition: syntax.Definition, definitions: Definitions, f
     body = _Body({name.text: name.span for name in definition.parameters}, dims, definitions, findings)
     body.check(definition.body)
     for statement in definition.body:
-        for name in _dim_names(statement):
+        for name, place in _dim_names(statement):
             if name.text not in dims:
                 hint = (
                     findings.suggest(name.text, dims)
                     or f"dimensions come in brackets: `def {definition.name.text}[{name.text}](...)`"
                 )
                 findings.add("E0105", f"unknown dimension `{name.text}`", name.span, hint)
-                findings.broken.add(statement.value.span)
+                findings.broken.add(place)
     for statement in definition.body[:-1]:
         if isinstance(statement, syntax.Return):
             findings.add(
@@ -226,9 +230,10 @@ class _Body:
     def _hint(self, name: str, later: dict[str, Span]) -> str:
         if name in self.dims:
             return f"it is a dimension: `size({name})` is its extent, `index({name})` the position along it"
-        known = list(self.values)
-        few = f"the names here are {listing(known)}" if 0 < len(known) <= 6 else "assign it first, or make it an input"
-        return self.findings.suggest(name, (*known, *later, *syntax.LITERALS)) or few
+        few = "assign it first, or make it an input"
+        if 0 < len(self.values) <= 6:
+            few = f"the names here are {listing(self.values)}"
+        return self.findings.suggest(name, chain(self.values, later, syntax.LITERALS)) or few
 
     def _call(self, call: syntax.Call) -> None:
         problem = call_problem(call, self.definitions, self.findings)
@@ -309,7 +314,9 @@ def _operator_hint(name: str, definitions: Definitions, findings: Findings) -> s
         "len": "write `size(n)`",
         "arange": "write `index(n)`",
     }
-    return known.get(name) or findings.suggest(name, (*BUILTINS, *definitions)) or f"define it: `def {name}(x) = ...`"
+    return (
+        known.get(name) or findings.suggest(name, chain(BUILTINS, definitions)) or f"define it: `def {name}(x) = ...`"
+    )
 
 
 def _reduction_problem(call: syntax.Call, definitions: Definitions) -> Problem | None:
@@ -342,15 +349,16 @@ def _wrong_brackets(call: syntax.Call, wanted: int, definitions: Definitions) ->
     return Problem("E0108", f"`{name}` takes {count} in brackets, not {len(call.dims)}", call.dims[0].span, hint)
 
 
-def _dim_names(statement: syntax.Statement) -> Iterable[Identifier]:
+def _dim_names(statement: syntax.Statement) -> Iterable[tuple[Identifier, Span]]:
+    """The dimensions that a statement names, each with the expression that needs it."""
     if isinstance(statement, syntax.Assignment) and statement.type is not None:
-        yield from (dim.name for dim in statement.type.dims)
+        yield from ((dim.name, statement.value.span) for dim in statement.type.dims)
     for expression in syntax.postorder(statement.value):
         match expression:
             case syntax.Call():
-                yield from expression.dims
+                yield from ((dim, expression.span) for dim in expression.dims)
             case syntax.Rename():
-                yield from (name for pair in expression.pairs for name in pair)
+                yield from ((name, expression.span) for pair in expression.pairs for name in pair)
             case syntax.Literal() | syntax.Reference() | syntax.Unary() | syntax.Binary():
                 pass
             case _:

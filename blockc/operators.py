@@ -133,12 +133,8 @@ def reduction(
 def rename(value: Value, names: tuple[str, str], old: Identifier, new: Identifier, in_order: InOrder) -> Outcome:
     """`value[old -> new]`."""
     if names[0] not in value.shape:
-        return Problem(
-            "E0111",
-            f"the value has no dimension `{names[0]}` to rename",
-            old.span,
-            f"it has {_dims_text(in_order(value.shape))}",
-        )
+        message = f"the value has no dimension `{names[0]}` to rename"
+        return Problem("E0111", message, old.span, f"it has {_dims_text(in_order(value.shape))}")
     if names[1] in value.shape:
         message = f"the value already has a dimension `{names[1]}`"
         return Problem("E0111", message, new.span, f"it has {_dims_text(in_order(value.shape))}; choose a new name")

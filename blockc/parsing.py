@@ -95,8 +95,10 @@ class _Layout:
 
 
 def _bounded(stream: Iterator[lark.Token]) -> Iterator[lark.Token]:
-    for number, token in enumerate(stream):
-        if number >= MAX_WORDS:
+    words = 0
+    for token in stream:
+        words += token != "\n"
+        if words > MAX_WORDS:
             message = f"the file has more than {MAX_WORDS:,} words and symbols"
             raise _LimitReached("E0191", message, token_span(token), "split it into several files")
         yield token
@@ -276,7 +278,7 @@ def _size(token: lark.Token) -> int:
         raise _Mistake("E0119", "a size must be a whole number", span, "such as `d=64`")
     # Python refuses to read very long numbers.
     if len(token) > 20 or int(token) > MAX_SIZE:
-        raise _LimitReached("E0194", "a dimension may have at most 2^40 elements", span, "")
+        raise _LimitReached("E0194", "a dimension may have at most 2^40 elements", span, "that is 1099511627776")
     return int(token)
 
 

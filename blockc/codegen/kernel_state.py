@@ -26,6 +26,7 @@ class Kernel:
     numbers: Iterator[int] = field(default_factory=itertools.count)
     running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
     positions: dict[str, str] = field(default_factory=dict)  # dimension to the array of all positions along it
+    ones: dict[tuple[str, str], str] = field(default_factory=dict)  # length and type to an array of ones
 
     def number(self, dim: str) -> int:
         """The number of a dimension in the generated names."""

@@ -16,7 +16,7 @@ from blockc.codegen.numpy_values import (
     compute_dtype,
     identity_text,
 )
-from blockc.codegen.scratch import Scope, new_tile, tile_in
+from blockc.codegen.scratch import Scope, new_tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Output, Port, Reduce, Rename, Type
 from blockc.ir.text import format_definition, format_type
 

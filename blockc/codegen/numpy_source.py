@@ -7,11 +7,8 @@ below them become loops. User names appear in comments and in string literals on
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_helpers import HELPERS, REQUIRES
@@ -19,7 +16,6 @@ from blockc.codegen.numpy_launch import Storage, allocate, launch_lines, main_li
 from blockc.codegen.numpy_maps import (
     comment,
     comment_text,
-    element_of,
     head_text,
     inner_targets,
     load,
@@ -29,11 +25,10 @@ from blockc.codegen.numpy_maps import (
     write_body,
     write_definition,
 )
-from blockc.codegen.numpy_values import Lines, Listing, Tile, aligned, product
+from blockc.codegen.numpy_values import Lines, Listing, Tile, aligned, dtype_text, product
 from blockc.codegen.scale_folding import fold_scales
 from blockc.codegen.scratch import Pool, Scope
 from blockc.ir.block import Graph, Map, Program, kernels, walk
-from blockc.ir.text import format_type
 
 _SIZE, _TILE, _COUNT = re.compile(r"\bd\d+\b"), re.compile(r"\bt\d+\b"), re.compile(r"\bk\d+\b")
 _ARRAY = re.compile(r"\b[ax]\d+\b")
@@ -47,7 +42,7 @@ def emit(program: Program, tiles: Mapping[str, int], header: tuple[str, ...] = (
     any strides. ValueError if the size of a dimension follows from no array and no declaration.
     """
     program = fold_scales(program)
-    storage = allocate(program)
+    storage = allocate(program, tiles)
     helpers = {"argument", "check", "blas"}
     functions: list[str] = []
     calls: list[tuple[str, ...]] = []
@@ -55,7 +50,7 @@ def emit(program: Program, tiles: Mapping[str, int], header: tuple[str, ...] = (
         lines = list(_kernel_function(program, tiles, storage, graph, position, helpers))
         functions += ["", "", *lines]
         calls.append((lines[0].removeprefix("def ").removesuffix(":"), *_reads_and_writes(storage, graph)))
-    body = "\n".join([*functions, "", "", *launch_lines(program, storage, calls), "", "", *main_lines(program)])
+    body = "\n".join([*functions, "", "", *launch_lines(program, tiles, storage, calls), "", "", *main_lines(program)])
     top = [comment_text(line) for text in header for line in text.split("\n")]
     return "\n".join([*top, *_legend(program, tiles), *_imports(body, helpers), *_helper_lines(helpers), body]) + "\n"
 
@@ -95,7 +90,7 @@ def _kernel_function(
     """The lines of one kernel's function."""
     kernel = Kernel(program, tiles, dict(program.types), helpers)
     statements = Lines()
-    scope = Scope(statements, Pool("r", itertools.count()))
+    scope = Scope(statements, Pool("r", kernel.numbers))
     used = {name for definition in graph for name in definition.uses}
     made = {name for definition in graph for name in definition.defines}
     for name in sorted(used - made):
@@ -129,6 +124,7 @@ def _assemble(kernel: Kernel, scope: Scope, position: int) -> Iterator[str]:
     pool = scope.pool
     memory = [f"{name} = np.empty({size}, {dtype})" for name, (size, dtype) in pool.allocations.items()]
     memory += [f"{array} = np.arange({kernel.size(dim)})" for dim, array in kernel.positions.items()]
+    memory += [f"{array} = np.ones({length}, {dtype_text(dtype)})" for (length, dtype), array in kernel.ones.items()]
     body = [*kernel.constant_lines.render(), *memory, *scope.head.render(), *scope.lines.render()]
     code = "\n".join(line for line in body if not line.lstrip().startswith("#"))
     definitions = [f"{name} = -(-d{name[1:]} // t{name[1:]})" for name in _names(_COUNT, code)]
@@ -160,13 +156,72 @@ def _reads_and_writes(storage: Storage, graph: Graph) -> tuple[str, ...]:
 
 def _write_tasks(kernel: Kernel, scope: Scope, node: Map, targets: Mapping[str, Listing]) -> None:
     """Write a parallel map as tasks: one for each block of it and of the parallel maps that are all of its body."""
-    lines = Lines()
-    pool = Pool("s", kernel.numbers)
-    task = Scope(lines, pool)
-    task = Scope(lines, pool, None, "", {}, frozenset(), Lines(), Lines(), Lines())
-    chain = [node]
-    blocks = {node.dim: kernel.block_axis(node.dim)}
+    task = Scope(Lines(), Pool("s", kernel.numbers))
     results = dict(targets)
-    scope_of = Scope(lines, pool, None, node.dim, dict(blocks), port_names(node), Lines(), Lines(), task.head)
-    while (inner := _only_map(kernel, node, results)) is not None:
-        pass
+    chain = [node]
+    _enter(kernel, task, node)
+    while (inner := _only_map(node)) is not None:
+        load_ports(kernel, task, node)
+        results = inner_targets(kernel, node, results)
+        node = inner
+        chain.append(node)
+        _enter(kernel, task, node)
+    write_body(kernel, task, node, results, {})
+    kernel.environment.update(targets)
+    ranges = [_range_text(kernel, link.dim) for link in chain]
+    blocks = ", ".join(f"b{kernel.number(link.dim)}" for link in chain)
+    _write_scratch(scope, task.pool)
+    scope.lines.add("", f"def task(room, {blocks}):")
+    inside = scope.lines.nest()
+    if task.pool.allocations:
+        inside.add(f"{', '.join(task.pool.allocations)}{',' if len(task.pool.allocations) == 1 else ''} = room")
+    inside.parts += [task.start, task.head, task.lines]
+    indices = f"itertools.product({', '.join(ranges)})"
+    scope.lines.add("", f"run(task, scratch, {indices}, threads, {_work(kernel, chain[0])})")
+    kernel.helpers.add("run")
+
+
+def _enter(kernel: Kernel, task: Scope, node: Map) -> None:
+    """Make the task one for a block of the map's dimension too."""
+    comment(task, head_text(node))
+    number = kernel.number(node.dim)
+    task.blocks = {**task.blocks, node.dim: kernel.block_axis(node.dim)}
+    task.ports |= port_names(node)
+    if not kernel.is_unit(node.dim):
+        task.start.add(f"e{number} = min(b{number} + t{number}, d{number})", f"w{number} = e{number} - b{number}")
+
+
+def _only_map(node: Map) -> Map | None:
+    """The parallel map that is all of a map's body, if there is one and its outputs are those of the map."""
+    if len(node.body) != 1 or not isinstance(node.body[0], Map) or node.body[0].is_loop:
+        return None
+    stacked = [output.values[0] for output in node.outputs]
+    return node.body[0] if sorted(stacked) == sorted(node.body[0].defines) else None
+
+
+def _range_text(kernel: Kernel, dim: str) -> str:
+    number = kernel.number(dim)
+    return f"range(d{number})" if kernel.is_unit(dim) else f"range(0, d{number}, t{number})"
+
+
+def _write_scratch(scope: Scope, pool: Pool) -> None:
+    scope.lines.add("", "def scratch():")
+    inside = scope.lines.nest()
+    arrays = [f"np.empty({size}, {dtype})" for size, dtype in pool.allocations.values()]
+    if not arrays:
+        inside.add("return ()")
+        return
+    inside.add("return (")
+    inside.nest().add(*(f"{array}," for array in arrays))
+    inside.add(")")
+
+
+def _work(kernel: Kernel, node: Map) -> str:
+    """The number of elements that the map goes through, as a Python expression."""
+    dims = {node.dim}
+    for definition in walk((node,)):
+        if isinstance(definition, Map):
+            dims.add(definition.dim)
+        for name in definition.defines:
+            dims.update(kernel.types[name].axes)
+    return product(kernel.size(dim) for dim in kernel.program.ordered(dims))

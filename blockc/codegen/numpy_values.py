@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from blockc.ir.dtypes import DTYPES
-from blockc.ir.monoids import MONOIDS, identity
+from blockc.ir.monoids import identity
 
 # What values are computed in, by NumPy's name: narrow types are widened when they are loaded.
 _COMPUTE = {"f64": "float64", "i32": "int64", "i8": "int64", "bool": "bool"}
@@ -193,7 +193,7 @@ def permuted(text: str, dims: Sequence[str], wanted: Sequence[str]) -> str:
 
 def identity_text(monoid: str, component: int, dtype: str) -> str:
     """The Python expression for the identity of a monoid's component; for integers, of the range of i32."""
-    value = identity(MONOIDS[monoid], component)
+    value = identity(monoid, component)
     if value == 0.0:
         return {"bool": "False", "int64": "0"}.get(dtype, "0.0")
     sign = "-" if value < 0 else ""

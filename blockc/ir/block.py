@@ -142,6 +142,9 @@ class Map:
     span: Span | None = field(default=None, compare=False)
     uses: frozenset[str] = field(init=False, compare=False, repr=False)
     captures: frozenset[str] = field(init=False, compare=False, repr=False)
+    defines: tuple[str, ...] = field(init=False, compare=False, repr=False)  # the names of all outputs, in order
+    maps: int = field(init=False, compare=False, repr=False)  # itself and those inside
+    reduces: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         used: set[str] = {value for output in self.outputs for value in output.values}
@@ -149,14 +152,12 @@ class Map:
         for definition in self.body:
             used |= definition.uses
             defined.update(definition.defines)
+        object.__setattr__(self, "defines", tuple(name for output in self.outputs for name in output.names))
+        object.__setattr__(self, "maps", 1 + count_maps(self.body))
+        object.__setattr__(self, "reduces", count_reduces(self.body))
         captures = frozenset(used - defined)
         object.__setattr__(self, "captures", captures)
         object.__setattr__(self, "uses", captures.union(port.source for port in self.ports))
-
-    @property
-    def defines(self) -> tuple[str, ...]:
-        """The names of all outputs, in order."""
-        return tuple(name for output in self.outputs for name in output.names)
 
     @property
     def is_loop(self) -> bool:
@@ -210,6 +211,18 @@ Definition = Apply | Map | Reduce | Rename
 Graph = tuple[Definition, ...]
 
 
+def count_maps(graph: Graph) -> int:
+    """The number of maps in a graph, at any depth."""
+    return sum(definition.maps for definition in graph if isinstance(definition, Map))
+
+
+def count_reduces(graph: Graph) -> int:
+    """The number of reduces in a graph, at any depth."""
+    return sum(
+        definition.reduces if isinstance(definition, Map) else isinstance(definition, Reduce) for definition in graph
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """An argument, read under `dims`: its dimensions in storage order, after renaming."""
@@ -259,25 +272,68 @@ class Program:
         axes = self.ordered(dims)
         return Type(dtype, tuple(dim for dim in axes if dim not in self.whole), axes)
 
-    @cached_property
+    @property
     def types(self) -> Mapping[str, Type]:
         """The type of every name in the program."""
-        result = dict(self.input_types)
-        infer(self, self.body, result)
-        return result
+        return self.facts.types
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is known of the names, found once: a program made by `with_body` takes over what its origin knew."""
+        origin: Program | None = self.__dict__.pop("_origin", None)
+        if origin is None:
+            facts = Facts(dict(self.input_types), {}, {}, {})
+            for entry in self.inputs:
+                facts.number(entry.name)
+        else:
+            known = origin.facts
+            facts = Facts(dict(known.types), dict(known.applies), dict(known.numbers), dict(known.maps))
+        infer(self, self.body, facts)
+        return facts
+
+    def forget(self) -> None:
+        """Let go of what is known of the names; it is found again when it is asked for. Saves memory, changes nothing."""
+        self.__dict__.pop("facts", None)
 
 
-def infer(program: Program, graph: Graph, types: dict[str, Type]) -> None:
-    """Add the type of every name that `graph` defines, at any depth. Undefined names raise KeyError."""
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Types and tile operators by name, the next free number of every stem, and the maps that have been looked into.
+
+    A name keeps its type as long as it exists, and no later program of a derivation gives it to something else. Names
+    that have gone may still be listed.
+    """
+
+    types: dict[str, Type]
+    applies: dict[str, Apply]
+    numbers: dict[str, int]
+    maps: dict[int, Map]
+
+    def number(self, name: str) -> None:
+        """Note that a name is taken."""
+        stem, _, suffix = name.partition(".")
+        if suffix.isdigit():
+            self.numbers[stem] = max(self.numbers.get(stem, 1), int(suffix) + 1)
+
+
+def infer(program: Program, graph: Graph, facts: Facts) -> None:
+    """Add what is to know of every name that `graph` defines, at any depth. Undefined names raise KeyError."""
+    types = facts.types
     for definition in graph:
         match definition:
             case Apply():
-                types[definition.name] = Type(definition.dtype, (), apply_axes(program, definition, types))
+                facts.applies[definition.name] = definition
+                if definition.name not in types:
+                    types[definition.name] = Type(definition.dtype, (), apply_axes(program, definition, types))
             case Map():
+                if id(definition) in facts.maps:
+                    continue
+                facts.maps[id(definition)] = definition
                 for port in definition.ports:
                     source = types[port.source]
                     types[port.name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
-                infer(program, definition.body, types)
+                    facts.number(port.name)
+                infer(program, definition.body, facts)
                 for output in definition.outputs:
                     for name, value in zip(output.names, output.values, strict=True):
                         inner = types[value]
@@ -291,6 +347,8 @@ def infer(program: Program, graph: Graph, types: dict[str, Type]) -> None:
                 types[definition.name] = renamed_type(program, definition, types[definition.source])
             case _:
                 assert_never(definition)
+        for name in definition.defines:
+            facts.number(name)
 
 
 def renamed_type(program: Program, rename: Rename, source: Type) -> Type:
@@ -324,30 +382,16 @@ def walk(graph: Graph) -> Iterator[Definition]:
             yield from walk(definition.body)
 
 
-def names(program: Program) -> set[str]:
-    """Every name bound anywhere in the program."""
-    result = {entry.name for entry in program.inputs}
-    for definition in walk(program.body):
-        result.update(definition.defines)
-        if isinstance(definition, Map):
-            result.update(port.name for port in definition.ports)
-    return result
-
-
 class Fresh:
     """Gives names that the program does not use: the stem of an old name with the next free number."""
 
     def __init__(self, program: Program) -> None:
-        self._taken = names(program)
-        self._next: dict[str, int] = {}
+        self._next = dict(program.facts.numbers)
 
     def __call__(self, name: str) -> str:
-        stem = name.split(".")[0]
+        stem = name.partition(".")[0]
         number = self._next.get(stem, 1)
-        while f"{stem}.{number}" in self._taken:
-            number += 1
         self._next[stem] = number + 1
-        self._taken.add(f"{stem}.{number}")
         return f"{stem}.{number}"
 
 
@@ -454,9 +498,12 @@ def replace_graph(program: Program, path: Path, graph: Graph) -> Program:
     return with_body(program, _replace(program.body, path, graph))
 
 
-def with_body(program: Program, body: Graph) -> Program:
-    """The program with another top graph."""
-    return Program(program.name, program.dims, program.whole, program.arguments, program.inputs, body, program.outputs)
+def with_body(program: Program, body: Graph, outputs: tuple[Result, ...] | None = None) -> Program:
+    """The program with another top graph, as a step of the same derivation: it takes over what is known of the names."""
+    results = program.outputs if outputs is None else outputs
+    result = Program(program.name, program.dims, program.whole, program.arguments, program.inputs, body, results)
+    result.__dict__.update(_origin=program, rank=program.rank, input_types=program.input_types)
+    return result
 
 
 def _replace(graph: Graph, path: Path, new: Graph) -> Graph:

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from blockc.ir.block import (
@@ -46,13 +46,27 @@ class VerifyError(Exception):
         super().__init__(f"[{invariant}] at `{at}`: {message}")
 
 
-def verify(program: Program) -> None:
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What has been verified in a derivation: maps by identity, each with what must still hold where it stands.
+
+    Names keep their types through a derivation, so a map that was right stays right as long as what it uses is in scope
+    and the dimensions around it are the same.
+    """
+
+    maps: dict[int, tuple[Map, tuple[str, ...], frozenset[str], tuple[tuple[str, Type], ...]]] = field(
+        default_factory=dict
+    )
+
+
+def verify(program: Program, verified: Verified | None = None) -> None:
     """Check every invariant; VerifyError names the first that fails and the definition at fault."""
-    checker = _Checker(program)
+    checker = _Checker(program, verified or Verified())
     for entry in program.inputs:
         checker.dims(entry.name, entry.dims)
         checker.bind(entry.name, entry.name, program.input_types[entry.name])
     checker.graph(program.body, ())
+    checker.unique()
     for result in program.outputs:
         kind = checker.use(result.argument.name, result.value)
         declared = program.argument_type(result.argument.dims, kind.dtype)
@@ -63,13 +77,17 @@ def verify(program: Program) -> None:
 @dataclass(slots=True)
 class _Checker:
     program: Program
-    types: dict[str, Type]
-    bound: set[str]
+    verified: Verified
+    types: dict[str, Type] = field(default_factory=dict)  # what is in scope
+    bound: set[str] = field(default_factory=set)  # every name so far, in scope or not
+    skipped: list[tuple[Map, frozenset[str]]] = field(default_factory=list)  # verified before, with the names inside
+    seen: set[int] = field(default_factory=set)  # those maps by identity
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.types = {}  # what is in scope
-        self.bound = set()  # every name so far, in scope or not
+    def unique(self) -> None:
+        """B01 for the maps that were not looked into again."""
+        for node, inside in self.skipped:
+            if not inside.isdisjoint(self.bound):
+                raise VerifyError("B01", node.defines[0], f"`{min(inside & self.bound)}` is bound a second time")
 
     def bind(self, at: str, name: str, kind: Type) -> None:
         if name in self.bound:
@@ -169,6 +187,18 @@ class _Checker:
 
     def map(self, node: Map, mapped: tuple[str, ...]) -> None:
         at = node.defines[0] if node.outputs else f"map {node.dim}"
+        earlier = self.verified.maps.get(id(node))
+        if earlier is not None and earlier[1] == mapped:
+            for name in node.uses:
+                self.use(at, name)
+            if id(node) in self.seen:
+                raise VerifyError("B01", at, "the same map stands twice in the program")
+            self.seen.add(id(node))
+            self.skipped.append((node, earlier[2]))
+            for name, kind in earlier[3]:
+                self.bind(at, name, kind)
+            return
+        before = len(self.skipped), set(self.bound)
         self.dims(at, (node.dim,))
         if node.dim in self.program.whole:
             raise VerifyError("B10", at, f"`{node.dim}` is whole")
@@ -187,6 +217,8 @@ class _Checker:
             for name, value in zip(output.names, output.values, strict=True):
                 results.append((name, self.output(at, node.dim, output.monoid, value)))
         self.types = outside
+        inside = frozenset(self.bound - before[1]).union(*(names for _, names in self.skipped[before[0] :]))
+        self.verified.maps[id(node)] = (node, mapped, inside, tuple(results))
         for name, kind in results:
             self.bind(at, name, kind)
 

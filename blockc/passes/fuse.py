@@ -7,14 +7,13 @@ one that changed. Every step is verified, is shown to decrease the measure, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from blockc.ir.block import Definition, Graph, Map, Path, Program, graph_at, paths, walk
+from blockc.ir.block import Definition, Map, Path, Program, graph_at, walk
 from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
-from blockc.ir.verify import VerifyError, verify
+from blockc.ir.verify import Verified, VerifyError, verify
 from blockc.passes.measure import decreases
-from blockc.passes.normalise import normalise
+from blockc.passes.normalise import Memory, normalise
 from blockc.passes.rules import RULES, extend_map
 from blockc.passes.rules.common import find
 
@@ -35,8 +34,8 @@ class FuseError(Exception):
 def fuse(program: Program, budget: Budget | None = None) -> Derivation:
     """The derivation from the unfused program. Overrunning a budget keeps the last verified snapshot and says so."""
     run = _Run(budget or Budget())
-    start = normalise(program)
-    verify(start)
+    start = normalise(program, run.memory)
+    verify(start, run.verified)
     current = run.settle(start)
     snapshots = [current]
     while not run.stopped:
@@ -68,24 +67,41 @@ class _Run:
     stopped: str = ""
     steps: list[Step] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
+    verified: Verified = field(default_factory=Verified)
     started: float = field(default_factory=time.monotonic)
 
     def settle(self, program: Program) -> Program:
         """The fixed point of `RULES`."""
-        done: Path | None = ()
-        while done is not None:
-            done = None
-            order = _Schedule(program)
-            while (path := order.next()) is not None:
-                found = first_match(program, path)
-                if found is None:
-                    continue
-                if self.over_budget():
-                    return program
-                program = self.apply(*found[:1], program, found[1])
-                done = path
-                order.restart(program, path[:-1])
+        while not self.stopped:
+            before = len(self.steps)
+            program = self.descend(program, (), {})
+            if len(self.steps) == before:
+                break
         return program
+
+    def descend(self, program: Program, path: Path, done: dict[int, Map]) -> Program:
+        """Apply rules in the graph at `path` until none matches, then in the graphs inside it, then here again.
+
+        `done` are maps, by identity, in which nothing matched: what changes around a map may still let a rule match
+        inside it, so `settle` looks at all of them again in the end.
+        """
+        while True:
+            while (found := first_match(program, path)) is not None and not self.over_budget():
+                program = self.apply(found[0], program, found[1])
+                if not exists(program, path):
+                    return program
+            before = len(self.steps)
+            for child in [node for node in graph_at(program, path) if isinstance(node, Map) and id(node) not in done]:
+                inside = (*path, child.defines[0])
+                if not exists(program, inside):
+                    continue
+                steps = len(self.steps)
+                program = self.descend(program, inside, done)
+                if len(self.steps) == steps:
+                    done[id(child)] = child
+            if len(self.steps) == before or self.stopped or not exists(program, path):
+                return program
 
     def over_budget(self) -> bool:
         if len(self.steps) >= self.budget.steps:
@@ -96,9 +112,9 @@ class _Run:
 
     def apply(self, rule: Rule, program: Program, match: Match) -> Program:
         """The program after one step, in normal form, verified and recorded."""
-        result = normalise(rule.rewrite(program, match))
+        result = normalise(rule.rewrite(program, match), self.memory)
         try:
-            verify(result)
+            verify(result, self.verified)
         except VerifyError as error:
             error.rule = rule.name
             raise
@@ -106,6 +122,7 @@ class _Run:
             raise FuseError(f"{rule.name} at {', '.join(match.at)} does not decrease the measure")
         span = span_of(program, match)
         self.steps.append(Step(self.snapshot, rule.name, rule.paper, match.at, span, program, result))
+        program.forget()
         return result
 
     def refuse(self, program: Program) -> None:
@@ -114,24 +131,6 @@ class _Run:
             for found in rule.match(program, None):
                 if isinstance(found, Refusal):
                     self.refusals.append(Refused(self.snapshot, rule.name, found.reason, found.at, found.why))
-
-
-class _Schedule:
-    """The graphs of a program, outermost first, to be visited until none is left."""
-
-    def __init__(self, program: Program) -> None:
-        self._iterator: Iterator[tuple[Path, Graph]] = paths(program)
-
-    def next(self) -> Path | None:
-        """The next graph, or None."""
-        entry = next(self._iterator, None)
-        return None if entry is None else entry[0]
-
-    def restart(self, program: Program, path: Path) -> None:
-        """Go on at the graph at `path`, or at the nearest one around it that still exists."""
-        while path and not exists(program, path):
-            path = path[:-1]
-        self._iterator = (entry for entry in paths(program) if entry[0] >= path)
 
 
 def exists(program: Program, path: Path) -> bool:

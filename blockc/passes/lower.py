@@ -39,6 +39,7 @@ SMALL = 256  # elements: a dimension of at most this known size may start whole
 
 def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:
     """The unfused block program. `whole` names the dimensions that are kept in one block."""
+    program = without_repeats(program)
     nodes = push_renames(as_contractions(program))
     order = dimension_order(program)
     dims = tuple(replace(program.dim(name)) for name in order)
@@ -89,6 +90,23 @@ def whole_dimensions(program: ArrayProgram, sizes: dict[str, int], tiles: dict[s
         if (dim.name in tiles and tiles[dim.name] is None)
         or (dim.name in candidates and dim.name in sizes and sizes[dim.name] <= (tiles.get(dim.name) or SMALL))
     )
+
+
+def without_repeats(program: ArrayProgram) -> ArrayProgram:
+    """The program with equal operators merged, so that a formula written twice is the same as one with a name."""
+    first: dict[tuple[object, ...], str] = {}
+    now: dict[str, str] = {}
+    nodes = []
+    for node in program.nodes:
+        args = tuple(now[arg] for arg in node.args)
+        commutes = node.op == "contract" or (node.op in OPERATORS and OPERATORS[node.op].commutative)
+        operands = tuple(sorted(args)) if commutes else args
+        own = node.name if node.op == "input" else ""
+        now[node.name] = first.setdefault((own, node.op, operands, node.dims, node.dtype, repr(node.value)), node.name)
+        if now[node.name] == node.name:
+            nodes.append(replace(node, args=args))
+    outputs = tuple(replace(result, node=now[result.node]) for result in program.outputs)
+    return replace(program, nodes=tuple(nodes), outputs=outputs)
 
 
 def dimension_order(program: ArrayProgram) -> tuple[str, ...]:

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from blockc.ir.block import REDUCTIONS, Apply, Graph, Map, Program, Reduce, walk
+from blockc.ir.block import (
+    REDUCTIONS,
+    Apply,
+    Graph,
+    Map,
+    Program,
+    Reduce,
+    count_maps,
+    count_reduces,
+    walk,
+)
 from blockc.ir.decisions import Match
 from blockc.passes.rules import (
     distribute_reduction,
@@ -29,11 +39,11 @@ def decreases(before: Program, after: Program) -> bool:
 
 
 def _maps(program: Program) -> Part:
-    return sum(isinstance(node, Map) for node in walk(program.body))
+    return count_maps(program.body)
 
 
 def _reduces(program: Program) -> Part:
-    return sum(isinstance(node, Reduce) for node in walk(program.body))
+    return count_reduces(program.body)
 
 
 def _depths(program: Program) -> Part:

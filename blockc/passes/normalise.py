@@ -41,37 +41,61 @@ MINUS_ONE = Constant(-1)
 FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
 
 
-def normalise(program: Program) -> Program:
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What stays true through a derivation: maps in normal form, by identity, and names of values above zero.
+
+    A remembered map is not looked into again as long as nothing that it uses is replaced.
+    """
+
+    maps: dict[int, Map] = field(default_factory=dict)
+    positive: set[str] = field(default_factory=set)
+
+    def note(self, graph: Graph) -> None:
+        """Remember every map in a graph that is in normal form."""
+        for definition in graph:
+            if isinstance(definition, Map) and id(definition) not in self.maps:
+                self.maps[id(definition)] = definition
+                self.note(definition.body)
+
+
+def normalise(program: Program, memory: Memory | None = None) -> Program:
     """The program in normal form; the same program if it is in normal form already."""
+    memory = memory or Memory()
     while True:
-        result = prune(_Normaliser(program).run())
-        if result.body == program.body and result.outputs == program.outputs:
-            return program
-        program = result
+        built = _Normaliser(program, memory).run()
+        if built.body == program.body and built.outputs == program.outputs:
+            break
+        program = prune(built, memory)
+    pruned = prune(program, memory)
+    result = program if pruned.body == program.body else pruned
+    memory.note(result.body)
+    return result
 
 
-def prune(program: Program) -> Program:
+def prune(program: Program, memory: Memory | None = None) -> Program:
     """The program without values, ports and outputs that nothing uses."""
-    return with_body(program, _prune(program.body, {result.value for result in program.outputs}))
+    wanted = {result.value for result in program.outputs}
+    return with_body(program, _prune(program.body, wanted, memory or Memory()))
 
 
-def _prune(graph: Graph, wanted: set[str]) -> Graph:
+def _prune(graph: Graph, wanted: set[str], memory: Memory) -> Graph:
     kept = []
     for definition in reversed(graph):
         if wanted.isdisjoint(definition.defines):
             continue
-        if isinstance(definition, Map):
-            definition = _prune_map(definition, wanted)
+        if isinstance(definition, Map) and not (wanted.issuperset(definition.defines) and id(definition) in memory.maps):
+            definition = _prune_map(definition, wanted, memory)
         wanted |= definition.uses
         kept.append(definition)
     return tuple(reversed(kept))
 
 
-def _prune_map(node: Map, wanted: set[str]) -> Map:
+def _prune_map(node: Map, wanted: set[str], memory: Memory) -> Map:
     # A monoid with a scalar part keeps all its components: the payloads mean nothing without it.
     outputs = tuple(output for output in node.outputs if not wanted.isdisjoint(output.names))
     inside = {value for output in outputs for value in output.values}
-    body = _prune(node.body, inside)
+    body = _prune(node.body, inside, memory)
     ports = tuple(port for port in node.ports if port.name in inside)
     if outputs == node.outputs and ports == node.ports and body == node.body:
         return node
@@ -89,6 +113,7 @@ class _Scope:
 @dataclass(slots=True)
 class _Normaliser:
     program: Program
+    memory: Memory
     fresh: Fresh = field(init=False)
     types: dict[str, Type] = field(init=False)
     scopes: list[_Scope] = field(default_factory=list)
@@ -96,7 +121,6 @@ class _Normaliser:
     level: dict[str, int] = field(default_factory=dict)  # the scope that binds a name
     position: dict[str, int] = field(default_factory=dict)  # names in order of definition, for a canonical order
     applies: dict[str, Apply] = field(default_factory=dict)
-    positive: set[str] = field(default_factory=set)  # values known to be above zero
     now: dict[str, Operand] = field(default_factory=dict)  # what stands for a name that has been replaced
 
     def __post_init__(self) -> None:
@@ -111,7 +135,7 @@ class _Normaliser:
         outputs = []
         for result in self.program.outputs:
             outputs.append(replace(result, value=self.name_for(self.now.get(result.value, result.value), result.value)))
-        return replace(self.program, body=tuple(self.scopes.pop().out), outputs=tuple(outputs))
+        return with_body(self.program, tuple(self.scopes.pop().out), tuple(outputs))
 
     def bind(self, name: str) -> None:
         self.level[name] = len(self.scopes) - 1
@@ -128,9 +152,10 @@ class _Normaliser:
                 if result != definition.name:
                     self.now[definition.name] = result
                 continue
-            moved = self.materialised(definition)
+            moved = definition if definition.uses.isdisjoint(self.now) else self.materialised(definition)
             if isinstance(moved, Map):
-                moved = self.map(moved)
+                moved = moved if id(moved) in self.memory.maps else self.map(moved)
+                self.note_signs(moved)
             elif isinstance(moved, Reduce) and self.merge_reduce(moved):
                 continue
             for name in moved.defines:
@@ -170,12 +195,22 @@ class _Normaliser:
             if first is not port:
                 self.now[port.name] = first.name
             self.bind(port.name)
-            if port.source in self.positive:
-                self.positive.add(port.name)
+            if port.source in self.memory.positive:
+                self.memory.positive.add(port.name)
         self.fill(node.body)
         outputs = self.outputs(node)
         self.mapped.pop()
-        return Map(node.dim, tuple(ports.values()), tuple(self.scopes.pop().out), outputs, node.span)
+        body = tuple(self.scopes.pop().out)
+        same = len(body) == len(node.body) and all(new is old for new, old in zip(body, node.body, strict=True))
+        if same and len(ports) == len(node.ports) and outputs == node.outputs:
+            return node
+        return Map(node.dim, tuple(ports.values()), body, outputs, node.span)
+
+    def note_signs(self, node: Map) -> None:
+        """Outputs of values above zero are above zero: of stacks, sums and extremes."""
+        for output in node.outputs:
+            if output.monoid in (None, "add", "max", "min") and output.values[0] in self.memory.positive:
+                self.memory.positive.add(output.names[0])
 
     def outputs(self, node: Map) -> tuple[Output, ...]:
         """The outputs with their values replaced; of equal ones the first stays and stands for the others."""
@@ -185,10 +220,6 @@ class _Normaliser:
             first = result.setdefault((values, output.monoid), Output(output.names, values, output.monoid))
             if first.names != output.names:
                 self.now.update(zip(output.names, first.names, strict=True))
-            keeps_sign = output.monoid in (None, "add", "max", "min")
-            for name, value in zip(first.names, values, strict=True):
-                if keeps_sign and value in self.positive:
-                    self.positive.add(name)
         return tuple(result.values())
 
     # Operators
@@ -226,7 +257,8 @@ class _Normaliser:
             if key in scope.known:
                 return scope.known[key]
         if old is not None:
-            return self.place(replace(old, op=op, args=args, dims=dims, dtype=dtype), key)
+            same = (old.op, old.args, old.dims, old.dtype) == key
+            return self.place(old if same else Apply(old.name, op, args, dims, dtype, old.span), key)
         stem = next((arg for arg in args if isinstance(arg, str)), "c")
         return self.place(Apply(self.fresh(stem), op, args, dims, dtype), key)
 
@@ -248,7 +280,7 @@ class _Normaliser:
         self.position.setdefault(apply.name, len(self.position))
         self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
         if self.is_positive(apply):
-            self.positive.add(apply.name)
+            self.memory.positive.add(apply.name)
         return apply.name
 
     def is_positive(self, apply: Apply) -> bool:
@@ -257,7 +289,7 @@ class _Normaliser:
         if apply.op not in ("mul", "add", "recip", "sum", "max", "min", "broadcast", "contract", "sqrt", "rsqrt"):
             return False
         return all(
-            arg in self.positive if isinstance(arg, str) else isinstance(arg, Constant) and arg.value > 0
+            arg in self.memory.positive if isinstance(arg, str) else isinstance(arg, Constant) and arg.value > 0
             for arg in apply.args
         )
 
@@ -381,13 +413,13 @@ class _Normaliser:
     def inverse_among(self, factor: Operand, others: list[Operand]) -> Operand | None:
         """A factor among the others whose product with this one is 1, where both are known not to be zero."""
         inverse = self.definition(factor, "recip")
-        if inverse is not None and inverse.args[0] in others and inverse.args[0] in self.positive:
+        if inverse is not None and inverse.args[0] in others and inverse.args[0] in self.memory.positive:
             return inverse.args[0]
         exponential = self.definition(factor, "exp")
         count, terms = self.coefficient(exponential.args[0]) if exponential is not None else (0, ())
         for other in others:
             inverse = self.definition(other, "recip")
-            if inverse is not None and inverse.args[0] == factor and factor in self.positive:
+            if inverse is not None and inverse.args[0] == factor and factor in self.memory.positive:
                 return other
             against = self.definition(other, "exp")
             if exponential is not None and against is not None:

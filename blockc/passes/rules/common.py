@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from blockc.ir.block import (
     REDUCTIONS,
@@ -23,7 +23,6 @@ from blockc.ir.block import (
     operand_names,
     paths,
     substitute,
-    walk,
 )
 
 
@@ -41,11 +40,21 @@ def find(graph: Graph, name: str) -> int:
 
 
 def map_pairs(graph: Graph) -> Iterator[tuple[int, Map, int, Map]]:
-    """Every two maps of a graph, the earlier first, in the order of the later one, nearest first."""
-    maps = [(position, node) for position, node in enumerate(graph) if isinstance(node, Map)]
-    for later, (second, b) in enumerate(maps):
-        for first, a in reversed(maps[:later]):
+    """Every two maps of a graph that a list connects: the later one maps what the earlier one makes, or both map it.
+
+    In the order of the later one, nearest first.
+    """
+    positions: dict[str, list[int]] = {}  # the maps so far that make or map a list
+    for second, b in enumerate(graph):
+        if not isinstance(b, Map):
+            continue
+        earlier = {position for port in b.ports for position in positions.get(port.source, ())}
+        for first in sorted(earlier, reverse=True):
+            a = graph[first]
+            assert isinstance(a, Map)
             yield first, a, second, b
+        for name in {*(port.source for port in b.ports), *b.defines}:
+            positions.setdefault(name, []).append(second)
 
 
 def stacked(node: Map) -> dict[str, str]:
@@ -71,9 +80,9 @@ def merged(a: Map, b: Map) -> Map:
     return Map(a.dim, (*a.ports, *ports), (*a.body, *body), (*a.outputs, *outputs), b.span or a.span)
 
 
-def applies(program: Program) -> dict[str, Apply]:
-    """Every tile operator of the program by name."""
-    return {definition.name: definition for definition in walk(program.body) if isinstance(definition, Apply)}
+def applies(program: Program) -> Mapping[str, Apply]:
+    """Tile operators of the program by name."""
+    return program.facts.applies
 
 
 def enclosing(program: Program, path: Path) -> tuple[Map, ...]:

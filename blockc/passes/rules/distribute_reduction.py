@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from blockc.ir.block import (
     Apply,
@@ -64,7 +64,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
                     yield Match(site, output.names)
 
 
-def split(node: Map, value: str, table: dict[str, Apply]) -> tuple[tuple[Operand, ...], Operand | None]:
+def split(node: Map, value: str, table: Mapping[str, Apply]) -> tuple[tuple[Operand, ...], Operand | None]:
     """The factors of a value in the body of a map that come from outside, and the rest."""
     inside = bound_inside((node,))
     return factor_out(value, lambda other: not isinstance(other, str) or other not in inside, table)

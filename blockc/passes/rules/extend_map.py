@@ -56,7 +56,7 @@ from blockc.ir.block import (
     walk,
 )
 from blockc.ir.decisions import Match, Refusal, Rule
-from blockc.passes.rules.common import enclosing, find, reduced, sites, stacked
+from blockc.passes.rules.common import find, reduced, sites, stacked
 
 REASONS = {
     "nests_dimension": "the copy would put a map over a dimension inside another one over it",
@@ -78,7 +78,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
 
 def _of_lists(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refusal]:
     for name in stacked(node):
-        readers = [other for other in graph if isinstance(other, Map) and name in other.captures]
+        readers = readers_of(graph, node, name)
         if readers:
             problem = _problem(graph, node, name, readers)
             yield problem_or_match(site, name, problem)
@@ -92,17 +92,7 @@ def problem_or_match(site: Path, name: str, problem: tuple[str, str] | None) -> 
 def _of_statistics(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refusal]:
     """A loop whose result a later map needs, where that map has a loop over the same list inside."""
     for name in sorted(reduced(node)):
-        sources = {port.source for port in node.ports}
-        readers = [
-            other
-            for other in graph
-            if isinstance(other, Map)
-            and copied(graph, node, other)
-            and any(
-                isinstance(inner, Map) and inner.dim == node.dim and any(port.source in sources for port in inner.ports)
-                for inner in other.body
-            )
-        ]
+        readers = readers_of(graph, node, name)
         if readers:
             problem = _problem(graph, node, "", readers)
             group = {bound for reader in readers for part in copied(graph, node, reader) for bound in part.defines}
@@ -113,6 +103,24 @@ def _of_statistics(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refu
                 problem = "stays_for_others", f"`{name}` is needed outside these maps too"
             yield problem_or_match(site, name, problem)
             return
+
+
+def readers_of(graph: Graph, producer: Map, name: str) -> list[Map]:
+    """The maps that get a copy: those that use the list whole, or, for a statistic, those that have a loop over a list
+    of the producer inside."""
+    maps = [other for other in graph if isinstance(other, Map)]
+    if name in stacked(producer):
+        return [other for other in maps if name in other.captures]
+    sources = {port.source for port in producer.ports}
+    return [
+        other
+        for other in maps
+        if copied(graph, producer, other)
+        and any(
+            isinstance(inner, Map) and inner.dim == producer.dim and any(port.source in sources for port in inner.ports)
+            for inner in other.body
+        )
+    ]
 
 
 def copied(graph: Graph, producer: Map, reader: Map) -> Graph:
@@ -161,20 +169,14 @@ def rewrite(program: Program, match: Match) -> Program:
     graph = graph_at(program, match.path)
     producer = graph[find(graph, match.at[0])]
     assert isinstance(producer, Map)
-    listed = match.at[0] in stacked(producer)
     fresh = Fresh(program)
     changed = list(graph)
-    for position, reader in enumerate(graph):
-        if not isinstance(reader, Map) or (listed and match.at[0] not in reader.captures):
-            continue
-        group = copied(graph, producer, reader)
-        if not group:
-            continue
+    for reader in readers_of(graph, producer, match.at[0]):
         mapping: dict[str, Operand] = {}
-        copies = tuple(copy(definition, fresh, mapping) for definition in group)
+        copies = tuple(copy(definition, fresh, mapping) for definition in copied(graph, producer, reader))
         body = tuple(substitute(definition, mapping) for definition in reader.body)
         inside = Map(reader.dim, reader.ports, (*copies, *body), reader.outputs, reader.span)
-        changed[position] = inside
+        changed[graph.index(reader)] = inside
     return replace_graph(program, match.path, tuple(changed))
 
 
@@ -184,8 +186,8 @@ def repeats(program: Program, match: Match) -> tuple[bool, int]:
     producer = graph[find(graph, match.at[0])]
     assert isinstance(producer, Map)
     contracts = any(isinstance(node, Apply) and node.op == "contract" for node in walk(producer.body))
-    readers = [node for node in graph if isinstance(node, Map) and copied(graph, producer, node)]
-    return contracts, len(readers) + len(enclosing(program, match.path))
+    readers = sum(isinstance(node, Map) and match.at[0] in node.captures for node in graph)
+    return contracts, readers + len(match.path)
 
 
 RULE = Rule("extend_map", "6", "may repeat work", match, rewrite, REASONS)

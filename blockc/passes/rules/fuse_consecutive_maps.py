@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blockc.ir.block import Path, Program, graph_at, replace_graph
+from blockc.ir.block import Graph, Map, Path, Program, graph_at, replace_graph
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.graph import merge_at, reaches_around
 from blockc.passes.rules.common import find, map_pairs, merged, reduced, sites, stacked
@@ -41,27 +41,30 @@ REASONS = {
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     for site, graph in sites(program, path):
         for first, a, second, b in map_pairs(graph):
-            lists = stacked(a)
-            shared = [port.source for port in b.ports if port.source in lists]
-            if not shared:
-                continue
-            at = (a.defines[0], b.defines[0])
-            needed = b.uses & reduced(a)
-            whole = b.captures & lists.keys()
-            if a.dim != b.dim:
-                why = f"`{shared[0]}` is made block by block of `{a.dim}` and read block by block of `{b.dim}`"
-                yield Refusal("different_dimensions", site, at, why)
-            elif needed:
-                why = f"`{min(needed)}` is complete only after the loop over `{a.dim}`"
-                yield Refusal("reads_reduced_value", site, at, why)
-            elif whole:
-                why = f"`{min(whole)}` is used whole in every iteration over `{b.dim}`"
-                yield Refusal("reads_whole_list", site, at, why)
-            elif reaches_around(graph, first, second):
-                why = f"a value between them depends on the map of `{at[0]}` and feeds that of `{at[1]}`"
-                yield Refusal("path_around", site, at, why)
-            else:
-                yield Match(site, at)
+            shared = [port.source for port in b.ports if port.source in stacked(a)]
+            if shared:
+                at = (a.defines[0], b.defines[0])
+                problem = refusal(graph, first, second, shared[0])
+                yield Match(site, at) if problem is None else Refusal(problem[0], site, at, problem[1])
+
+
+def refusal(graph: Graph, first: int, second: int, shared: str) -> tuple[str, str] | None:
+    """Why two maps of a graph, of which the second takes the list `shared` of the first, cannot become one."""
+    a, b = graph[first], graph[second]
+    assert isinstance(a, Map) and isinstance(b, Map)
+    if a.dim != b.dim:
+        why = f"`{shared}` is made block by block of `{a.dim}` and read block by block of `{b.dim}`"
+        return "different_dimensions", why
+    needed = b.uses & reduced(a)
+    if needed:
+        return "reads_reduced_value", f"`{min(needed)}` is complete only after the loop over `{a.dim}`"
+    whole = b.captures & stacked(a).keys()
+    if whole:
+        return "reads_whole_list", f"`{min(whole)}` is used whole in every iteration over `{b.dim}`"
+    if reaches_around(graph, first, second):
+        names = f"that of `{a.defines[0]}` and feeds that of `{b.defines[0]}`"
+        return "path_around", f"a value between the two maps depends on {names}"
+    return None
 
 
 def rewrite(program: Program, match: Match) -> Program:

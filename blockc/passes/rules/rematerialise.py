@@ -85,7 +85,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
                     continue
                 cone = make_cone(program, maker, name)
                 for reader in readers:
-                    if fusible(program, site, maker, reader):
+                    if fusible(graph, maker, reader, name):
                         continue
                     at = (name, reader.defines[0])
                     if isinstance(cone, Cone):
@@ -94,10 +94,11 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
                         yield Refusal(cone[0], site, at, cone[1])
 
 
-def fusible(program: Program, site: Path, maker: Map, reader: Map) -> bool:
+def fusible(graph: Graph, maker: Map, reader: Map, name: str) -> bool:
     """True if rule 1 applies to the two, which is better."""
-    at = (maker.defines[0], reader.defines[0])
-    return any(isinstance(found, Match) and found.at == at for found in fuse_consecutive_maps.match(program, site))
+    first, second = (find(graph, node.defines[0]) for node in (maker, reader))
+    mapped = any(port.source == name for port in reader.ports)
+    return mapped and fuse_consecutive_maps.refusal(graph, first, second, name) is None
 
 
 def reads_elements(node: Map, name: str, program: Program) -> bool:

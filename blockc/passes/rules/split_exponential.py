@@ -20,7 +20,7 @@ subtracted by hand; `stabilize` brings a safe one back in the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from blockc.ir.block import (
     Apply,
@@ -51,13 +51,12 @@ Terms = tuple[tuple[Operand, ...], ...]
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     table = applies(program)
-    if not any(apply.op == "exp" for apply in table.values()):
-        return
-    upstream = upstream_reductions(program)
+    upstream: dict[str, frozenset[str]] = {}
     for site, graph in sites(program, path):
         for node in graph:
             if not isinstance(node, Apply) or node.op != "exp":
                 continue
+            upstream = upstream or upstream_reductions(program)
             moved, kept, outside = divide(program, site, node, table, upstream)
             if moved and kept:
                 yield Match(site, (node.name,))
@@ -67,7 +66,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
 
 
 def divide(
-    program: Program, path: Path, node: Apply, table: dict[str, Apply], upstream: dict[str, frozenset[str]]
+    program: Program, path: Path, node: Apply, table: Mapping[str, Apply], upstream: dict[str, frozenset[str]]
 ) -> tuple[Terms, Terms, tuple[str, ...]]:
     """The terms of an exponent that leave, those that stay, and the names from outside that block nothing."""
     maps = enclosing(program, path)

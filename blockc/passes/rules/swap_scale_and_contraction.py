@@ -12,7 +12,7 @@ A scale that is known only after another loop over the same dimension no longer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from blockc.ir.block import Apply, Operand, Path, Program, graph_at, replace_graph
 from blockc.ir.decisions import Match, Refusal, Rule
@@ -40,7 +40,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
 
 
 def split(
-    program: Program, table: dict[str, Apply], node: Apply, operand: Operand
+    program: Program, table: Mapping[str, Apply], node: Apply, operand: Operand
 ) -> tuple[tuple[Operand, ...], Operand | None]:
     """The scales of an operand of a contraction or sum, and the rest."""
     dims = set(node.dims)

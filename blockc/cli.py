@@ -1,0 +1,477 @@
+"""The command line. Each command parses its options, calls one function of the compiler and prints what it returns.
+
+The compiler is imported inside the commands: `blockc --help` needs none of it, and no command here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockc import __version__
+from blockc.errors import BlockcError, CheckError, LimitError, Problem, UsageError, visible
+from blockc.files import check_outputs, read_array, read_source, write_arrays, write_texts
+
+if TYPE_CHECKING:
+    from blockc.ir.array import ArrayProgram
+    from blockc.ir.block import Program
+    from blockc.running import Report, Simulation
+
+STAGES = ("array", "block", "snapshot", "stable", "plan", "kernel")
+INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An option of the form NAME=VALUE."""
+
+    name: str
+    value: str
+
+
+class PairType(click.ParamType[Pair]):
+    """NAME=VALUE. `metavar` is shown in the help."""
+
+    name = "pair"
+
+    def __init__(self, metavar: str, pattern: str, wanted: str) -> None:
+        self.metavar, self.pattern, self.wanted = metavar, re.compile(pattern), wanted
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What the help shows."""
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Pair:
+        """The two parts of the text."""
+        name, equals, text = str(value).partition("=")
+        if not equals or not _NAME.fullmatch(name) or not self.pattern.fullmatch(text):
+            self.fail(f"{visible(str(value))!r} is not of the form {self.metavar}: {self.wanted}", param, ctx)
+        return Pair(name, text)
+
+
+SIZE = PairType("NAME=SIZE", r"-?[0-9]{1,19}", "a dimension and its size, such as m=4096")
+TILE = PairType("NAME=SIZE", r"-?[0-9]{1,19}|whole", "a dimension and its block size, such as m=256 or d=whole")
+ARRAY_FILE = PairType("NAME=FILE", r".+", "an array and a .npy file, such as Q=q.npy")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of every command that compiles."""
+
+    target: str
+    dims: Mapping[str, int]
+    tiles: Mapping[str, int | None]
+    dtype: str | None
+    program: str | None
+    form: str
+
+
+Command = Callable[..., None]
+
+_FILE = click.argument("file", metavar="FILE")
+_SHARED = (
+    click.option("--program", metavar="NAME", help="Which program, if the file has several."),
+    click.option("--dtype", metavar="TYPE", help="Replace all float types of the program, for example by f32."),
+)
+_FORM = click.option("--json", "form", flag_value="json", default="text", help="Print one JSON object.")
+_COMPILING = (
+    click.option("--target", metavar="TARGET", default="cpu", show_default=True, help="The machine to compile for."),
+    click.option("--dim", "dims", type=SIZE, multiple=True, help="The size of a dimension. Repeatable."),
+    click.option("--tile", "tiles", type=TILE, multiple=True, help="Its block size, or `whole`. Repeatable."),
+)
+
+
+def program_options(command: Command) -> Command:
+    """Adds FILE, --program, --dtype and --json to a command."""
+    for option in (_FORM, *reversed(_SHARED), _FILE):
+        command = option(command)
+    return command
+
+
+def compile_options(command: Command) -> Command:
+    """Adds FILE and the options of every command that compiles to a command, which gets them as `options`."""
+
+    def gathered(
+        file: str,
+        target: str,
+        dims: tuple[Pair, ...],
+        tiles: tuple[Pair, ...],
+        dtype: str | None,
+        program: str | None,
+        form: str,
+        **others: Any,
+    ) -> None:
+        sizes = {name: int(value) for name, value in unique(dims, "--dim").items()}
+        blocks = {name: None if value == "whole" else int(value) for name, value in unique(tiles, "--tile").items()}
+        command(file=file, options=Options(target, sizes, blocks, dtype, program, form), **others)
+
+    gathered.__name__, gathered.__doc__ = command.__name__, command.__doc__
+    gathered.__dict__.update(command.__dict__)
+    for option in reversed(_COMPILING):
+        gathered = option(gathered)
+    return program_options(gathered)
+
+
+def unique(pairs: Sequence[Pair], option: str) -> dict[str, str]:
+    """The pairs as a mapping; UsageError for a name with two values."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        if result.setdefault(pair.name, pair.value) != pair.value:
+            raise UsageError(f"{option} {pair.name} is given twice: {result[pair.name]} and {visible(pair.value)}")
+    return result
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="blockc", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Compile tensor programs to few kernels that keep intermediate values in fast memory.
+
+    FILE is a program in the language of blockc, or - for standard input.
+
+    \b
+    Exit codes: 0 ok, 1 the program is wrong, 2 usage, 3 a limit, 4 a self-check failed, 70 internal error.
+    """
+
+
+@cli.command()
+@program_options
+def check(file: str, program: str | None, dtype: str | None, form: str) -> None:
+    """Parse and type-check FILE, and list its programs."""
+    from blockc.language import parse, program_names
+
+    text, name = read_source(file)
+    try:
+        names = program_names(text, name)
+        chosen = program if program is not None or len(names) < 2 else names[0]
+        parse(text, name, chosen, dtype)  # it reports the problems of all programs
+    except BlockcError as error:
+        if form == "json" and not isinstance(error, UsageError):
+            problems = [problem_json(problem) for problem in error.problems]
+            print_json({"file": name, "ok": False, "programs": [], "problems": problems})
+        raise
+    if form == "json":
+        print_json({"file": name, "ok": True, "programs": list(names), "problems": []})
+    else:
+        click.echo(f"{visible(name)}: no problems in {', '.join(names)}")
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """A problem as an object: its place is in lines and columns from 1, or null."""
+    span = problem.span
+    return {
+        "code": problem.code,
+        "message": problem.message,
+        "hint": problem.hint,
+        "line": span.line if span else None,
+        "column": span.column if span else None,
+        "end_line": span.end_line if span else None,
+        "end_column": span.end_column if span else None,
+    }
+
+
+@cli.command()
+@compile_options
+@click.option("--stage", type=click.Choice(STAGES), required=True, help="Which form of the program to print.")
+@click.option("--snapshot", type=click.IntRange(min=0), metavar="K", help="Which snapshot (default: the last).")
+def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
+    """Print FILE at one stage of the compilation.
+
+    \b
+    array     whole-array operators          stable    a snapshot, safe from overflow
+    block     the unfused block program      plan      the chosen snapshot with tiles, as it is emitted
+    snapshot  a fused block program          kernel    the source of the kernels
+    """
+    if snapshot is not None and stage not in ("snapshot", "stable"):
+        raise UsageError(f"--snapshot belongs to the stages snapshot and stable, not to {stage}")
+    program = load(file, options)
+    text = stage_text(program, options, stage, snapshot)
+    if options.form == "json":
+        print_json({"stage": stage, "text": text})
+    else:
+        click.echo(text, nl=False)
+
+
+def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: int | None) -> str:
+    """The text form of a program at a stage."""
+    from blockc import driver
+    from blockc.ir import array
+    from blockc.ir.text import format_program
+    from blockc.passes.lower import lower, whole_dimensions
+
+    if stage == "array":
+        return array.text(program)
+    sizes = driver.default_sizes(program, options.dims)
+    if stage == "block":
+        return format_program(lower(program, whole_dimensions(program, sizes, dict(options.tiles))))
+    derivation = driver.derive(program, sizes, options.tiles)
+    if stage in ("snapshot", "stable"):
+        return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
+    plan = driver.plan_for(derivation, sizes, options.tiles)
+    if stage == "kernel":
+        return driver.emit(plan, program, options.target)
+    comments = "".join(f"# {line}\n" for line in driver.header(plan, program)[:3])
+    return comments + format_program(plan.program)
+
+
+def snapshot_of(snapshots: Sequence[Program], index: int | None, stage: str) -> Program:
+    """The snapshot with a number, the last one without; made safe for the stage "stable"."""
+    from blockc.passes.stabilize import stabilize
+
+    if index is not None and index >= len(snapshots):
+        raise UsageError(f"there is no snapshot {index}", f"the last one is {len(snapshots) - 1}")
+    chosen = snapshots[-1 if index is None else index]
+    return stabilize(chosen) if stage == "stable" else chosen
+
+
+@cli.command()
+@compile_options
+def explain(file: str, options: Options) -> None:
+    """Print how FILE is fused: every step and what it saves, the snapshots, and what was refused."""
+    from blockc import driver
+    from blockc.explain import explain_plan
+
+    program = load(file, options)
+    sizes = driver.default_sizes(program, options.dims)
+    with progress("fusing"):
+        derivation = driver.derive(program, sizes, options.tiles)
+        explanation = explain_plan(
+            program, options.target, derivation, driver.plan_for(derivation, sizes, options.tiles)
+        )
+        text = "" if options.form == "json" else str(explanation)
+    if options.form == "json":
+        print_json(explanation.to_json())
+    else:
+        click.echo(emphasised(text) if wants_colour() else text)
+
+
+@cli.command()
+@compile_options
+@click.option("--input", "inputs", type=ARRAY_FILE, multiple=True, help="Read an input from a .npy file. Repeatable.")
+@click.option("--output", "outputs", type=ARRAY_FILE, multiple=True, help="Write an output to a .npy file. Repeatable.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random inputs.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads (default: as BLAS has).")
+@click.option("--simulate", is_flag=True, help="Also count every byte moved, in the interpreter.")
+def run(
+    file: str,
+    options: Options,
+    inputs: tuple[Pair, ...],
+    outputs: tuple[Pair, ...],
+    seed: int,
+    threads: int | None,
+    simulate: bool,
+) -> None:
+    """Compile FILE, run it, time it, and check its result against the float64 meaning.
+
+    Inputs without --input are random. Dimensions whose size nothing tells get a default size.
+    """
+    from blockc import running
+
+    program = load(file, options)
+    files = unique(outputs, "--output")
+    known(program, files, tuple(result.argument.name for result in program.outputs), "output")
+    check_outputs(files)
+    arrays = read_inputs(program, unique(inputs, "--input"))
+    request = running.Request(program, options.target, options.dims, options.tiles, arrays, seed, threads)
+    with progress("compiling, running and checking"):
+        report, used = running.run(request)
+        simulation = running.simulate(report.plan, used) if simulate else None
+    failures = tuple(check_failures(report, simulation))
+    if not failures:
+        write_arrays(report.outputs, files)
+    if options.form == "json":
+        print_json(report_json(report, simulation, not failures))
+    else:
+        click.echo("\n".join(report_lines(report, simulation, files)))
+    if failures:
+        raise CheckError(failures)
+
+
+def read_inputs(program: ArrayProgram, files: Mapping[str, str]) -> dict[str, Any]:
+    """The arrays of the --input options."""
+    arguments = {argument.name: argument for argument in program.inputs}
+    known(program, files, tuple(arguments), "input")
+    return {name: read_array(path, arguments[name]) for name, path in files.items()}
+
+
+def known(program: ArrayProgram, given: Mapping[str, str], names: Sequence[str], kind: str) -> None:
+    """UsageError for a name that is none of `names`, which are the program's inputs or outputs."""
+    for name in given:
+        if name not in names:
+            hint = f"its {kind}s: {', '.join(names) or 'none'}"
+            raise UsageError(f"program `{program.name}` has no {kind} `{name}`", hint)
+
+
+def check_failures(report: Report, simulation: Simulation | None) -> Iterator[Problem]:
+    """What a run found to be wrong with its own result."""
+    compared = report.comparison
+    if not compared.ok:
+        errors = f"max abs error {compared.max_abs_error:.3g}, bound {compared.bound:.3g}"
+        hint = "if the error is within the bound, NaN or infinities are in other places than they should be"
+        yield Problem("E0905", f"output `{report.output}` is not accurate enough: {errors}", None, hint)
+    if simulation is not None and simulation.difference:
+        yield Problem("E0904", f"the simulation disagrees with the prediction: {simulation.difference}")
+
+
+def report_json(report: Report, simulation: Simulation | None, ok: object) -> dict[str, Any]:
+    """The object that `blockc run --json` prints (design, section 10)."""
+    traffic = {"predicted": report.predicted_bytes}
+    if simulation is not None:
+        traffic["measured"] = simulation.traffic_bytes
+    return {
+        "program": report.program,
+        "target": report.target,
+        "dims": dict(report.sizes),
+        "kernels": report.kernels,
+        "seconds": report.seconds,
+        "max_abs_error": report.comparison.max_abs_error,
+        "error_bound": report.comparison.bound,
+        "ok": ok,
+        "traffic_bytes": traffic,
+    }
+
+
+def report_lines(report: Report, simulation: Simulation | None, files: Mapping[str, str]) -> Iterator[str]:
+    """What `blockc run` prints for a person."""
+    compared = report.comparison
+    plan = report.plan
+    sizes = ", ".join(f"{dim}={size}" for dim, size in report.sizes.items())
+    yield f"program   {report.program}, target {report.target}"
+    yield f"sizes     {sizes}"
+    if report.defaults:
+        yield f"          {', '.join(report.defaults)}: default, give others with --dim"
+    yield f"kernels   {report.kernels}, from snapshot {plan.snapshot} of {len(plan.costs)}"
+    yield f"time      {report.seconds * 1e3:.3f} ms, median of {report.runs} after one warm-up run"
+    yield f"traffic   {report.predicted_bytes:,} bytes predicted"
+    if simulation is not None:
+        yield f"          {simulation.traffic_bytes:,} bytes counted by the interpreter"
+    yield f"error     {compared.max_abs_error:.3g} in {report.output}, bound {compared.bound:.3g}"
+    rows = ", ".join(f"{count:,} of {report.sizes[dim]:,} along {dim}" for dim, count in report.rows.items())
+    yield f"checked   against the float64 meaning: {rows or 'every element'}"
+    yield from (f"written   {name} to {visible(path)}" for name, path in files.items())
+    yield "ok" if compared.ok and not (simulation and simulation.difference) else "NOT OK"
+
+
+@cli.command()
+@compile_options
+@click.option("-o", "folder", metavar="DIR", required=True, help="The folder to write to; it is made if need be.")
+def emit(file: str, options: Options, folder: str) -> None:
+    """Write the kernels of FILE as a Python file that runs on its own."""
+    from blockc import driver
+
+    program = load(file, options)
+    sizes = driver.default_sizes(program, options.dims)
+    with progress("compiling"):
+        plan = driver.plan_for(driver.derive(program, sizes, options.tiles), sizes, options.tiles)
+        source = driver.emit(plan, program, options.target)
+    if not _NAME.fullmatch(program.name) or len(program.name) > 200:
+        raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
+    # With the target in its name the file cannot hide a module that it imports.
+    paths = write_texts(folder, {f"{program.name}_{options.target}.py": source})
+    if options.form == "json":
+        print_json({"program": program.name, "target": options.target, "dims": dict(sizes), "files": list(paths)})
+    else:
+        click.echo("\n".join(f"written   {visible(path)}" for path in paths))
+
+
+def load(file: str, options: Options) -> ArrayProgram:
+    """The checked program of a file, once all options that do not need more have been checked as well."""
+    from blockc import driver
+    from blockc.language import parse
+
+    driver.check_target(options.target)
+    text, name = read_source(file)
+    program = parse(text, name, options.program, options.dtype)
+    driver.check_dims(program, options.dims, options.tiles)
+    return program
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one object. Infinities, which JSON does not have, become null."""
+    plain = {key: None if value[key] in (float("inf"), float("-inf")) else value[key] for key in value}
+    click.echo(json.dumps(plain, indent=2, allow_nan=False))
+
+
+def wants_colour() -> bool:
+    """True if standard output is a terminal and nobody asked for plain text (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def emphasised(text: str) -> str:
+    """The text of an explanation with its headings in bold and the chosen snapshot in green."""
+    lines = text.split("\n")
+    chosen = re.compile(r"  +[0-9]+ \*  ")
+    return "\n".join(
+        click.style(line, bold=True)
+        if line and not line.startswith(" ")
+        else click.style(line, fg="green")
+        if chosen.match(line)
+        else line
+        for line in lines
+    )
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[None]:
+    """Says what is being done while it is being done, if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    message = f"{doing} ..."
+    print(message, end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(message), end="\r", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. The one place where every error becomes a message."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows escapes instead of failing
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        result = cli.main(arguments, prog_name="blockc", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BlockcError as error:
+        return failed(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return failed("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain about it once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except MemoryError:
+        return failed("error: not enough memory; give smaller sizes with --dim", LimitError.exit_code)
+    except Exception as error:
+        # Anything else is a fault of blockc. The user gets one line and an exit code of its own, whatever it was; this
+        # is the top of the program, so nothing is hidden from any caller.
+        if os.environ.get("BLOCKC_DEBUG") == "1":
+            traceback.print_exc()
+        rule = getattr(error, "rule", "")
+        where = f" in the rule {rule}" if rule else ""
+        text = visible(" ".join(f"{type(error).__name__}: {error}".split()))
+        advice = "please report it; BLOCKC_DEBUG=1 shows the traceback"
+        return failed(f"internal error{where}: {text} ({advice})", INTERNAL_ERROR)
+
+
+def failed(message: str, code: int) -> int:
+    """Print a message on standard error and return the exit code."""
+    with contextlib.suppress(BrokenPipeError):
+        print(message, file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,241 @@
+"""A measured and checked run of a program: what `blockc run` does.
+
+Sizes come from options, from arrays and from defaults. The kernel runs once to warm up and then a few times on the
+clock. Its result is compared with the float64 meaning, on a sample of rows where all of them would take long, and with
+`simulate` the predicted bytes are compared with those that the interpreter counts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from blockc import driver, meaning
+from blockc.accuracy import Comparison, compare
+from blockc.data import array_shape, random_arrays, sizes_of
+from blockc.errors import LimitError, Problem
+from blockc.ir import array
+from blockc.ir.array import ArrayProgram
+from blockc.ir.block import Graph, Map
+from blockc.ir.dtypes import DTYPES
+from blockc.ir.interpret import interpret
+from blockc.ir.plan import Plan
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CHECKED_ELEMENTS = 2**21  # of the largest value in the reference: about a second
+SHORT, LONG = 0.5, 10.0  # seconds: a short run is timed again until they have passed; a long one is timed once
+FEWEST_RUNS, MOST_RUNS = 3, 50
+SIMULATED_OPERATIONS, SIMULATED_BLOCKS = 10**11, 10**6  # what the interpreter does in about a minute
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to run: `dims` and `tiles` as asked for, `arrays` by name; the others are drawn at random from `seed`."""
+
+    program: ArrayProgram
+    target: str
+    dims: Mapping[str, int]
+    tiles: driver.Tiles
+    arrays: Mapping[str, Array]
+    seed: int
+    threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out. `seconds` is the median of `runs`; `rows` maps a dimension to how many positions were checked."""
+
+    program: str
+    target: str
+    sizes: Mapping[str, int]
+    defaults: tuple[str, ...]
+    plan: Plan
+    seconds: float
+    runs: int
+    output: str
+    comparison: Comparison
+    rows: Mapping[str, int]
+    outputs: Mapping[str, Array]
+
+    @property
+    def predicted_bytes(self) -> int:
+        """The bytes that the plan should move."""
+        return self.plan.costs[self.plan.snapshot].traffic_bytes
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels one run launches."""
+        return self.plan.costs[self.plan.snapshot].kernels
+
+
+def sizes_for(request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The size of every dimension, and the dimensions whose size is only a default.
+
+    UsageError if an array does not fit the program, the options or another array.
+    """
+    known = {**sizes_from_arrays(request.program, request.arrays, request.dims), **request.dims}
+    given = array.sizes(request.program, known)
+    sizes = driver.default_sizes(request.program, known)
+    # Stand-ins of the right shape without memory: the check names the argument and the axis that do not fit.
+    stand_ins = {
+        argument.name: np.broadcast_to(np.zeros((), np.int8), array_shape(argument, sizes))
+        for argument in request.program.inputs
+    }
+    settled = sizes_of(request.program, {**stand_ins, **request.arrays}, request.dims)
+    return settled, tuple(dim for dim in settled if dim not in given)
+
+
+def sizes_from_arrays(program: ArrayProgram, arrays: Mapping[str, Array], dims: Mapping[str, int]) -> dict[str, int]:
+    """The sizes that follow from some of the inputs. Contradictions are left for `sizes_of` to name."""
+    sizes = array.sizes(program, dims)
+    for _ in program.dims:
+        for argument in program.inputs:
+            value = arrays.get(argument.name)
+            if value is None or value.ndim != len(argument.axes):
+                continue
+            for axis, extent in zip(argument.axes, value.shape, strict=True):
+                unknown = [dim for dim in axis if dim not in sizes]
+                product = math.prod(sizes[dim] for dim in axis if dim in sizes)
+                if len(unknown) == 1 and product > 0 and extent % product == 0:
+                    sizes[unknown[0]] = extent // product
+        sizes = array.sizes(program, sizes)
+    return sizes
+
+
+def run(request: Request) -> tuple[Report, dict[str, Array]]:
+    """Compile, run, time and check. Returns the report and the input arrays that were used."""
+    driver.check_target(request.target)
+    driver.check_dims(request.program, request.dims, request.tiles)
+    sizes, defaults = sizes_for(request)
+    kernel = driver.Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads)
+    plan = kernel.specialise(sizes).plan
+    check_memory(request.program, plan)
+    arrays = inputs_for(request, sizes)
+    outputs, times = timed(kernel, arrays)
+    output, comparison, rows = checked(request, arrays, outputs, sizes)
+    report = Report(
+        request.program.name,
+        request.target,
+        sizes,
+        defaults,
+        plan,
+        statistics.median(times),
+        len(times),
+        output,
+        comparison,
+        rows,
+        outputs,
+    )
+    return report, arrays
+
+
+def check_memory(program: ArrayProgram, plan: Plan) -> None:
+    """LimitError if the arrays and the stored lists of a plan are larger than this machine's memory."""
+    arguments = [*program.inputs, *(result.argument for result in program.outputs)]
+    held = sum(math.prod(array_shape(a, plan.sizes)) * DTYPES[a.dtype].size for a in arguments)
+    held += 8 * max((math.prod(array_shape(a, plan.sizes)) for a in program.inputs), default=0)  # random float64 draws
+    for name in plan.costs[plan.snapshot].buffered:
+        kind = plan.program.types.get(name)
+        if kind is not None:
+            held += math.prod(plan.sizes[dim] for dim in {*kind.lists, *kind.axes}) * DTYPES[kind.dtype].size
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return
+    if held > memory:
+        message = f"the arrays need {held / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB"
+        raise LimitError((Problem("E0902", message, None, "give smaller sizes with --dim"),))
+
+
+def inputs_for(request: Request, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """The given arrays, and random ones for the other inputs, each only drawn if it is needed."""
+    if all(argument.name in request.arrays for argument in request.program.inputs):
+        return dict(request.arrays)
+    return {**random_arrays(request.program, sizes, request.seed), **request.arrays}
+
+
+def timed(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
+    """The outputs by name, and the seconds of every run but the first."""
+    names = [result.argument.name for result in kernel.program.outputs]
+    times: list[float] = []
+    started = time.perf_counter()
+    results = kernel(**arrays)
+    first = time.perf_counter() - started
+    while len(times) < (1 if first > LONG else FEWEST_RUNS) or (sum(times) < SHORT and len(times) < MOST_RUNS):
+        started = time.perf_counter()
+        results = kernel(**arrays)
+        times.append(time.perf_counter() - started)
+    return (results if len(names) > 1 else {names[0]: results}), times
+
+
+def checked(
+    request: Request, arrays: Mapping[str, Array], outputs: Mapping[str, Array], sizes: Mapping[str, int]
+) -> tuple[str, Comparison, dict[str, int]]:
+    """The output that is furthest from the float64 meaning, how far it is, and how many positions were compared."""
+    program = request.program
+    positions = meaning.sample(program, sizes, request.seed, CHECKED_ELEMENTS)
+    exact = meaning.evaluate(program, arrays, positions)
+    unfused = meaning.baseline(program, arrays, positions)
+    rows = meaning.restrict_outputs(program, outputs, sizes, positions)
+    comparisons = {
+        result.argument.name: compare(
+            rows[result.argument.name],
+            exact[result.argument.name],
+            unfused[result.argument.name],
+            result.argument.dtype,
+        )
+        for result in program.outputs
+    }
+    worst = max(comparisons, key=lambda name: _badness(comparisons[name]))
+    return worst, comparisons[worst], {dim: len(chosen) for dim, chosen in positions.items()}
+
+
+def _badness(comparison: Comparison) -> tuple[bool, float]:
+    error, bound = comparison.max_abs_error, comparison.bound
+    return not comparison.ok, error / bound if bound else error
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """The bytes that the interpreter counted, and the first difference from the prediction ("" if there is none)."""
+
+    traffic_bytes: int
+    difference: str
+
+
+def simulate(plan: Plan, arrays: Mapping[str, Array]) -> Simulation:
+    """Run a plan in the interpreter and compare the bytes that every value moves. LimitError if it is too large."""
+    cost = plan.costs[plan.snapshot]
+    steps = iterations(plan.program.body, plan.sizes, plan.tiles)
+    if cost.flops > SIMULATED_OPERATIONS or steps > SIMULATED_BLOCKS:
+        message = f"{cost.flops:,} operations in {steps:,} blocks are too many to simulate"
+        limit = f"at most {SIMULATED_OPERATIONS:,} in {SIMULATED_BLOCKS:,}: give smaller sizes with --dim"
+        raise LimitError((Problem("E0903", message, None, limit),))
+    counted = interpret(plan.program, arrays, plan.sizes, plan.tiles)
+    moved = {(name, "load"): count for name, count in counted.loads.items()}
+    moved |= {(name, "store"): count for name, count in counted.stores.items()}
+    for name, direction in sorted(moved.keys() | cost.traffic.keys()):
+        found, predicted = moved.get((name, direction), 0), cost.traffic.get((name, direction), 0)
+        if found != predicted:
+            return Simulation(counted.traffic, f"{direction}s of `{name}` are {found:,} bytes, not {predicted:,}")
+    return Simulation(counted.traffic, "")
+
+
+def iterations(graph: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+    """How often bodies of maps are executed, all together."""
+    total = 0
+    for node in graph:
+        if isinstance(node, Map):
+            blocks = -(-sizes[node.dim] // max(1, tiles.get(node.dim, sizes[node.dim])))
+            total += blocks * (1 + iterations(node.body, sizes, tiles))
+    return total
+
+
