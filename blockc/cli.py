@@ -12,8 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,117 +20,14 @@ import click
 from blockc import __version__
 from blockc.errors import BlockcError, CheckError, LimitError, Problem, UsageError, visible
 from blockc.files import check_outputs, read_array, read_source, write_arrays, write_texts
+from blockc.options import ARRAY_FILE, NAME, Options, Pair, compile_options, program_options, unique
 
 if TYPE_CHECKING:
     from blockc.ir.array import ArrayProgram
     from blockc.ir.block import Program
-    from blockc.running import Report, Simulation
 
 STAGES = ("array", "block", "snapshot", "stable", "plan", "kernel")
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An option of the form NAME=VALUE."""
-
-    name: str
-    value: str
-
-
-class PairType(click.ParamType[Pair]):
-    """NAME=VALUE. `metavar` is shown in the help."""
-
-    name = "pair"
-
-    def __init__(self, metavar: str, pattern: str, wanted: str) -> None:
-        self.metavar, self.pattern, self.wanted = metavar, re.compile(pattern), wanted
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """What the help shows."""
-        return self.metavar
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Pair:
-        """The two parts of the text."""
-        name, equals, text = str(value).partition("=")
-        if not equals or not _NAME.fullmatch(name) or not self.pattern.fullmatch(text):
-            self.fail(f"{visible(str(value))!r} is not of the form {self.metavar}: {self.wanted}", param, ctx)
-        return Pair(name, text)
-
-
-SIZE = PairType("NAME=SIZE", r"-?[0-9]{1,19}", "a dimension and its size, such as m=4096")
-TILE = PairType("NAME=SIZE", r"-?[0-9]{1,19}|whole", "a dimension and its block size, such as m=256 or d=whole")
-ARRAY_FILE = PairType("NAME=FILE", r".+", "an array and a .npy file, such as Q=q.npy")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of every command that compiles."""
-
-    target: str
-    dims: Mapping[str, int]
-    tiles: Mapping[str, int | None]
-    dtype: str | None
-    program: str | None
-    form: str
-
-
-Command = Callable[..., None]
-
-_FILE = click.argument("file", metavar="FILE")
-_SHARED = (
-    click.option("--program", metavar="NAME", help="Which program, if the file has several."),
-    click.option("--dtype", metavar="TYPE", help="Replace all float types of the program, for example by f32."),
-)
-_FORM = click.option("--json", "form", flag_value="json", default="text", help="Print one JSON object.")
-_COMPILING = (
-    click.option("--target", metavar="TARGET", default="cpu", show_default=True, help="The machine to compile for."),
-    click.option("--dim", "dims", type=SIZE, multiple=True, help="The size of a dimension. Repeatable."),
-    click.option("--tile", "tiles", type=TILE, multiple=True, help="Its block size, or `whole`. Repeatable."),
-)
-
-
-def program_options(command: Command) -> Command:
-    """Adds FILE, --program, --dtype and --json to a command."""
-    for option in (_FORM, *reversed(_SHARED), _FILE):
-        command = option(command)
-    return command
-
-
-def compile_options(command: Command) -> Command:
-    """Adds FILE and the options of every command that compiles to a command, which gets them as `options`."""
-
-    def gathered(
-        file: str,
-        target: str,
-        dims: tuple[Pair, ...],
-        tiles: tuple[Pair, ...],
-        dtype: str | None,
-        program: str | None,
-        form: str,
-        **others: Any,
-    ) -> None:
-        sizes = {name: int(value) for name, value in unique(dims, "--dim").items()}
-        blocks = {name: None if value == "whole" else int(value) for name, value in unique(tiles, "--tile").items()}
-        command(file=file, options=Options(target, sizes, blocks, dtype, program, form), **others)
-
-    gathered.__name__, gathered.__doc__ = command.__name__, command.__doc__
-    gathered.__dict__.update(command.__dict__)
-    for option in reversed(_COMPILING):
-        gathered = option(gathered)
-    return program_options(gathered)
-
-
-def unique(pairs: Sequence[Pair], option: str) -> dict[str, str]:
-    """The pairs as a mapping; UsageError for a name with two values."""
-    result: dict[str, str] = {}
-    for pair in pairs:
-        if result.setdefault(pair.name, pair.value) != pair.value:
-            raise UsageError(f"{option} {pair.name} is given twice: {result[pair.name]} and {visible(pair.value)}")
-    return result
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="blockc", message="%(prog)s %(version)s")
@@ -276,7 +172,7 @@ def run(
 
     Inputs without --input are random. Dimensions whose size nothing tells get a default size.
     """
-    from blockc import running
+    from blockc import run_report, running
 
     program = load(file, options)
     files = unique(outputs, "--output")
@@ -287,13 +183,13 @@ def run(
     with progress("compiling, running and checking"):
         report, used = running.run(request)
         simulation = running.simulate(report.plan, used) if simulate else None
-    failures = tuple(check_failures(report, simulation))
+    failures = tuple(run_report.failures(report, simulation))
     if not failures:
         write_arrays(report.outputs, files)
     if options.form == "json":
-        print_json(report_json(report, simulation, not failures))
+        print_json(run_report.as_json(report, simulation))
     else:
-        click.echo("\n".join(report_lines(report, simulation, files)))
+        click.echo("\n".join(run_report.lines(report, simulation, files)))
     if failures:
         raise CheckError(failures)
 
@@ -313,56 +209,6 @@ def known(program: ArrayProgram, given: Mapping[str, str], names: Sequence[str],
             raise UsageError(f"program `{program.name}` has no {kind} `{name}`", hint)
 
 
-def check_failures(report: Report, simulation: Simulation | None) -> Iterator[Problem]:
-    """What a run found to be wrong with its own result."""
-    compared = report.comparison
-    if not compared.ok:
-        errors = f"max abs error {compared.max_abs_error:.3g}, bound {compared.bound:.3g}"
-        hint = "if the error is within the bound, NaN or infinities are in other places than they should be"
-        yield Problem("E0905", f"output `{report.output}` is not accurate enough: {errors}", None, hint)
-    if simulation is not None and simulation.difference:
-        yield Problem("E0904", f"the simulation disagrees with the prediction: {simulation.difference}")
-
-
-def report_json(report: Report, simulation: Simulation | None, ok: object) -> dict[str, Any]:
-    """The object that `blockc run --json` prints (design, section 10)."""
-    traffic = {"predicted": report.predicted_bytes}
-    if simulation is not None:
-        traffic["measured"] = simulation.traffic_bytes
-    return {
-        "program": report.program,
-        "target": report.target,
-        "dims": dict(report.sizes),
-        "kernels": report.kernels,
-        "seconds": report.seconds,
-        "max_abs_error": report.comparison.max_abs_error,
-        "error_bound": report.comparison.bound,
-        "ok": ok,
-        "traffic_bytes": traffic,
-    }
-
-
-def report_lines(report: Report, simulation: Simulation | None, files: Mapping[str, str]) -> Iterator[str]:
-    """What `blockc run` prints for a person."""
-    compared = report.comparison
-    plan = report.plan
-    sizes = ", ".join(f"{dim}={size}" for dim, size in report.sizes.items())
-    yield f"program   {report.program}, target {report.target}"
-    yield f"sizes     {sizes}"
-    if report.defaults:
-        yield f"          {', '.join(report.defaults)}: default, give others with --dim"
-    yield f"kernels   {report.kernels}, from snapshot {plan.snapshot} of {len(plan.costs)}"
-    yield f"time      {report.seconds * 1e3:.3f} ms, median of {report.runs} after one warm-up run"
-    yield f"traffic   {report.predicted_bytes:,} bytes predicted"
-    if simulation is not None:
-        yield f"          {simulation.traffic_bytes:,} bytes counted by the interpreter"
-    yield f"error     {compared.max_abs_error:.3g} in {report.output}, bound {compared.bound:.3g}"
-    rows = ", ".join(f"{count:,} of {report.sizes[dim]:,} along {dim}" for dim, count in report.rows.items())
-    yield f"checked   against the float64 meaning: {rows or 'every element'}"
-    yield from (f"written   {name} to {visible(path)}" for name, path in files.items())
-    yield "ok" if compared.ok and not (simulation and simulation.difference) else "NOT OK"
-
-
 @cli.command()
 @compile_options
 @click.option("-o", "folder", metavar="DIR", required=True, help="The folder to write to; it is made if need be.")
@@ -375,7 +221,7 @@ def emit(file: str, options: Options, folder: str) -> None:
     with progress("compiling"):
         plan = driver.plan_for(driver.derive(program, sizes, options.tiles), sizes, options.tiles)
         source = driver.emit(plan, program, options.target)
-    if not _NAME.fullmatch(program.name) or len(program.name) > 200:
+    if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
     # With the target in its name the file cannot hide a module that it imports.
     paths = write_texts(folder, {f"{program.name}_{options.target}.py": source})

@@ -83,14 +83,21 @@ class Run:
 
 
 def interpret(
-    program: Program, arrays: Mapping[str, Array], sizes: Mapping[str, int], tiles: Mapping[str, int]
+    program: Program,
+    arrays: Mapping[str, Array],
+    sizes: Mapping[str, int],
+    tiles: Mapping[str, int],
+    padding: float | None = None,
 ) -> Run:
     """Execute `program` in float64. `arrays` by argument name; `sizes` and `tiles` in elements, by dimension.
 
-    Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed.
+    Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed. With `padding`, tiles
+    have their full size in the last block too, filled up with that number when they are read, as on hardware with tiles
+    of fixed sizes (the traffic then includes it).
     """
     known = complete_sizes(program, dict(sizes))
-    machine = _Interpreter(program, known, {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()})
+    blocks = {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()}
+    machine = _Interpreter(program, known, blocks, padding)
     environment: dict[str, Value] = {}
     for entry in program.inputs:
         environment[entry.name] = machine.stored(entry.dims, arrays[entry.argument], program.input_types[entry.name])
@@ -116,6 +123,7 @@ class _Interpreter:
     program: Program
     sizes: dict[str, int]
     tiles: dict[str, int]
+    padding: float | None
     loads: Counter[str] = field(default_factory=Counter)
     stores: Counter[str] = field(default_factory=Counter)
     roots: dict[str, str] = field(init=False)
@@ -136,7 +144,8 @@ class _Interpreter:
     def blocks(self, dim: str) -> list[slice]:
         """The blocks of a dimension; the last may be short."""
         size, tile = self.sizes[dim], self.tiles[dim]
-        return [slice(start, min(start + tile, size)) for start in range(0, size, tile)]
+        end = size if self.padding is None else size + tile
+        return [slice(start, min(start + tile, end)) for start in range(0, size, tile)]
 
     def peel(self, value: Value, dim: str, index: int) -> Value:
         """The element of a list for one block."""
@@ -151,11 +160,20 @@ class _Interpreter:
                 if rest:
                     return Stored(rest, tile, chosen)
                 slices = dict(chosen)
-                return Tile(tile.axes, tile.array[tuple(slices.get(axis, slice(None)) for axis in tile.axes)])
+                array = tile.array[tuple(slices.get(axis, slice(None)) for axis in tile.axes)]
+                return Tile(tile.axes, self.filled(array, self.shape(tile.axes, slices)))
             case Tile():
                 raise TypeError("an item cannot be mapped")
             case _:
                 assert_never(value)
+
+    def filled(self, array: Array, shape: tuple[int, ...]) -> Array:
+        """The array, filled up behind its ends to a shape."""
+        if array.shape == shape:
+            return array
+        result = np.full(shape, self.padding, array.dtype)
+        result[tuple(slice(0, extent) for extent in array.shape)] = array
+        return result
 
     def shape(self, axes: tuple[str, ...], blocks: Blocks) -> tuple[int, ...]:
         """The extents of a tile here."""
@@ -176,7 +194,8 @@ class _Interpreter:
                 element = self.peel(element, dim, index)
             assert isinstance(element, Tile)
             chosen = {dim: block for dim, (_, block) in zip(kind.lists, indices, strict=True)}
-            array[tuple(chosen.get(axis, slice(None)) for axis in kind.axes)] = self.aligned(element, kind.axes)
+            part = array[tuple(chosen.get(axis, slice(None)) for axis in kind.axes)]
+            part[...] = self.aligned(element, kind.axes)[tuple(slice(0, extent) for extent in part.shape)]
         return Tile(kind.axes, array)
 
     def aligned(self, tile: Tile, axes: tuple[str, ...]) -> Array:

@@ -136,7 +136,7 @@ type: TIER DTYPE ("[" NAME "]")* "(" [names] ")"
 names: NAME ("," NAME)*
 ?definition: apply | map | reduce | rename
 apply: typed "=" NAME ["[" names "]"] "(" [operands] ")"
-reduce: bound "=" "reduce" "[" NAME "," NAME "]" "(" names ")"
+reduce: typed ("," typed)* "=" "reduce" "[" NAME "," NAME "]" "(" names ")"
 rename: typed "=" "rename" "[" NAME "->" NAME "]" "(" NAME ")"
 map: "map" NAME ["uses" names] "{" port* definition* map_output* "}"
 port: typed "<-" NAME
@@ -214,8 +214,8 @@ class _Build(Transformer):  # type: ignore[type-arg]
         return Apply(name, str(op), args or (), dims or (), dtype)
 
     def reduce(self, items: list) -> Reduce:
-        bound, dim, monoid, sources = items
-        return Reduce(bound, sources, str(dim), str(monoid))
+        *bound, dim, monoid, sources = items
+        return Reduce(tuple(name for name, _ in bound), sources, str(dim), str(monoid))
 
     def rename(self, items: list) -> Rename:
         (name, _), old, new, source = items

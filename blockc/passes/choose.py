@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from blockc.ir.block import REDUCTIONS, Apply, Program, walk
+from blockc.ir.block import REDUCTIONS, Apply, Map, Program, walk
 from blockc.ir.decisions import Derivation, Match
 from blockc.ir.plan import Plan
 from blockc.passes.cost import cost
@@ -32,7 +32,7 @@ def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str,
         if dim.name not in program.whole:
             usual = 1 if dim.name in batch else REDUCED_TILE if dim.name in reduced else FREE_TILE
             tiles[dim.name] = min(usual, power_of_two(sizes.get(dim.name, usual)))
-    shapes = {kind.axes for name, kind in program.types.items() if kind.is_item and name not in program.input_types}
+    shapes = item_shapes(program)
     for floor in (16, 1):
         while True:
             largest = max((math.prod(tiles.get(a, sizes.get(a, ASSUMED)) for a in axes) for axes in shapes), default=0)
@@ -41,6 +41,13 @@ def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str,
                 break
             tiles[shrinkable[0]] //= 2
     return {dim: asked.get(dim) or tile for dim, tile in tiles.items()}
+
+
+def item_shapes(program: Program) -> set[tuple[str, ...]]:
+    """The axes of every tile that the program holds."""
+    names = [name for node in walk(program.body) for name in node.defines]
+    names += [port.name for node in walk(program.body) if isinstance(node, Map) for port in node.ports]
+    return {program.types[name].axes for name in names if program.types[name].is_item}
 
 
 def power_of_two(size: int) -> int:
@@ -78,8 +85,9 @@ def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str,
 def compose(program: Program) -> Program:
     """The program with neighbouring elementwise operators composed (rule 9)."""
     for rule in EMISSION_RULES:
-        while (found := next((f for f in rule.match(program, None) if isinstance(f, Match)), None)) is not None:
-            program = rule.rewrite(program, found)
+        while found := [place for place in rule.match(program, None) if isinstance(place, Match)]:
+            for place in found:
+                program = rule.rewrite(program, place)
     return program
 
 

@@ -1,0 +1,62 @@
+"""What `blockc run` says about a run: for a person, as JSON, and what failed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from blockc.errors import Problem, visible
+from blockc.running import Report, Simulation
+
+
+def failures(report: Report, simulation: Simulation | None) -> Iterator[Problem]:
+    """What a run found to be wrong with its own result."""
+    compared = report.comparison
+    hint = "this is a fault of blockc: please report it with the program, the sizes and the seed"
+    if compared.max_abs_error > compared.bound:
+        errors = f"max abs error {compared.max_abs_error:.3g}, bound {compared.bound:.3g}"
+        yield Problem("E0905", f"output `{report.output}` is not accurate enough: {errors}", None, hint)
+    elif not compared.ok:
+        yield Problem("E0905", f"output `{report.output}` has NaN or infinities in the wrong places", None, hint)
+    if simulation is not None and simulation.difference:
+        message = f"the simulation disagrees with the prediction: {simulation.difference}"
+        yield Problem("E0904", message, None, hint)
+
+
+def as_json(report: Report, simulation: Simulation | None) -> dict[str, Any]:
+    """The object that `blockc run --json` prints (design, section 10)."""
+    traffic = {"predicted": report.predicted_bytes}
+    if simulation is not None:
+        traffic["measured"] = simulation.traffic_bytes
+    return {
+        "program": report.program,
+        "target": report.target,
+        "dims": dict(report.sizes),
+        "kernels": report.kernels,
+        "seconds": report.seconds,
+        "max_abs_error": report.comparison.max_abs_error,
+        "error_bound": report.comparison.bound,
+        "ok": not any(failures(report, simulation)),
+        "traffic_bytes": traffic,
+    }
+
+
+def lines(report: Report, simulation: Simulation | None, files: Mapping[str, str]) -> Iterator[str]:
+    """What `blockc run` prints for a person."""
+    compared = report.comparison
+    plan = report.plan
+    sizes = ", ".join(f"{dim}={size}" for dim, size in report.sizes.items())
+    yield f"program   {report.program}, target {report.target}"
+    yield f"sizes     {sizes}"
+    if report.defaults:
+        yield f"          {', '.join(report.defaults)}: default, give others with --dim"
+    yield f"kernels   {report.kernels}, from snapshot {plan.snapshot} of {len(plan.costs)}"
+    yield f"time      {report.seconds * 1e3:.3f} ms, median of {report.runs} after one warm-up run"
+    yield f"traffic   {report.predicted_bytes:,} bytes predicted"
+    if simulation is not None:
+        yield f"          {simulation.traffic_bytes:,} bytes counted by the interpreter"
+    yield f"error     {compared.max_abs_error:.3g} in {report.output}, bound {compared.bound:.3g}"
+    rows = ", ".join(f"{count:,} of {report.sizes[dim]:,} along {dim}" for dim, count in report.rows.items())
+    yield f"checked   against the float64 meaning: {rows or 'every element'}"
+    yield from (f"written   {name} to {visible(path)}" for name, path in files.items())
+    yield "not ok" if any(failures(report, simulation)) else "ok"
