@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except MemoryError:
         return failed("error: not enough memory; give smaller sizes with --dim", LimitError.exit_code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - see below
         # Anything else is a fault of blockc. The user gets one line and an exit code of its own, whatever it was; this
         # is the top of the program, so nothing is hidden from any caller.
         if os.environ.get("BLOCKC_DEBUG") == "1":

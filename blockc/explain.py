@@ -199,7 +199,7 @@ def _derivation(explanation: Explanation) -> list[str]:
     start = f"Derivation, from {unfused.kernels} kernels that move {unfused.traffic_bytes:,} bytes:"
     if not explanation.steps:
         return [start, "  No rule applies: there is nothing to fuse."]
-    rows = [("step", "rule", "paper", "at", "line", "moved", "work", "local")]
+    rows: list[tuple[str, ...]] = [("step", "rule", "paper", "at", "line", "moved", "work", "local")]
     for group in _groups(explanation.steps):
         first, last = group[0], group[-1]
         number = f"{first[1].snapshot}.{first[0]}"
@@ -231,8 +231,8 @@ def shortened(text: str) -> str:
 
 def _snapshots(explanation: Explanation) -> list[str]:
     plan = explanation.plan
-    rows = [("snapshot", "kernels", "bytes moved", "operations", "special", "local bytes", "predicted")]
-    rows.append(("unfused", *_figures(explanation.unfused)))
+    head = ("snapshot", "kernels", "bytes moved", "operations", "special", "local bytes", "predicted")
+    rows: list[tuple[str, ...]] = [head, ("unfused", *_figures(explanation.unfused))]
     for index, entry in enumerate(plan.costs):
         mark = f"{index} *" if index == plan.snapshot else str(index)
         rows.append((mark, *_figures(entry)))

@@ -60,10 +60,10 @@ def read_array(path: str, argument: Argument) -> Any:
     except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, RecursionError) as error:
         hint = "write it with numpy.save, as an array of numbers"
         raise UsageError(f"{shown}: it is no .npy file of numbers ({visible(str(error)[:80])})", hint) from error
-    if array.dtype.kind == "V" and array.dtype.fields is None:
-        if _STORED_AS_BYTES.get(argument.dtype) == array.dtype.itemsize:
-            return array.view(numpy_dtype(argument.dtype))
-    if array.dtype.kind not in "biufc" and array.dtype != numpy_dtype(argument.dtype):
+    opaque = array.dtype.kind == "V" and array.dtype.fields is None
+    if opaque and _STORED_AS_BYTES.get(argument.dtype) == array.dtype.itemsize:
+        return array.view(numpy_dtype(argument.dtype))
+    if array.dtype.kind not in "biufc":
         raise UsageError(f"{shown}: it holds {array.dtype}, not {argument_type(argument)}")
     return array
 

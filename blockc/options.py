@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,23 +63,21 @@ class Options:
 Command = Callable[..., None]
 
 _FILE = click.argument("file", metavar="FILE")
-_SHARED = (
-    click.option("--program", metavar="NAME", help="Which program, if the file has several."),
-    click.option("--dtype", metavar="TYPE", help="Replace all float types of the program, for example by f32."),
-)
-_FORM = click.option("--json", "form", flag_value="json", default="text", help="Print one JSON object.")
 _COMPILING = (
     click.option("--target", metavar="TARGET", default="cpu", show_default=True, help="The machine to compile for."),
     click.option("--dim", "dims", type=SIZE, multiple=True, help="The size of a dimension. Repeatable."),
     click.option("--tile", "tiles", type=TILE, multiple=True, help="Its block size, or `whole`. Repeatable."),
 )
+_SHARED = (
+    click.option("--dtype", metavar="TYPE", help="Replace all float types of the program, for example by f32."),
+    click.option("--program", metavar="NAME", help="Which program, if the file has several."),
+    click.option("--json", "form", flag_value="json", default="text", help="Print one JSON object."),
+)
 
 
 def program_options(command: Command) -> Command:
     """Adds FILE, --program, --dtype and --json to a command."""
-    for option in (_FORM, *reversed(_SHARED), _FILE):
-        command = option(command)
-    return command
+    return _with_options(command, (_FILE, *_SHARED))
 
 
 def compile_options(command: Command) -> Command:
@@ -98,11 +97,14 @@ def compile_options(command: Command) -> Command:
         blocks = {name: None if value == "whole" else int(value) for name, value in unique(tiles, "--tile").items()}
         command(file=file, options=Options(target, sizes, blocks, dtype, program, form), **others)
 
-    gathered.__name__, gathered.__doc__ = command.__name__, command.__doc__
-    gathered.__dict__.update(command.__dict__)
-    for option in reversed(_COMPILING):
-        gathered = option(gathered)
-    return program_options(gathered)
+    return _with_options(functools.wraps(command)(gathered), (_FILE, *_COMPILING, *_SHARED))
+
+
+def _with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """The command with options that its help lists in this order, before its own."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def unique(pairs: Sequence[Pair], option: str) -> dict[str, str]:

@@ -123,6 +123,26 @@ def _one_of(words: list[str]) -> str:
 
 
 def _hint(tokens: Sequence[Token], at: int, accepted: set[str], brackets: list[Token]) -> str:
+    return _particular_hint(tokens, at, accepted, brackets) or _general_hint(tokens, at, accepted, brackets)
+
+
+def _general_hint(tokens: Sequence[Token], at: int, accepted: set[str], brackets: list[Token]) -> str:
+    """What to write at such a place, where nothing tells what was meant."""
+    kind = tokens[at].type if at < len(tokens) else "$END"
+    if kind == "COMMA":
+        return "remove this comma"
+    if "COMMA" in accepted and kind in _VALUE:
+        return "a comma is missing"
+    if brackets and brackets[-1].type == "LSQB":
+        return "dimensions are listed as in `[m, n]`, renamed as in `[m -> n]`, and sized in a type as in `[d=64]`"
+    if brackets and brackets[0].type == "LBRACE":
+        return "a statement reads `name = expression`"
+    if any(token.type == "DEF" for token in tokens[max(0, at - 12) : at]):
+        return "a definition reads `def name[dims](values) = expression`"
+    return "a program reads `program name(X: f32[m, n]) -> Y: f32[m, n] { Y = X }`"
+
+
+def _particular_hint(tokens: Sequence[Token], at: int, accepted: set[str], brackets: list[Token]) -> str:
     token = tokens[at] if at < len(tokens) else Token("$END", "")
     before = tokens[at - 1] if at else Token("$START", "")
     in_block = bool(brackets) and brackets[0].type == "LBRACE"

@@ -73,12 +73,14 @@ def refusals_in_data() -> set[tuple[str, str]]:
     return {(rule, example.refusal) for rule in folders for example in files(rule) if example.refusal}
 
 
-def from_docstring(docstring: str, preamble: str) -> Example:
-    """The example in the docstring of a rule's module: indented, `=>` alone on a line between before and after."""
-    lines = [line[4:] if line.startswith("    ") else "" for line in docstring.splitlines()]
-    text = "\n".join("---" if line.strip() == "=>" else indented for line, indented in zip(docstring.splitlines(), lines))
-    before, after = text.split("---\n")
-    return Example("docstring", preamble + before.strip("\n") + "\n", after.strip("\n") + "\n", "")
+def from_docstring(docstring: str, preamble: str, shared: str) -> Example:
+    """The example in the docstring of a rule's module: indented, `=>` alone on a line between before and after.
+
+    `shared` are definitions that stand ahead of both.
+    """
+    before, after = docstring.split("\n  =>\n")
+    parts = ["\n".join(line[4:] for line in part.splitlines() if line.startswith("    ")) for part in (before, after)]
+    return Example("docstring", f"{preamble}{shared}{parts[0]}\n", f"{shared}{parts[1]}\n", "")
 
 
 def split_preamble(text: str) -> tuple[dict[str, list[str]], str]:

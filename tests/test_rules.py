@@ -27,16 +27,23 @@ AROUND_DOCSTRING = {
     "fuse_sibling_maps": "",
     "distribute_reduction": "given r: local f32(m)\n",
     "swap_scale_and_contraction": "around n\ngiven s: local f32(m, n)\ngiven r: local f32(m)\ngiven v: local f32(n, d)\n",
-    "split_exponential": "",
+    "split_exponential": "dims n m\n",
     "rematerialise": "given r: local f32(m)\ndims e n m\n",
     "extend_map": "around b\ndims b e n m\n",
     "fuse_elementwise": "around m\ngiven s: local f32(m, n)\ngiven t: local f32(m)\n",
 }
 
+STATISTIC = """map n {
+  p: local f32(m, n) <- S
+  q: local f32(m) = max[n](p)
+  => c: local f32(m) = max(q)
+}
+"""
+
 
 def docstring_example(rule: Rule) -> Example:
     module = importlib.import_module(f"blockc.passes.rules.{rule.name}")
-    return from_docstring(module.__doc__ or "", AROUND_DOCSTRING[rule.name])
+    return from_docstring(module.__doc__ or "", AROUND_DOCSTRING[rule.name], STATISTIC if rule.name == "split_exponential" else "")
 
 
 POSITIVE = [

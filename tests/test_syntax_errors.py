@@ -156,7 +156,7 @@ def check_survives(source: str, reproduction: str) -> None:
     except Exception:
         print(f"reproduce with: {reproduction}", file=sys.stderr)
         raise
-    assert all(problem.span is not None for problem in problems), reproduction
+    assert all(problem.span is not None and problem.hint for problem in problems), reproduction
     assert time.perf_counter() - start < 5, reproduction
 
 

@@ -56,7 +56,7 @@ class Kernel:
 
     def list_axes(self, scope: Scope, kind: Type) -> tuple[Axis, ...]:
         """The axes of the array that stores a list: in full along list dimensions, the current block along others."""
-        result = []
+        result: list[Axis] = []
         for dim in self.program.ordered((*kind.lists, *kind.axes)):
             if dim not in kind.lists:
                 result.extend(self.axes(scope, (dim,)))

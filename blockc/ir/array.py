@@ -11,7 +11,7 @@ Axes have names and no order: `shape` lists them in the order of `ArrayProgram.d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Axis = tuple[str, ...]  # the dimensions packed into one array axis, outermost first; usually one
@@ -45,7 +45,7 @@ class Argument:
     name: str
     dtype: str
     axes: tuple[Axis, ...]
-    span: Span | None = None
+    span: Span | None = field(default=None, compare=False)
 
     @property
     def dims(self) -> tuple[str, ...]:

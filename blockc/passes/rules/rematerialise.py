@@ -22,8 +22,8 @@ the general case.
     map e {
       w: slow f32[n](n, e) <- W
       map n {
-        x.1: local f32(m, n) <- X
         v: local f32(n, e) <- w
+        x.1: local f32(m, n) <- X
         y.1: local f32(m, n) = mul(x.1, r)
         o: local f32(m, e) = contract[n](y.1, v)
         => O: local f32(m, e) = add(o)

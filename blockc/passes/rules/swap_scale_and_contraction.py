@@ -6,6 +6,7 @@ A scale that is known only after another loop over the same dimension no longer 
     p: local f32(m, n) = mul(e, r)
     o: local f32(m, d) = contract[n](p, v)
   =>
+    e: local f32(m, n) = exp(s)
     o.1: local f32(m, d) = contract[n](e, v)
     o: local f32(m, d) = mul(r, o.1)
 """
