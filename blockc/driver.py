@@ -60,7 +60,8 @@ def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> 
     for option, values in (("dim", dims), ("tile", tiles)):
         for name, value in values.items():
             if name not in known:
-                raise UsageError(f"program `{program.name}` has no dimension `{name}`", f"it has {', '.join(sorted(known))}")
+                hint = f"it has {', '.join(sorted(known))}"
+                raise UsageError(f"program `{program.name}` has no dimension `{name}`", hint)
             least = 0 if option == "dim" else 1
             if value is not None and not least <= value <= 2**40:
                 raise UsageError(f"--{option} {name}={value} is not between {least} and 2^40")
@@ -219,9 +220,9 @@ def compile(
 ) -> Kernel:
     """Compile a program, given as text or as a path to a `.blk` file, to a callable kernel.
 
-    `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float types;
-    `program` names one of several; `threads` limits the worker threads. Raises BlockcError: the program is wrong, or an
-    option does not fit it.
+    `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float
+    types; `program` names one of several; `threads` limits the worker threads. Raises BlockcError: the program is
+    wrong, or an option does not fit it.
     """
     check_target(target)
     if dtype is not None and dtype not in DTYPES:

@@ -41,8 +41,7 @@ class Given:
 def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[str]) -> Tile:
     """Write the calls for one tile operator; `dying` are the names that nothing reads afterwards."""
     compute = compute_dtype(apply.dtype)
-    left = Counter(operand_names(apply.args))
-    given = [_operand(kernel, scope, arg, left, dying) for arg in apply.args]
+    given = _operands(kernel, scope, apply.args, Counter(operand_names(apply.args)), dying)
     match apply.op:
         case "index":
             return _index(kernel, scope, apply.dims[0])
@@ -71,18 +70,28 @@ def _release_temporaries(scope: Scope, given: Iterable[Given]) -> None:
 # Operands
 
 
-def _operand(kernel: Kernel, scope: Scope, operand: Operand, left: Counter[str], dying: frozenset[str]) -> Given:
-    match operand:
-        case str():
-            left[operand] -= 1
-            return Given(kernel.tile(operand), operand in dying and left[operand] == 0)
-        case Expression(op, args) if any(True for _ in operand_names(args)):
-            given = [_operand(kernel, scope, arg, left, dying) for arg in args]
-            kinds = tuple(_dtype(kernel, arg) for arg in args)
-            result = _elementwise(kernel, scope, op, given, compute_dtype(result_dtype(op, kinds)))
-            return Given(result, dies=True, temporary=True)
-        case _:
-            return Given(number(kernel, operand))
+def _operands(
+    kernel: Kernel, scope: Scope, args: tuple[Operand, ...], uses: Counter[str], dying: frozenset[str]
+) -> list[Given]:
+    """The operands of one operator; composed ones are computed now.
+
+    A name dies here only if all its `uses` are operands of this very operator: those of an operator around it are read
+    later.
+    """
+    here = Counter(arg for arg in args if isinstance(arg, str))
+    given = []
+    for arg in args:
+        match arg:
+            case str():
+                given.append(Given(kernel.tile(arg), dies=arg in dying and here[arg] == uses[arg]))
+            case Expression(op, inner) if any(operand_names(inner)):
+                entries = _operands(kernel, scope, inner, uses, dying)
+                kinds = tuple(_dtype(kernel, operand) for operand in inner)
+                result = _elementwise(kernel, scope, op, entries, compute_dtype(result_dtype(op, kinds)))
+                given.append(Given(result, dies=True, temporary=True))
+            case _:
+                given.append(Given(number(kernel, arg)))
+    return given
 
 
 def number(kernel: Kernel, operand: Constant | Size | Expression) -> Number:

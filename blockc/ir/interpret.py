@@ -189,7 +189,7 @@ class _Interpreter:
             return Tile(kind.axes, array)
         array = np.zeros(self.shape(kind.axes, blocks))
         for indices in itertools.product(*(enumerate(self.blocks(dim)) for dim in kind.lists)):
-            element = value
+            element: Value = value
             for dim, (index, _) in zip(kind.lists, indices, strict=True):
                 element = self.peel(element, dim, index)
             assert isinstance(element, Tile)

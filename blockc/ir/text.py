@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import assert_never
+from typing import Any, assert_never
 
 from lark import Lark, Token, Transformer
 
@@ -164,7 +164,7 @@ class _Build(Transformer):  # type: ignore[type-arg]
     def same(self, items: list[Token]) -> str:
         return str(items[0])
 
-    def dim(self, items: list) -> tuple[Dim, bool]:
+    def dim(self, items: list[Any]) -> tuple[Dim, bool]:
         name, size, whole = items
         fixed = size if isinstance(size, int) else None
         return Dim(str(name), fixed, size if isinstance(size, str) else None), whole is not None
@@ -172,22 +172,22 @@ class _Build(Transformer):  # type: ignore[type-arg]
     def axis(self, items: list[Token]) -> tuple[str, ...]:
         return tuple(str(item) for item in items)
 
-    def array(self, items: list) -> Argument:
+    def array(self, items: list[Any]) -> Argument:
         return Argument(str(items[0]), str(items[1]), tuple(axis for axis in items[2:] if axis is not None))
 
     def names(self, items: list[Token]) -> tuple[str, ...]:
         return tuple(str(item) for item in items)
 
-    def type(self, items: list) -> str:
+    def type(self, items: list[Any]) -> str:
         return str(items[1])
 
-    def typed(self, items: list) -> tuple[str, str]:
+    def typed(self, items: list[Any]) -> tuple[str, str]:
         return str(items[0]), items[1]
 
     def bound(self, items: list[tuple[str, str]]) -> tuple[str, ...]:
         return tuple(name for name, _ in items)
 
-    def input(self, items: list) -> Input:
+    def input(self, items: list[Any]) -> Input:
         name, dtype, argument, dims = items
         return Input(str(name), str(argument), dims or (), dtype)
 
@@ -203,32 +203,32 @@ class _Build(Transformer):  # type: ignore[type-arg]
     def size(self, items: list[Token]) -> Size:
         return Size(str(items[0]))
 
-    def scalar(self, items: list) -> Expression:
+    def scalar(self, items: list[Any]) -> Expression:
         return Expression(str(items[0]), items[1])
 
     def operands(self, items: list[Operand]) -> tuple[Operand, ...]:
         return tuple(items)
 
-    def apply(self, items: list) -> Apply:
+    def apply(self, items: list[Any]) -> Apply:
         (name, dtype), op, dims, args = items
         return Apply(name, str(op), args or (), dims or (), dtype)
 
-    def reduce(self, items: list) -> Reduce:
+    def reduce(self, items: list[Any]) -> Reduce:
         *bound, dim, monoid, sources = items
         return Reduce(tuple(name for name, _ in bound), sources, str(dim), str(monoid))
 
-    def rename(self, items: list) -> Rename:
+    def rename(self, items: list[Any]) -> Rename:
         (name, _), old, new, source = items
         return Rename(name, str(source), str(old), str(new))
 
-    def port(self, items: list) -> Port:
+    def port(self, items: list[Any]) -> Port:
         return Port(items[0][0], str(items[1]))
 
-    def map_output(self, items: list) -> Output:
+    def map_output(self, items: list[Any]) -> Output:
         bound, monoid, values = items
         return Output(bound, values, None if monoid == "stack" else str(monoid))
 
-    def map(self, items: list) -> Map:
+    def map(self, items: list[Any]) -> Map:
         dim, _, *parts = items
         ports = tuple(part for part in parts if isinstance(part, Port))
         body = tuple(part for part in parts if isinstance(part, Apply | Map | Reduce | Rename))
@@ -237,7 +237,7 @@ class _Build(Transformer):  # type: ignore[type-arg]
     def output(self, items: list[Token]) -> tuple[str, str]:
         return str(items[0]), str(items[1])
 
-    def start(self, items: list) -> Program:
+    def start(self, items: list[Any]) -> Program:
         name, *parts = items
         dims = [part for part in parts if isinstance(part, tuple) and isinstance(part[0], Dim)]
         arguments = {part.name: part for part in parts if isinstance(part, Argument)}

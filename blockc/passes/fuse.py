@@ -1,7 +1,7 @@
 """The fuser: applies the rules to the fixed point, then takes snapshots that exchange memory traffic for work.
 
-From the outermost graph inwards, the first rule that matches is applied, and the search goes on at the graph around the
-one that changed. Every step is verified, is shown to decrease the measure, and is recorded (design, section 6).
+From the outermost graph inwards, the first rule that matches is applied, and the search starts again at the graph that
+changed. Every step is verified, is shown to decrease the measure, and is recorded (design, section 6).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from blockc.ir.array import Span
 from blockc.ir.block import Definition, Map, Path, Program, graph_at, walk
 from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
@@ -151,7 +152,7 @@ def first_match(program: Program, path: Path) -> tuple[Rule, Match] | None:
     return None
 
 
-def span_of(program: Program, match: Match) -> object:
+def span_of(program: Program, match: Match) -> Span | None:
     """The place in the source that a match is about, if it is known."""
     graph = graph_at(program, match.path)
     definition: Definition = graph[find(graph, match.at[0])]

@@ -81,11 +81,10 @@ def _of_lists(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refusal]:
         readers = readers_of(graph, node, name)
         if readers:
             problem = _problem(graph, node, name, readers)
-            yield problem_or_match(site, name, problem)
+            yield _answer(site, name, problem)
 
 
-def problem_or_match(site: Path, name: str, problem: tuple[str, str] | None) -> Match | Refusal:
-    """A refusal if there is a problem, else a match."""
+def _answer(site: Path, name: str, problem: tuple[str, str] | None) -> Match | Refusal:
     return Match(site, (name,)) if problem is None else Refusal(problem[0], site, (name,), problem[1])
 
 
@@ -101,7 +100,7 @@ def _of_statistics(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refu
                 for other in graph
             ):
                 problem = "stays_for_others", f"`{name}` is needed outside these maps too"
-            yield problem_or_match(site, name, problem)
+            yield _answer(site, name, problem)
             return
 
 

@@ -13,7 +13,8 @@ subtracted by hand; `stabilize` brings a safe one back in the end.
     map n {
       s: local f32(m, n) <- S
       e.1: local f32(m, n) = exp(s)
-      e: local f32(m, n) = mul(e.1, exp(c))
+      e.2: local f32(m) = exp(c)
+      e: local f32(m, n) = mul(e.1, e.2)
       => E: slow f32[n](m, n) = stack(e)
     }
 """
