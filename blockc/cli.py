@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STAGES = ("array", "block", "snapshot", "stable", "plan", "kernel")
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="blockc", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -288,15 +289,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows escapes instead of failing
             stream.reconfigure(errors="backslashreplace")
     try:
-        result = cli.main(arguments, prog_name="blockc", standalone_mode=False)
+        # Not `cli.main`, which would answer some of the errors below in its own way.
+        with cli.make_context("blockc", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            cli.invoke(context)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return 0
+    except click.exceptions.Exit as request:
+        return request.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except BlockcError as error:
         return failed(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return failed("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain about it once more when it flushes at exit.

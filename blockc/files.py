@@ -10,6 +10,8 @@ import contextlib
 import os
 import sys
 import tempfile
+import tokenize
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +21,9 @@ from blockc.ir.array import Argument, Span, argument_type
 
 STANDARD_INPUT = "-"
 _LARGEST_FILE = 2**20 + 3  # bytes: what the language takes, and a byte order mark
+
+# What NumPy raises for a file that is no .npy file, whose header it reads as a Python expression.
+_BROKEN_ARRAY = (ValueError, TypeError, OverflowError, EOFError, SyntaxError, RecursionError, tokenize.TokenError)
 
 # NumPy stores the types of ml_dtypes in .npy files as bytes without a meaning.
 _STORED_AS_BYTES = {"bf16": 2, "f8e4m3": 1, "f8e5m2": 1}
@@ -51,13 +56,14 @@ def read_array(path: str, argument: Argument) -> Any:
 
     shown = f"input `{argument.name}`: cannot read `{visible(path)}`"
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers of old versions
             array = np.lib.format.read_array(stream, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"{shown}: {_reason(error)}") from error
     except MemoryError as error:
         raise UsageError(f"{shown}: it says that it holds more than fits in memory") from error
-    except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, RecursionError) as error:
+    except _BROKEN_ARRAY as error:
         hint = "write it with numpy.save, as an array of numbers"
         raise UsageError(f"{shown}: it is no .npy file of numbers ({visible(str(error)[:80])})", hint) from error
     opaque = array.dtype.kind == "V" and array.dtype.fields is None

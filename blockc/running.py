@@ -237,5 +237,3 @@ def iterations(graph: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int])
             blocks = -(-sizes[node.dim] // max(1, tiles.get(node.dim, sizes[node.dim])))
             total += blocks * (1 + iterations(node.body, sizes, tiles))
     return total
-
-

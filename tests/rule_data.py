@@ -149,7 +149,8 @@ def complete(before: str, after: str) -> tuple[Program, Program]:
     """Both fragments as programs with the same inputs and outputs."""
     said, text = split_preamble(before)
     types = annotated(text + "\n" + "\n".join(said["given"]))
-    first, second = parse_graph(text), parse_graph(after)
+    first = parse_graph(text)
+    second = parse_graph(after) if after else first
     types_from_ports(first, types)
     free = free_names(first)
     around = [dim for line in said["around"] for dim in line.split()]

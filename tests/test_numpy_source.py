@@ -11,16 +11,22 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import oracle
 import pytest
 
 from blockc.codegen import loader, numpy_source
 from blockc.codegen.numpy_values import element_dtype
+from blockc.data import random_arrays
 from blockc.ir.array import sizes as complete_sizes
 from blockc.ir.block import Apply, Definition, Graph, Map, Program, Reduce
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret
 from blockc.ir.text import parse_program
 from blockc.ir.verify import verify
+from blockc.language import parse
+from blockc.meaning import evaluate
+from blockc.passes.fuse import fuse
+from blockc.passes.lower import lower
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
@@ -164,6 +170,20 @@ def test_kernels_agree_with_the_interpreter_in_all_float_types(name: str, dtype:
         compare(program, tiles_of(program, TILE), sizes, inputs_of(program, sizes))
 
 
+@pytest.mark.parametrize("seed", range(25))
+def test_fused_random_programs_mean_what_their_text_says(seed: int) -> None:
+    case = oracle.random_case(seed)
+    program = parse(case.source, dtype="f64")
+    arrays = random_arrays(program, case.sizes, seed)
+    expected = evaluate(program, arrays)
+    for stage, block_program in oracle.final_programs(fuse(lower(program, case.whole))):
+        tiles = {dim: tile for dim, tile in case.tiles.items() if dim not in block_program.whole}
+        found = launch_of(block_program, tiles)(arrays, 2)
+        for name, array in expected.items():
+            # Intermediates that no f64 value goes into are f32.
+            assert oracle.difference(found[name], array, 2e-6) == "", f"{stage}, output {name}"
+
+
 def strided(array: Array) -> Iterator[tuple[str, Array]]:
     """The same values in other layouts."""
     read_only = array.copy()
@@ -223,7 +243,10 @@ def test_no_uninitialised_memory_reaches_a_result(name: str) -> None:
     sizes = sizes_of(program, 7)
     arrays = inputs_of(program, sizes)
     source = numpy_source.emit(program, tiles_of(program, TILE))
-    poisoned = "def poisoned(shape, dtype):\n    return np.full(shape, 77 if np.dtype(dtype).kind in 'bi' else np.nan, dtype)\n\n\n"
+    poisoned = (
+        "def poisoned(shape, dtype):\n    array = np.empty(shape, dtype)\n"
+        "    array.fill(77 if dtype in (np.bool_, np.int8, np.int32, np.int64) else np.nan)\n    return array\n\n\n"
+    )
     changed = source.replace("np.empty(", "poisoned(").replace("def argument", poisoned + "def argument", 1)
     expected, found = loader.load(source)(arrays), loader.load(changed)(arrays)
     for key, array in found.items():
@@ -402,6 +425,12 @@ def test_arrays_that_do_not_fit_are_named() -> None:
         "class A: pass\ndef launch(): pass",
         "for i in range(3): pass\ndef launch(): pass",
         "import numpy as np\ndef launch(): return np.load('x')",
+        "def launch(): return '{0.x}'.format(1)",
+        "def launch(): return unknown",
+        "def launch(): return (lambda: 1)()",
+        "range = min\ndef launch(): return 1",
+        "print('hello')\ndef launch(): pass",
+        "def launch(:",
         "x = 1",
     ],
 )

@@ -1,12 +1,23 @@
-"""Loading generated source: it is parsed and checked here, at one place, before it is compiled and executed."""
+"""Loading generated source: it is parsed and checked here, at one place, before it is compiled and executed.
+
+The check knows what the emitter writes and refuses everything else: imports, builtins and attributes are listed, names
+must be the file's own. So a kernel file that was tampered with cannot reach files, processes or the interpreter.
+"""
 
 from __future__ import annotations
 
 import ast
+import builtins
 import linecache
+import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
+
+from blockc.codegen.numpy_helpers import HELPERS
+from blockc.codegen.numpy_ops import SPELLINGS
+from blockc.codegen.numpy_values import element_dtype
+from blockc.ir.dtypes import DTYPES
 
 _MODULES = frozenset({"itertools", "math", "ml_dtypes", "numpy"})
 _NAMES = frozenset(
@@ -18,13 +29,22 @@ _NAMES = frozenset(
         ("threadpoolctl", "ThreadpoolController"),
     }
 )
-# What could reach files, processes or the interpreter itself through builtins or NumPy.
-_FORBIDDEN = frozenset(
+_BUILTINS = frozenset(
+    {"IndexError", "ValueError", "bool", "float", "int", "len", "max", "min", "print", "range", "__name__"}
+)
+# What kernels and `launch` call besides the spellings of operators and the helper functions.
+_STRUCTURE = """
+    T add arange array asarray astype bool_ copyto default_rng divide dtype empty errstate fill inf int8 integers items
+    limit matmul maximum minimum multiply nan not_equal ones product random reduce reshape shape sqrt standard_normal
+    subtract transpose vecdot exp equal
+"""
+_ATTRIBUTES = frozenset(
     {
-        *("eval", "exec", "compile", "open", "input", "breakpoint", "globals", "locals", "vars", "getattr", "setattr"),
-        *("delattr", "memoryview", "load", "loads", "save", "savez", "savez_compressed", "savetxt", "loadtxt"),
-        *("genfromtxt", "fromfile", "tofile", "memmap", "fromregex", "dump", "dumps", "DataSource", "ctypeslib", "f2py"),
-        *("ctypes", "lib", "core", "testing", "distutils", "data", "frombuffer", "open_memmap"),
+        *_STRUCTURE.split(),
+        *(element_dtype(name) for name in DTYPES),
+        "int64",
+        *re.findall(r"\.([A-Za-z]\w*)", " ".join(HELPERS.values())),
+        *re.findall(r"\.([A-Za-z]\w*)", " ".join(part for s in SPELLINGS.values() for part in (*s.calls, s.number))),
     }
 )
 
@@ -35,40 +55,57 @@ class UnsafeSourceError(Exception):
 
 def load(source: str) -> Callable[..., Any]:
     """The `launch` function of a generated module. UnsafeSourceError if the source is not of the expected form."""
-    tree = ast.parse(source)
-    for problem in _problems(tree):
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise UnsafeSourceError(str(error)) from None
+    own = set(_own_names(tree))
+    for problem in _problems(tree, own):
         raise UnsafeSourceError(problem)
+    if "launch" not in own:
+        raise UnsafeSourceError("there is no function `launch`")
     name = f"<blockc kernel {sha256(source.encode()).hexdigest()[:12]}>"
     # So that tracebacks and debuggers show the generated lines.
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     namespace: dict[str, Any] = {"__name__": "blockc_kernel"}
     exec(compile(tree, name, "exec"), namespace)  # noqa: S102 - checked above
-    launch = namespace.get("launch")
-    if not callable(launch):
-        raise UnsafeSourceError("there is no function `launch`")
-    result: Callable[..., Any] = launch
-    return result
+    launch: Callable[..., Any] = namespace["launch"]
+    return launch
 
 
-def _problems(tree: ast.Module) -> Iterator[str]:
+def _own_names(tree: ast.Module) -> Iterator[str]:
+    """Every name that the file binds."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.FunctionDef(name=name):
+                yield name
+            case ast.Import(names) | ast.ImportFrom(names=names):
+                yield from (alias.asname or alias.name for alias in names)
+            case _:
+                pass
+
+
+def _problems(tree: ast.Module, own: set[str]) -> Iterator[str]:
     for statement in tree.body:
-        if not isinstance(statement, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.Assign | ast.If | ast.Expr):
+        if not isinstance(statement, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.Assign | ast.If):
             yield f"line {statement.lineno}: a {type(statement).__name__} at the top"
+    for name in sorted(own):
+        if name.startswith("__") or hasattr(builtins, name):
+            yield f"`{name}` is bound to something else"
     for node in ast.walk(tree):
         match node:
             case ast.Import(names):
                 yield from (_refused(node, alias.name) for alias in names if alias.name not in _MODULES)
             case ast.ImportFrom(module, names, level):
-                yield from (
-                    _refused(node, f"{module}.{alias.name}")
-                    for alias in names
-                    if level or (module, alias.name) not in _NAMES
-                )
-            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name):
-                if (name.startswith("_") and name not in ("_", "__name__")) or name in _FORBIDDEN:
-                    yield _refused(node, name)
-            case ast.ClassDef() | ast.AsyncFunctionDef() | ast.Lambda() | ast.Global() | ast.Nonlocal():
-                yield f"line {node.lineno}: a {type(node).__name__}"
+                full = [(module, alias.name) for alias in names]
+                yield from (_refused(node, f"{pair[0]}.{pair[1]}") for pair in full if level or pair not in _NAMES)
+            case ast.Name(id=name) if name not in own and name not in _BUILTINS:
+                yield _refused(node, name)
+            case ast.Attribute(attr=name) if name not in _ATTRIBUTES:
+                yield _refused(node, name)
+            case ast.ClassDef() | ast.AsyncFunctionDef() | ast.Lambda() | ast.Global() | ast.Nonlocal() | ast.Delete():
+                if not isinstance(node, ast.Delete) or not all(isinstance(target, ast.Name) for target in node.targets):
+                    yield f"line {node.lineno}: a {type(node).__name__}"
             case _:
                 pass
 

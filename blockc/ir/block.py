@@ -281,6 +281,8 @@ class Program:
     def facts(self) -> Facts:
         """What is known of the names, found once: a program made by `with_body` takes over what its origin knew."""
         origin: Program | None = self.__dict__.pop("_origin", None)
+        while origin is not None and "facts" not in origin.__dict__ and "_origin" in origin.__dict__:
+            origin = origin.__dict__["_origin"]  # programs on the way that nobody asked about
         if origin is None:
             facts = Facts(dict(self.input_types), {}, {}, {})
             for entry in self.inputs:

@@ -189,8 +189,8 @@ class _Checker:
         at = node.defines[0] if node.outputs else f"map {node.dim}"
         earlier = self.verified.maps.get(id(node))
         if earlier is not None and earlier[1] == mapped:
-            for name in node.uses:
-                self.use(at, name)
+            if not node.uses <= self.types.keys():
+                self.use(at, min(node.uses - self.types.keys()))
             if id(node) in self.seen:
                 raise VerifyError("B01", at, "the same map stands twice in the program")
             self.seen.add(id(node))

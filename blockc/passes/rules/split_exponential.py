@@ -62,7 +62,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
             if moved and kept:
                 yield Match(site, (node.name,))
             elif outside:
-                why = f"{outside[0]} comes from outside the loop but does not depend on one over the same dimension"
+                why = f"`{outside[0]}` comes from outside the loop but does not depend on one over the same dimension"
                 yield Refusal("does_not_block", site, (node.name,), why)
 
 
