@@ -12,8 +12,8 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from generator import random_sizes
 from minimiser import minimise
 from oracle import (
     NORMAL_RUN,
@@ -30,10 +30,10 @@ from oracle import (
 )
 from rule_data import refusals_in_data
 
-from blockc.ir.decisions import Derivation
+from blockc.ir.decisions import Derivation, Refusal
 from blockc.language import parse
 from blockc.meaning import evaluate
-from blockc.passes.rules import ALL_RULES
+from blockc.passes.rules import ALL_RULES, EMISSION_RULES
 from blockc.passes.stabilize import stabilize
 
 
@@ -87,7 +87,10 @@ def occurrences(derivations: list[Derivation]) -> tuple[Counter[str], Counter[tu
         rules.update(step.rule for step in derivation.steps)
         refusals.update((refusal.rule, refusal.reason) for refusal in derivation.refusals)
         for snapshot in derivation.snapshots:
-            rules.update(rule for rule, _ in compose_steps(stabilize(snapshot)))
+            stable = stabilize(snapshot)
+            rules.update(rule for rule, _ in compose_steps(stable))
+            found = [(rule.name, place) for rule in EMISSION_RULES for place in rule.match(stable, None)]
+            refusals.update((rule, place.reason) for rule, place in found if isinstance(place, Refusal))
     return rules, refusals
 
 
@@ -133,11 +136,14 @@ def test_composition_keeps_the_meaning_at_every_step(seed: int) -> None:
         assert not mismatch(program, case, arrays, reference), (rule, case.reproduction())
 
 
-def test_a_mismatch_is_reported_with_a_small_reproduction() -> None:
-    case = random_case(3)
-    broken = replace(case, tiles=dict.fromkeys(case.tiles, -1))  # an interpreter that fails is a finding too
-    assert "Case(" in case.reproduction() and case.reproduction().count("check") == 2
-    assert failure(broken) or random_sizes(3, case.program) == case.sizes
+def test_a_wrong_program_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "program p(X: f32[m, n]) -> O: f32[m] {\n    T = tanh(X) + X\n    O = sum[n](exp(T) * X)\n}\n"
+    case = Case(source, {"m": 3, "n": 4}, {"m": 2, "n": 3}, frozenset())
+    monkeypatch.setattr("oracle.evaluate", lambda *_: {"O": np.zeros(3)})
+    problem = failure(case)
+    assert problem.startswith("AssertionError: lowered: output O: ")
+    text = report(case, problem)
+    assert "seed 0: " in text and text.count("\n    T = ") == 0 and "check(Case(" in text
 
 
 def campaign(start: int, count: int) -> int:

@@ -82,6 +82,10 @@ def _operand(operand: Operand, found: Mapping[str, Dependence]) -> Dependence:
             assert_never(operand)
 
 
+def _is_aligned(kind: Dependence, operand: Operand) -> bool:
+    return kind is _ALIGNED or operand in (Constant(0), Constant(0.0))
+
+
 def _apply(op: str, args: tuple[Operand, ...], found: Mapping[str, Dependence]) -> Dependence:
     kinds = [_operand(arg, found) for arg in args]
     dependent = [kind for kind in kinds if kind is not _NONE]
@@ -100,9 +104,7 @@ def _apply(op: str, args: tuple[Operand, ...], found: Mapping[str, Dependence]) 
             return _ALIGNED
         case "add" | "sub" if dependent == [_ALIGNED] * len(args):
             return _ALIGNED
-        case "where" if kinds[0] is _NONE and all(
-            kind is _ALIGNED or arg in (Constant(0), Constant(0.0)) for kind, arg in zip(kinds[1:], args[1:], strict=True)
-        ):
+        case "where" if kinds[0] is _NONE and all(map(_is_aligned, kinds[1:], args[1:])):
             return _ALIGNED
         case _:
             return _OTHER

@@ -115,5 +115,3 @@ def _release(scope: Scope, tiles: Sequence[Tile]) -> None:
     for tile in tiles:
         if tile.buffer is not None:
             scope.pool.release(tile.buffer)
-
-

@@ -110,13 +110,13 @@ def launch_lines(
 ) -> Iterator[str]:
     """The lines of `launch`. `calls` are the kernels' calls, each followed by the arrays that it reads and writes."""
     yield "def launch(arrays, threads=None):"
-    yield '    """Return the outputs by name. `arrays`: the inputs by name, in any strides. Results do not depend on `threads`.'
+    yield '    """Return the outputs by name. `arrays`: the inputs by name, in any strides.'
     yield ""
-    yield "    Sizes follow from the shapes; ValueError names an array that does not fit."
+    yield "    Sizes follow from the shapes; ValueError names an array that does not fit. Results do not depend on `threads`."
     yield '    """'
     yield "    if threads is None:"
     yield "        threads = available()"
-    yield "    with blas().limit(limits=1), np.errstate(all=\"ignore\"):"
+    yield '    with blas().limit(limits=1), np.errstate(all="ignore"):'
     lines = Lines()
     for position, argument in enumerate(program.arguments):
         dtype = dtype_text(element_dtype(argument.dtype))
@@ -222,5 +222,3 @@ def main_lines(program: Program) -> Iterator[str]:
     yield "    }"
     yield "    for name, array in launch(example).items():"
     yield "        print(name, array.dtype, array.shape)"
-
-

@@ -34,7 +34,8 @@ def write_graph(kernel: Kernel, scope: Scope, graph: Graph, finals: Iterable[str
     running = {name: accumulator for name, accumulator in kernel.running.items() if name in local}
     for position, definition in enumerate(graph):
         ends = frozenset(
-            name for name in (*definition.uses, *definition.defines)
+            name
+            for name in (*definition.uses, *definition.defines)
             if last[name] == position and (name in local or name in scope.ports)
         )
         write_definition(kernel, scope, definition, ends, targets)

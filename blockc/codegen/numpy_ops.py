@@ -1,8 +1,8 @@
 """The NumPy spelling of every elementwise operator, as calls that write into memory that exists.
 
 Adding an operator here is one record. In the calls, `{0}`, `{1}` ... are the operands, which broadcast, `{out}` the
-result, `{room}`, `{other}` and `{third}` scratch like the result, `{mask}` boolean scratch. `number` is the meaning for numbers
-that are known once the sizes are, as a Python expression.
+result, `{room}`, `{other}` and `{third}` scratch like the result, `{mask}` boolean scratch. `number` is the meaning for
+numbers that are known once the sizes are, as a Python expression.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ SPELLINGS: dict[str, Spelling] = {
         "0.5 * {0} * (1.0 + math.erf({0} / math.sqrt(2.0)))",
         helper="erf",
     ),
-    "erf": Spelling(("np.copyto({room}, {0})", "erf({room}, {other}, {third}, {mask}, {out})"), "math.erf({0})", helper="erf"),
+    "erf": Spelling(
+        ("np.copyto({room}, {0})", "erf({room}, {other}, {third}, {mask}, {out})"), "math.erf({0})", helper="erf"
+    ),
     "abs": _ufunc("absolute", 1),
     "sin": _ufunc("sin", 1),
     "cos": _ufunc("cos", 1),

@@ -59,8 +59,8 @@ def _legend(program: Program, tiles: Mapping[str, int]) -> Iterator[str]:
     yield "#"
     yield "# Dimensions: dN is the size, tN the size of a block, bN:eN the current block and wN its length."
     for number, dim in enumerate(program.dims):
-        whole = "whole" if dim.name in program.whole else f"blocks of {tiles[dim.name]}" if dim.name in tiles else "one block"
-        yield comment_text(f"  d{number} is {dim.name}, {whole}")
+        cut = f"blocks of {tiles[dim.name]}" if dim.name in tiles else "one block"
+        yield comment_text(f"  d{number} is {dim.name}, {'whole' if dim.name in program.whole else cut}")
 
 
 def _imports(body: str, helpers: Iterable[str]) -> Iterator[str]:

@@ -36,7 +36,9 @@ def _graph(graph: Graph, fresh: Fresh) -> Graph:
         if not isinstance(definition, Map):
             result.append(definition)
             continue
-        inner = Map(definition.dim, definition.ports, _graph(definition.body, fresh), definition.outputs, definition.span)
+        inner = Map(
+            definition.dim, definition.ports, _graph(definition.body, fresh), definition.outputs, definition.span
+        )
         # A parallel map stays alone in its body, so that its blocks are tasks.
         result.extend(_out_of_loop(inner, fresh) if inner.is_loop else (inner,))
     return tuple(result)

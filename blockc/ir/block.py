@@ -272,6 +272,11 @@ class Program:
         axes = self.ordered(dims)
         return Type(dtype, tuple(dim for dim in axes if dim not in self.whole), axes)
 
+    @cached_property
+    def graphs(self) -> dict[Path, Graph]:
+        """The graphs that have been asked for, by path."""
+        return {(): self.body}
+
     @property
     def types(self) -> Mapping[str, Type]:
         """The type of every name in the program."""
@@ -296,6 +301,7 @@ class Program:
     def forget(self) -> None:
         """Let go of what is known of the names; it is found again when it is asked for. Saves memory, changes nothing."""
         self.__dict__.pop("facts", None)
+        self.__dict__.pop("graphs", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,11 +394,12 @@ class Fresh:
     """Gives names that the program does not use: the stem of an old name with the next free number."""
 
     def __init__(self, program: Program) -> None:
-        self._next = dict(program.facts.numbers)
+        self._free = program.facts.numbers
+        self._next: dict[str, int] = {}
 
     def __call__(self, name: str) -> str:
         stem = name.partition(".")[0]
-        number = self._next.get(stem, 1)
+        number = self._next.get(stem) or self._free.get(stem, 1)
         self._next[stem] = number + 1
         return f"{stem}.{number}"
 
@@ -482,10 +489,10 @@ Path = tuple[str, ...]  # the maps that lead from the top graph to a graph, each
 
 def graph_at(program: Program, path: Path) -> Graph:
     """The graph that a path leads to. KeyError if it leads nowhere."""
-    graph = program.body
-    for name in path:
-        graph = _child(graph, name)[1].body
-    return graph
+    known = program.graphs
+    if path not in known:
+        known[path] = _child(graph_at(program, path[:-1]), path[-1])[1].body
+    return known[path]
 
 
 def _child(graph: Graph, name: str) -> tuple[int, Map]:

@@ -108,7 +108,23 @@ class _Checker:
 
     def graph(self, graph: Graph, mapped: tuple[str, ...]) -> None:
         for definition in graph:
-            self.definition(definition, mapped)
+            earlier = self.verified.maps.get(id(definition))
+            if earlier is not None and earlier[1] == mapped:
+                self.again(earlier[0], earlier[2], earlier[3])
+            else:
+                self.definition(definition, mapped)
+
+    def again(self, node: Map, inside: frozenset[str], results: tuple[tuple[str, Type], ...]) -> None:
+        """A map that has been verified at such a place: what it uses must be in scope, and it must stand here only."""
+        at = results[0][0]
+        if not node.uses <= self.types.keys():
+            self.use(at, min(node.uses - self.types.keys()))
+        if id(node) in self.seen:
+            raise VerifyError("B01", at, "the same map stands twice in the program")
+        self.seen.add(id(node))
+        self.skipped.append((node, inside))
+        for name, kind in results:
+            self.bind(at, name, kind)
 
     def definition(self, definition: Definition, mapped: tuple[str, ...]) -> None:
         match definition:
@@ -187,17 +203,6 @@ class _Checker:
 
     def map(self, node: Map, mapped: tuple[str, ...]) -> None:
         at = node.defines[0] if node.outputs else f"map {node.dim}"
-        earlier = self.verified.maps.get(id(node))
-        if earlier is not None and earlier[1] == mapped:
-            if not node.uses <= self.types.keys():
-                self.use(at, min(node.uses - self.types.keys()))
-            if id(node) in self.seen:
-                raise VerifyError("B01", at, "the same map stands twice in the program")
-            self.seen.add(id(node))
-            self.skipped.append((node, earlier[2]))
-            for name, kind in earlier[3]:
-                self.bind(at, name, kind)
-            return
         before = len(self.skipped), set(self.bound)
         self.dims(at, (node.dim,))
         if node.dim in self.program.whole:

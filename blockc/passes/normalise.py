@@ -10,6 +10,7 @@ what nothing uses is removed. Factors with dimensions stay where they are: movin
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -115,7 +116,7 @@ class _Normaliser:
     program: Program
     memory: Memory
     fresh: Fresh = field(init=False)
-    types: dict[str, Type] = field(init=False)
+    types: ChainMap[str, Type] = field(init=False)
     scopes: list[_Scope] = field(default_factory=list)
     mapped: list[str] = field(default_factory=list)  # the dimension of the map around each scope but the first
     level: dict[str, int] = field(default_factory=dict)  # the scope that binds a name
@@ -125,7 +126,7 @@ class _Normaliser:
 
     def __post_init__(self) -> None:
         self.fresh = Fresh(self.program)
-        self.types = dict(self.program.types)
+        self.types = ChainMap({}, self.program.facts.types)
 
     def run(self) -> Program:
         self.scopes.append(_Scope())
@@ -153,8 +154,8 @@ class _Normaliser:
                     self.now[definition.name] = result
                 continue
             moved = definition if definition.uses.isdisjoint(self.now) else self.materialised(definition)
-            if isinstance(moved, Map):
-                moved = moved if id(moved) in self.memory.maps else self.map(moved)
+            if isinstance(moved, Map) and id(moved) not in self.memory.maps:
+                moved = self.map(moved)
                 self.note_signs(moved)
             elif isinstance(moved, Reduce) and self.merge_reduce(moved):
                 continue
