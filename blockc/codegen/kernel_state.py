@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from blockc.codegen.numpy_values import Axis, Choice, Lines, Tile, Value
 from blockc.codegen.scratch import Scope
-from blockc.ir.block import Operand, Program, Type
+from blockc.ir.block import Program, Type
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Kernel:
     types: dict[str, Type]
     helpers: set[str]
     environment: dict[str, Value] = field(default_factory=dict)
-    constants: dict[Operand, str] = field(default_factory=dict)
+    constants: dict[str, str] = field(default_factory=dict)  # the expression of a number to its name
     constant_lines: Lines = field(default_factory=Lines)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
@@ -35,6 +35,13 @@ class Kernel:
     def size(self, dim: str) -> str:
         """The name of a dimension's size."""
         return f"d{self.number(dim)}"
+
+    def named_constant(self, text: str) -> str:
+        """The name of a number that is computed once per launch, given as a Python expression."""
+        if text not in self.constants:
+            self.constants[text] = f"f{len(self.constants)}"
+            self.constant_lines.add(f"{self.constants[text]} = {text}")
+        return self.constants[text]
 
     def is_unit(self, dim: str) -> bool:
         """True if blocks of the dimension have one element: they are indexed and have no axis."""

@@ -112,7 +112,8 @@ def launch_lines(
     yield "def launch(arrays, threads=None):"
     yield '    """Return the outputs by name. `arrays`: the inputs by name, in any strides.'
     yield ""
-    yield "    Sizes follow from the shapes; ValueError names an array that does not fit. Results do not depend on `threads`."
+    yield "    Sizes follow from the shapes; ValueError names an array that does not fit. The number of"
+    yield "    threads changes no bit of the results."
     yield '    """'
     yield "    if threads is None:"
     yield "        threads = available()"

@@ -14,6 +14,7 @@ from blockc.codegen.numpy_values import (
     Value,
     aligned,
     compute_dtype,
+    dtype_text,
     identity_text,
 )
 from blockc.codegen.scratch import Scope, new_tile
@@ -273,9 +274,9 @@ def _accumulate(kernel: Kernel, scope: Scope, output: Output, accumulators: list
         (total,), (value,) = accumulators, values
         scope.lines.add(f"np.{_COMBINE[output.monoid]}({total.text}, {aligned(value, total.dims)}, out={total.text})")
     elif output.values[0] in kernel.running:
-        _add_aligned(scope, accumulators, values)
+        _add_aligned(kernel, scope, accumulators, values)
     else:
-        _add_pairs(scope, accumulators, values)
+        _add_pairs(kernel, scope, accumulators, values)
 
 
 def _run_exponent(kernel: Kernel, scope: Scope, name: str, accumulator: Tile) -> None:
@@ -292,10 +293,10 @@ def _run_exponent(kernel: Kernel, scope: Scope, name: str, accumulator: Tile) ->
         scope.pool.release(tile.buffer)
 
 
-def _add_aligned(scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
+def _add_aligned(kernel: Kernel, scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
     """Add payloads whose exponent is the largest so far: only what is accumulated is rescaled."""
     exponent, *totals = accumulators
-    scale = _scale(scope, exponent, aligned(values[0], exponent.dims))
+    scale = _scale(kernel, scope, exponent, aligned(values[0], exponent.dims))
     scope.lines.add(f"np.copyto({exponent.text}, {aligned(values[0], exponent.dims)})")
     for total, value in zip(totals, values[1:], strict=True):
         scope.lines.add(
@@ -305,14 +306,14 @@ def _add_aligned(scope: Scope, accumulators: list[Tile], values: list[Tile]) -> 
     _give_back(scope, scale)
 
 
-def _add_pairs(scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
+def _add_pairs(kernel: Kernel, scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
     """Add pairs with any exponents: both sides are rescaled to the larger exponent."""
     exponent, *totals = accumulators
     largest = new_tile(scope, exponent.axes, exponent.dtype)
     own = aligned(values[0], exponent.dims)
     scope.lines.add(f"np.maximum({exponent.text}, {own}, out={largest.text})")
-    scale = _scale(scope, exponent, largest.text)
-    other = _scale(scope, Tile(own, exponent.axes, exponent.dtype), largest.text)
+    scale = _scale(kernel, scope, exponent, largest.text)
+    other = _scale(kernel, scope, Tile(own, exponent.axes, exponent.dtype), largest.text)
     scope.lines.add(f"np.copyto({exponent.text}, {largest.text})")
     for total, value in zip(totals, values[1:], strict=True):
         room = new_tile(scope, total.axes, total.dtype)
@@ -326,18 +327,17 @@ def _add_pairs(scope: Scope, accumulators: list[Tile], values: list[Tile]) -> No
         _give_back(scope, tile)
 
 
-def _scale(scope: Scope, exponent: Tile, largest: str) -> Tile:
+def _scale(kernel: Kernel, scope: Scope, exponent: Tile, largest: str) -> Tile:
     """exp(exponent - largest), and 0 where both are minus infinity."""
     scale = new_tile(scope, exponent.axes, exponent.dtype)
-    mask = new_tile(scope, exponent.axes, "bool")
+    # Minus infinity becomes the lowest number, so that the difference is minus infinity and not NaN.
+    lowest = f"np.finfo({dtype_text(exponent.dtype)}).min"
+    floor = kernel.named_constant(lowest)
     scope.lines.add(
-        f"np.equal({largest}, -np.inf, out={mask.text})",
-        f"np.copyto({scale.text}, {largest})",
-        f"np.copyto({scale.text}, 0.0, where={mask.text})",
+        f"np.maximum({largest}, {floor}, out={scale.text})",
         f"np.subtract({exponent.text}, {scale.text}, out={scale.text})",
         f"np.exp({scale.text}, out={scale.text})",
     )
-    _give_back(scope, mask)
     return scale
 
 

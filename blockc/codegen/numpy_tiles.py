@@ -102,12 +102,8 @@ def number(kernel: Kernel, operand: Constant | Size | Expression) -> Number:
         case Size(dim):
             return Number(kernel.size(dim))
         case Expression():
-            if operand not in kernel.constants:
-                name = f"f{len(kernel.constants)}"
-                kernel.constants[operand] = name
-                convert = {"float": "float", "int": "int", "bool": "bool"}[DTYPES[_dtype(kernel, operand)].kind]
-                kernel.constant_lines.add(f"{name} = {convert}({_number_text(kernel, operand)})")
-            return Number(kernel.constants[operand])
+            convert = DTYPES[_dtype(kernel, operand)].kind
+            return Number(kernel.named_constant(f"{convert}({_number_text(kernel, operand)})"))
         case _:
             assert_never(operand)
 

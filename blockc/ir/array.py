@@ -58,8 +58,8 @@ class Node:
     """One operator.
 
     `dims` holds the dimensions that the operator itself names: reduced ones ("contract", "sum", "max", "min"), the one
-    that "index" or "size" asks about, or (old, new) for "rename". `value` is set for "constant". `name` is the name that the source
-    gave the value, or that name with a dotted number (`S.2`) for a part of its expression.
+    that "index" or "size" asks about, or (old, new) for "rename". `value` is set for "constant". `name` is the name
+    that the source gave the value, or that name with a dotted number (`S.2`) for a part of its expression.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ArrayProgram:
-    """A checked program. Node names are unique; every node comes after its operands; inputs are nodes with op "input"."""
+    """A checked program. Node names are unique; a node comes after its operands; inputs are nodes with op "input"."""
 
     name: str
     dims: tuple[Dim, ...]

@@ -299,7 +299,7 @@ class Program:
         return facts
 
     def forget(self) -> None:
-        """Let go of what is known of the names; it is found again when it is asked for. Saves memory, changes nothing."""
+        """Let go of what is known of the names, to save memory; it is found again when it is asked for."""
         self.__dict__.pop("facts", None)
         self.__dict__.pop("graphs", None)
 
@@ -345,8 +345,8 @@ def infer(program: Program, graph: Graph, facts: Facts) -> None:
                 for output in definition.outputs:
                     for name, value in zip(output.names, output.values, strict=True):
                         inner = types[value]
-                        lists = program.ordered((*inner.lists, definition.dim)) if output.monoid is None else inner.lists
-                        types[name] = Type(inner.dtype, lists, inner.axes)
+                        added = (definition.dim,) if output.monoid is None else ()
+                        types[name] = Type(inner.dtype, program.ordered((*inner.lists, *added)), inner.axes)
             case Reduce():
                 for name, source_name in zip(definition.names, definition.sources, strict=True):
                     source = types[source_name]
@@ -405,7 +405,7 @@ class Fresh:
 
 
 def substitute(definition: Definition, mapping: Mapping[str, Operand]) -> Definition:
-    """The definition with the names that it uses replaced, in nested bodies too. Lists and stacked values need names."""
+    """The definition with the names that it uses replaced, in nested bodies too. Lists and outputs need names."""
     if mapping.keys().isdisjoint(definition.uses):
         return definition
     match definition:
@@ -508,7 +508,7 @@ def replace_graph(program: Program, path: Path, graph: Graph) -> Program:
 
 
 def with_body(program: Program, body: Graph, outputs: tuple[Result, ...] | None = None) -> Program:
-    """The program with another top graph, as a step of the same derivation: it takes over what is known of the names."""
+    """The program with another top graph, as a step of a derivation: it takes over what is known of the names."""
     results = program.outputs if outputs is None else outputs
     result = Program(program.name, program.dims, program.whole, program.arguments, program.inputs, body, results)
     result.__dict__.update(_origin=program, rank=program.rank, input_types=program.input_types)

@@ -91,9 +91,9 @@ def interpret(
 ) -> Run:
     """Execute `program` in float64. `arrays` by argument name; `sizes` and `tiles` in elements, by dimension.
 
-    Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed. With `padding`, tiles
-    have their full size in the last block too, filled up with that number when they are read, as on hardware with tiles
-    of fixed sizes (the traffic then includes it).
+    Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed. With `padding`,
+    tiles have their full size in the last block too, filled up with that number when they are read, as on hardware
+    with tiles of fixed sizes (the traffic then includes it).
     """
     known = complete_sizes(program, dict(sizes))
     blocks = {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()}

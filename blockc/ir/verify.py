@@ -167,7 +167,8 @@ class _Checker:
         operand_axes = [self.operand(at, arg) for arg in apply.args]
         axes = {axis for held in operand_axes for axis in held}
         if not _arity_fits(apply.op, count) or (apply.op not in STRUCTURAL and apply.dims):
-            raise VerifyError("B06", at, f"`{apply.op}` does not take {count} operands and {len(apply.dims)} dimensions")
+            counts = f"{count} operands and {len(apply.dims)} dimensions"
+            raise VerifyError("B06", at, f"`{apply.op}` does not take {counts}")
         if apply.op in REDUCTIONS:
             for dim in apply.dims:
                 if any(dim not in held for held in operand_axes):

@@ -75,7 +75,7 @@ def _applies(program: Program) -> list[Apply]:
 
 
 def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
-    """The snapshot with the least predicted time, the later one if two are equal, made safe and composed for emission."""
+    """The snapshot with the least predicted time, the later of two equal ones, made safe and composed for emission."""
     stable = [stabilize(snapshot) for snapshot in derivation.snapshots]
     costs = tuple(cost(program, sizes, tiles) for program in stable)
     chosen = min(reversed(range(len(costs))), key=lambda index: costs[index].seconds)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number of elements: the product of the sizes of `sizes` and the numbers of blocks of `blocks`, times `times`."""
+    """A number of elements: the sizes of `sizes` times the numbers of blocks of `blocks`, times `times`."""
 
     sizes: tuple[str, ...]
     blocks: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Linearity: what may leave a sum. The one lemma behind rules 4 and 5, `distribute_reduction` and `split_exponential`.
 
 An operand is written as a product of factors that do not change along the reduced dimension (the scales) and a rest;
-or an exponent as a sum of terms. What "does not change" means is the caller's: lacking an axis, or bound outside a loop.
+or an exponent as a sum of terms. What "does not change" means is the caller's: lacking an axis, or coming from outside.
 """
 
 from __future__ import annotations

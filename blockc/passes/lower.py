@@ -42,7 +42,7 @@ def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:
     program = without_repeats(program)
     nodes = push_renames(as_contractions(program))
     order = dimension_order(program)
-    dims = tuple(replace(program.dim(name)) for name in order)
+    dims = tuple(program.dim(name) for name in order)
     stored = {argument.name: argument.dims for argument in program.inputs}
     inputs = tuple(_input(node, stored) for node in nodes if node.op == "input")
     builder = _Builder(whole, {dim: rank for rank, dim in enumerate(order)}, {node.name for node in nodes})
@@ -53,10 +53,10 @@ def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:
     for result in program.outputs:
         node = builder.nodes[result.node]
         declared = result.argument
-        if set(declared.dims) == set(node.shape) and node.dtype == declared.dtype and node.op != "input":
-            if node.name not in builder.leaves:
-                results.append(block.Result(declared, node.name))
-                continue
+        made_here = node.op != "input" and node.name not in builder.leaves
+        if made_here and set(declared.dims) == set(node.shape) and node.dtype == declared.dtype:
+            results.append(block.Result(declared, node.name))
+            continue
         name = builder.fresh(node.name)
         missing = tuple(dim for dim in declared.dims if dim not in node.shape)
         op = "broadcast" if missing or node.name in builder.leaves else "cast"
@@ -75,8 +75,8 @@ def whole_dimensions(program: ArrayProgram, sizes: dict[str, int], tiles: dict[s
     """The dimensions that start whole: those that `tiles` maps to None, and small ones that are no loop dimension.
 
     A loop dimension is free in every reduction over some dimension (the rows of a softmax, of a norm, of a product), so
-    cutting it repeats nothing; all others (a head size, the width of one of several products) gain from being whole. They
-    start so if their size is known and at most `SMALL`, or at most the tile that is asked for.
+    cutting it repeats nothing; all others (a head size, the width of one of several products) gain from being whole.
+    They start so if their size is known and at most `SMALL`, or at most the tile that is asked for.
     """
     reductions = [node for node in as_contractions(program) if node.op in REDUCTIONS]
     loops: set[str] = set()
@@ -114,7 +114,8 @@ def dimension_order(program: ArrayProgram) -> tuple[str, ...]:
     free, largest first; then by first appearance. A cycle is cut at the same rank."""
     operators = [node for node in program.nodes if node.op not in ("input", "constant", "size")]
     names = [dim.name for dim in program.dims]
-    before = [(free, bound) for node in operators if node.op in REDUCTIONS for free in node.shape for bound in node.dims]
+    reductions = [node for node in operators if node.op in REDUCTIONS]
+    before = [(free, bound) for node in reductions for free in node.shape for bound in node.dims]
     uses = {name: sum(name in node.shape for node in operators) for name in names}
     return ranked_order(names, before, lambda name: (-uses[name], names.index(name)))
 
@@ -137,7 +138,8 @@ def as_contractions(program: ArrayProgram) -> tuple[Node, ...]:
                 missing = tuple(dim for dim in node.dims if dim not in by_name[arg].shape)
                 if missing:
                     shape = (*by_name[arg].shape, *missing)
-                    wider = Node(unused(node.name, by_name.keys()), "broadcast", (arg,), missing, shape, by_name[arg].dtype)
+                    name = unused(node.name, by_name.keys())
+                    wider = Node(name, "broadcast", (arg,), missing, shape, by_name[arg].dtype)
                     by_name[wider.name] = wider
                     result.append(wider)
                     arg = wider.name
@@ -275,7 +277,8 @@ class _Builder:
             return None
         if node.op != "cast":
             return Expression(node.op, args)
-        return args[0] if is_float(node.dtype) or not is_float(self.nodes[node.args[0]].dtype) else Expression("trunc", args)
+        truncates = is_float(self.nodes[node.args[0]].dtype) and not is_float(node.dtype)
+        return Expression("trunc", args) if truncates else args[0]
 
     def nest(
         self,

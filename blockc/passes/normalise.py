@@ -85,7 +85,8 @@ def _prune(graph: Graph, wanted: set[str], memory: Memory) -> Graph:
     for definition in reversed(graph):
         if wanted.isdisjoint(definition.defines):
             continue
-        if isinstance(definition, Map) and not (wanted.issuperset(definition.defines) and id(definition) in memory.maps):
+        settled = id(definition) in memory.maps and wanted.issuperset(definition.defines)
+        if isinstance(definition, Map) and not settled:
             definition = _prune_map(definition, wanted, memory)
         wanted |= definition.uses
         kept.append(definition)
@@ -423,9 +424,8 @@ class _Normaliser:
             if inverse is not None and inverse.args[0] == factor and factor in self.memory.positive:
                 return other
             against = self.definition(other, "exp")
-            if exponential is not None and against is not None:
-                if self.coefficient(against.args[0]) == (-count, terms):
-                    return other
+            if against is not None and self.coefficient(against.args[0]) == (-count, terms):
+                return other
         return None
 
     def power(self, x: Operand, exponent: float) -> Operand | None:

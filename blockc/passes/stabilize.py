@@ -54,7 +54,7 @@ class Pair:
 
 
 def stabilize(program: Program) -> Program:
-    """The program with exponent pairs in place of exponentials: the same meaning in exact arithmetic, safe in floats."""
+    """The program with exponent pairs in place of exponentials: the same in exact arithmetic, and safe in floats."""
     for definition in list(walk(program.body)):
         if isinstance(definition, Reduce):
             program = _with_reduce_fused(program, definition)

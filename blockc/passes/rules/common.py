@@ -147,7 +147,8 @@ class Writer:
         """The result of an operator, of the type and place in the source of another one."""
         if op in ("mul", "add") and len(args) < 2:
             return args[0] if args else Constant(1 if op == "mul" else 0)
-        apply = Apply(self.fresh(like.name), op, tuple(self.named(like, arg) for arg in args), dims, like.dtype, like.span)
+        operands = tuple(self.named(like, arg) for arg in args)
+        apply = Apply(self.fresh(like.name), op, operands, dims, like.dtype, like.span)
         self.out.append(apply)
         return apply.name
 

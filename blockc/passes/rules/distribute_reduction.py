@@ -56,7 +56,8 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
                         why = f"all factors of `{value.name}` change from block to block of `{node.dim}`"
                         yield Refusal("scale_changes_in_the_loop", site, output.names, why)
                 elif rest is None:
-                    yield Refusal("nothing_left", site, output.names, f"`{output.values[0]}` does not change in the loop")
+                    why = f"`{output.values[0]}` does not change in the loop"
+                    yield Refusal("nothing_left", site, output.names, why)
                 elif output.monoid != "add":
                     why = f"`{scales[0]}` cannot leave a reduction by {output.monoid}"
                     yield Refusal("not_additive", site, output.names, why)

@@ -74,7 +74,7 @@ def divide(
     idle: tuple[str, ...] = ()
     for depth in reversed(range(len(maps))):
         inside = bound_inside(maps[depth:])
-        parts = terms(node.args[0], lambda operand: operand in inside, table)
+        parts = terms(node.args[0], inside.__contains__, table)
         outside = [part for part in parts if inside.isdisjoint(operand_names(part))]
         dim = maps[depth].dim
         moved = tuple(part for part in outside if any(dim in upstream[name] for name in operand_names(part)))
