@@ -65,7 +65,7 @@ def attention(rows: int, heads: int, width: int) -> Case:
     generator = np.random.default_rng(0)
     shape = (1, heads, rows, width)
     q, k, v = (generator.standard_normal(shape, dtype=np.float32) for _ in range(3))
-    tensors = [torch.from_numpy(array) for array in (q, k, v)]
+    tq, tk, tv = (torch.from_numpy(array) for array in (q, k, v))
     kernel = blockc.compile(EXAMPLES / "attention.blk", dtype="f32")
 
     def numpy_unfused() -> Array:
@@ -79,7 +79,7 @@ def attention(rows: int, heads: int, width: int) -> Case:
 
     calls = {
         "blockc": lambda: kernel(q, k, v),
-        "torch": lambda: torch.nn.functional.scaled_dot_product_attention(*tensors),
+        "torch": lambda: torch.nn.functional.scaled_dot_product_attention(tq, tk, tv),
         "NumPy": numpy_unfused,
     }
     return Case("attention", {"b": 1, "h": heads, "m": rows, "n": rows, "d": width, "e": width}, calls)
@@ -150,7 +150,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "blas": sorted({f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info()}),
+        "blas": sorted({f"{pool['internal_api']} {pool['version']}" for pool in threadpool_info() if pool["version"]}),
         "numpy_threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
         "torch_threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from blockc.data import numpy_dtype
 from blockc.ir import dtypes
+from blockc.ir.array import ArrayProgram, Result
 
 Array = NDArray[Any]
 
@@ -65,20 +66,29 @@ def same_nonfinite(a: Array, b: Array) -> bool:
     return all(np.array_equal(test(a), test(b)) for test in (np.isnan, np.isposinf, np.isneginf))
 
 
-def compare(result: Array, reference: Array, baseline: Array, dtype: str, draws: int = 1) -> Comparison:
+def compare(
+    result: Array, reference: Array, baseline: Array, dtype: str, computed: str = "", draws: int = 1
+) -> Comparison:
     """How a kernel's result of type `dtype` compares with the reference; all three arrays have one shape.
 
-    Infinities and NaN are looked for in the reference as `dtype` stores it, where large numbers overflow.
+    Infinities and NaN are looked for in the reference as `dtype` stores it, where large numbers overflow. `computed` is
+    the type of the value before it was stored: storing it in a finer one does not make it finer.
     """
     if not result.shape == reference.shape == baseline.shape:
         raise ValueError(f"shapes differ: {result.shape}, {reference.shape}, {baseline.shape}")
     with np.errstate(all="ignore"):
         stored = reference.astype(numpy_dtype(dtype))
-        exact, computed = _wide(reference), _wide(result)
-        counted = np.isfinite(_wide(stored)) & np.isfinite(computed)
-        error = float(np.max(np.abs(computed[counted] - exact[counted]), initial=0.0))
-        bound = error_bound(reference, baseline, dtype, draws)
-    return Comparison(error, bound, error <= bound and same_nonfinite(computed, stored))
+        exact, found = _wide(reference), _wide(result)
+        counted = np.isfinite(_wide(stored)) & np.isfinite(found)
+        error = float(np.max(np.abs(found[counted] - exact[counted]), initial=0.0))
+        coarser = max(dtype, computed or dtype, key=lambda name: ulp(1.0, name))
+        bound = error_bound(reference, baseline, coarser, draws)
+    return Comparison(error, bound, error <= bound and same_nonfinite(found, stored))
+
+
+def computed_dtype(program: ArrayProgram, result: Result) -> str:
+    """The type in which an output's value is computed, before it is stored in its declared type."""
+    return next(node.dtype for node in program.nodes if node.name == result.node)
 
 
 def _wide(array: Array) -> Array:

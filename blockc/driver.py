@@ -17,11 +17,13 @@ from blockc.explain import Explanation, explain_plan
 from blockc.integrations import as_array, like_inputs
 from blockc.ir import array
 from blockc.ir.array import ArrayProgram
+from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.plan import Cost, Plan
 from blockc.language import parse
 from blockc.passes import choose, fuse, lower
+from blockc.passes.stabilize import stabilize
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Launch = Callable[..., dict[str, Array]]
@@ -29,6 +31,7 @@ Tiles = Mapping[str, int | None]  # elements of a block; None keeps the dimensio
 
 TARGETS = ("cpu",)
 BATCH_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
+REMEMBERED = 64  # sizes whose plan a kernel keeps
 
 
 def read_source(source: str | Path) -> tuple[str, str]:
@@ -95,9 +98,13 @@ def derive(program: ArrayProgram, sizes: Mapping[str, int], tiles: Tiles) -> Der
 
 def plan_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles) -> Plan:
     """Choose tiles and a snapshot, and make it ready to emit."""
+    return choose.choose(derivation, sizes, tiles_for(derivation, sizes, tiles))
+
+
+def tiles_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles) -> dict[str, int]:
+    """The block size of every dimension that is cut: as asked for, else chosen."""
     asked = {dim: tile for dim, tile in tiles.items() if tile is not None}
-    chosen = choose.choose_tiles(derivation.unfused, sizes, asked)
-    return choose.choose(derivation, sizes, chosen)
+    return choose.choose_tiles(derivation.unfused, sizes, asked)
 
 
 def emit(plan: Plan, program: ArrayProgram, target: str = "cpu") -> str:
@@ -142,8 +149,9 @@ class Kernel:
     dims: Mapping[str, int]
     tiles: Tiles
     threads: int | None = None
-    _derivations: dict[frozenset[str], Derivation] = field(default_factory=dict)
-    _compiled: dict[tuple[object, ...], Compiled] = field(default_factory=dict)
+    _fused: dict[frozenset[str], tuple[Derivation, tuple[Program, ...]]] = field(default_factory=dict)
+    _kernels: dict[tuple[object, ...], tuple[Program, str, Launch]] = field(default_factory=dict)
+    _by_sizes: dict[tuple[tuple[str, int], ...], Compiled] = field(default_factory=dict)
     _latest: Compiled | None = None
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
@@ -173,20 +181,30 @@ class Kernel:
                 raise UsageError(f"input `{argument.name}` must be {argument.dtype}, not {value.dtype}", hint)
 
     def specialise(self, sizes: Mapping[str, int]) -> Compiled:
-        """The kernel for these sizes, compiled if no earlier one serves."""
-        whole = lower.whole_dimensions(self.program, dict(sizes), dict(self.tiles))
-        if whole not in self._derivations:
-            self._derivations[whole] = derive(self.program, sizes, self.tiles)
-        derivation = self._derivations[whole]
-        asked = {dim: tile for dim, tile in self.tiles.items() if tile is not None}
-        tiles = choose.choose_tiles(derivation.unfused, sizes, asked)
-        key = (whole, tuple(tiles.items()))
-        if key not in self._compiled:
-            plan = choose.choose(derivation, sizes, tiles)
-            source = emit(plan, self.program, self.target)
-            self._compiled[key] = Compiled(derivation, plan, source, loader.load(source))
-        self._latest = self._compiled[key]
+        """The kernel for these sizes, compiled if no earlier one has the same whole dimensions, tiles and snapshot."""
+        key = tuple(sizes.items())
+        if key not in self._by_sizes:
+            if len(self._by_sizes) >= REMEMBERED:
+                self._by_sizes.clear()
+            self._by_sizes[key] = self._choose(sizes)
+        self._latest = self._by_sizes[key]
         return self._latest
+
+    def _choose(self, sizes: Mapping[str, int]) -> Compiled:
+        whole = lower.whole_dimensions(self.program, dict(sizes), dict(self.tiles))
+        if whole not in self._fused:
+            derivation = derive(self.program, sizes, self.tiles)
+            self._fused[whole] = derivation, tuple(map(stabilize, derivation.snapshots))
+        derivation, stable = self._fused[whole]
+        tiles = tiles_for(derivation, sizes, self.tiles)
+        snapshot, costs = choose.price(stable, sizes, tiles)
+        key = (whole, tuple(tiles.items()), snapshot)
+        if key not in self._kernels:
+            plan = Plan(choose.compose(stable[snapshot]), snapshot, tiles, dict(sizes), costs)
+            source = emit(plan, self.program, self.target)
+            self._kernels[key] = plan.program, source, loader.load(source)
+        program, source, launch = self._kernels[key]
+        return Compiled(derivation, Plan(program, snapshot, tiles, dict(sizes), costs), source, launch)
 
     def _current(self) -> Compiled:
         return self._latest or self.specialise(default_sizes(self.program, self.dims))

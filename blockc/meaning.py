@@ -43,14 +43,21 @@ Key = tuple[str, Selection]
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """What every node's evaluation needs: `real` is the float type of the arithmetic, `rounds` the casts that round."""
+    """What every node's evaluation needs.
+
+    `real` is the float type of the arithmetic, None for that of each node (f64, else f32); `rounds` the casts that round.
+    """
 
     program: ArrayProgram
     arrays: Mapping[str, Array]
     sizes: Mapping[str, int]
     positions: Mapping[str, Array]
-    real: np.dtype[Any]
+    real: np.dtype[Any] | None
     rounds: frozenset[str]
+
+    def real_of(self, dtype: str) -> np.dtype[Any]:
+        """The float type in which a node of type `dtype` is computed."""
+        return self.real if self.real is not None else np.dtype(np.float64 if dtype == "f64" else np.float32)
 
     def extents(self, selection: Selection) -> dict[str, int]:
         """The size of every dimension, or the number of positions chosen along it."""
@@ -97,13 +104,15 @@ def _at_most_float64(array: Array) -> Array:
 def baseline(
     program: ArrayProgram, arrays: Mapping[str, Array], positions: Mapping[str, Array] | None = None
 ) -> dict[str, Array]:
-    """The unfused program in the precision of a kernel: float64 if an input is f64, else float32; outputs rounded."""
-    wide = any(node.dtype == "f64" for node in program.nodes)
-    return _unfused(program, arrays, positions, np.dtype(np.float64 if wide else np.float32))
+    """The unfused program in the precision of a kernel: f64 values in float64, others in float32; outputs rounded."""
+    return _unfused(program, arrays, positions, None)
 
 
 def _unfused(
-    program: ArrayProgram, arrays: Mapping[str, Array], positions: Mapping[str, Array] | None, real: np.dtype[Any]
+    program: ArrayProgram,
+    arrays: Mapping[str, Array],
+    positions: Mapping[str, Array] | None,
+    real: np.dtype[Any] | None,
 ) -> dict[str, Array]:
     rounds = frozenset(name for name in dtypes.DTYPES if dtypes.is_float(name))
     results = _run(_Setting(program, arrays, sizes_of(program, arrays), positions or {}, real, rounds))
@@ -129,7 +138,7 @@ def _run(setting: _Setting) -> dict[str, Array]:
         for key in keys:
             node, selection = nodes[key[0]], key[1]
             value = _evaluate_node(setting, nodes, node, selection, [values[operand] for operand in operands[key]])
-            values[key] = _typed(value, node, setting.real)
+            values[key] = _typed(value, node, setting.real_of(node.dtype))
             for argument in wanted.get(key, []):
                 outputs[argument.name] = _output(setting, argument, node, values[key])
             readers.subtract(operands[key])
@@ -172,7 +181,7 @@ def _evaluate_node(
                 extended.each(arg, lambda x, dims=shape: to_dims(x, dims, node.shape))  # type: ignore[misc]
                 for arg, shape in zip(args, shapes, strict=True)
             ]
-            return _elementwise(node.op, _promoted(expanded, node, setting.real))
+            return _elementwise(node.op, _promoted(expanded, node, setting.real_of(node.dtype)))
 
 
 def _input(setting: _Setting, node: Node, selection: Selection) -> Array:
@@ -202,7 +211,7 @@ def _output(setting: _Setting, argument: Argument, node: Node, value: Value) -> 
     array = array.reshape(tuple(math.prod(extents[dim] for dim in axis) for axis in argument.axes))
     if not dtypes.is_float(argument.dtype):
         return _integers(array).astype(numpy_dtype(argument.dtype))
-    return np.array(array, setting.real)
+    return np.array(array, setting.real_of(node.dtype))
 
 
 def _typed(value: Value, node: Node, real: np.dtype[Any]) -> Value:

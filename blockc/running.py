@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from blockc import driver, meaning
-from blockc.accuracy import Comparison, compare
+from blockc.accuracy import Comparison, compare, computed_dtype
 from blockc.data import array_shape, random_arrays, sizes_of
 from blockc.errors import LimitError, Problem
 from blockc.ir import array
@@ -191,6 +191,7 @@ def checked(
             exact[result.argument.name],
             unfused[result.argument.name],
             result.argument.dtype,
+            computed_dtype(program, result),
         )
         for result in program.outputs
     }

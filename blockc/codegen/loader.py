@@ -34,9 +34,9 @@ _BUILTINS = frozenset(
 )
 # What kernels and `launch` call besides the spellings of operators and the helper functions.
 _STRUCTURE = """
-    T add arange array asarray astype bool_ copyto default_rng divide dtype empty errstate fill finfo inf int8 integers items
-    limit matmul maximum min minimum multiply nan not_equal ones product random reduce reshape shape sqrt standard_normal
-    subtract transpose vecdot exp equal
+    T add arange array asarray astype bool_ copyto default_rng divide dtype empty errstate fill finfo inf int8
+    integers items limit matmul maximum min minimum multiply nan not_equal ones product random reduce reshape shape
+    sqrt standard_normal subtract transpose vecdot exp equal
 """
 _ATTRIBUTES = frozenset(
     {

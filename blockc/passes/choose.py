@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from blockc.ir.block import REDUCTIONS, Apply, Map, Program, walk
 from blockc.ir.decisions import Derivation, Match
-from blockc.ir.plan import Plan
+from blockc.ir.plan import Cost, Plan
 from blockc.passes.cost import cost
 from blockc.passes.rules import EMISSION_RULES
 from blockc.passes.stabilize import stabilize
@@ -76,10 +76,17 @@ def _applies(program: Program) -> list[Apply]:
 
 def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
     """The snapshot with the least predicted time, the later of two equal ones, made safe and composed for emission."""
-    stable = [stabilize(snapshot) for snapshot in derivation.snapshots]
-    costs = tuple(cost(program, sizes, tiles) for program in stable)
-    chosen = min(reversed(range(len(costs))), key=lambda index: costs[index].seconds)
+    stable = tuple(stabilize(snapshot) for snapshot in derivation.snapshots)
+    chosen, costs = price(stable, sizes, tiles)
     return Plan(compose(stable[chosen]), chosen, dict(tiles), dict(sizes), costs)
+
+
+def price(
+    stable: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mapping[str, int]
+) -> tuple[int, tuple[Cost, ...]]:
+    """Which of the stabilized snapshots has the least predicted time, and the costs of all."""
+    costs = tuple(cost(program, sizes, tiles) for program in stable)
+    return min(reversed(range(len(costs))), key=lambda index: costs[index].seconds), costs
 
 
 def compose(program: Program) -> Program:

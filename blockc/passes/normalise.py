@@ -242,8 +242,19 @@ class _Normaliser:
 
     def make(self, op: str, *args: Operand) -> Operand:
         """The normal form of an elementwise operator."""
-        dtypes = tuple(self.types[arg].dtype for arg in args if isinstance(arg, str))
-        return self.build(op, args, (), result_dtype(op, dtypes or ("f32",) * max(1, len(args))), None)
+        return self.build(op, args, (), result_dtype(op, tuple(self.dtype(arg) for arg in args)), None)
+
+    def dtype(self, operand: Operand) -> str:
+        """The type of an operand; numbers are i32, f32 or bool, and give way to f64."""
+        match operand:
+            case str():
+                return self.types[operand].dtype
+            case Constant(value):
+                return "bool" if isinstance(value, bool) else "i32" if isinstance(value, int) else "f32"
+            case Expression(op, args):
+                return result_dtype(op, tuple(self.dtype(arg) for arg in args))
+            case _:
+                return "i32"
 
     def build(
         self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...], dtype: str, old: Apply | None

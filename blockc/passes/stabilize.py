@@ -153,6 +153,12 @@ class _Stabilizer:
 
     def total(self, exponents: Exponents) -> Operand:
         """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN."""
+        counts = {abs(count) for _, count in exponents}
+        if len(counts) == 1 and counts != {1}:
+            # Multiplied last: twice a large exponent less twice another one would be infinity less infinity.
+            (common,) = counts
+            once = self.total(tuple((name, count / common) for name, count in exponents))
+            return self.put("mul", (once, Constant(common)))
         added = [self.times(name, count) for name, count in exponents if count > 0]
         result: Operand = ZERO if not added else added[0] if len(added) == 1 else self.put("add", tuple(added))
         for name, count in exponents:

@@ -90,7 +90,7 @@ def _answer(site: Path, name: str, problem: tuple[str, str] | None) -> Match | R
 
 def _of_statistics(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refusal]:
     """A loop whose result a later map needs, where that map has a loop over the same list inside."""
-    for name in sorted(reduced(node)):
+    for name in (name for name in node.defines if name in reduced(node)):
         readers = readers_of(graph, node, name)
         if readers:
             problem = _problem(graph, node, "", readers)

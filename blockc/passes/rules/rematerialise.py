@@ -52,6 +52,7 @@ from blockc.ir.block import (
     as_name,
     copy,
     graph_at,
+    operand_names,
     replace_graph,
     substitute,
     without,
@@ -157,7 +158,7 @@ def _collect(
         return ""  # from outside the map
     if not isinstance(definition, Apply) or definition.op in REDUCTIONS:
         return value
-    for name in sorted(definition.uses):
+    for name in dict.fromkeys(operand_names(definition.args)):
         problem = _collect(name, sources, operators, order, leaves)
         if problem:
             return problem

@@ -1,0 +1,223 @@
+"""The whole way from text to numbers: kernels against the float64 meaning, within the error rule."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from generator import random_program, random_sizes, random_tiles
+from numpy.typing import NDArray
+
+import blockc
+from blockc import meaning
+from blockc.accuracy import compare, computed_dtype
+from blockc.data import random_arrays
+from blockc.driver import Kernel, default_sizes
+from blockc.language import parse, program_names
+
+Array = NDArray[Any]
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.blk"))
+PROGRAMS = [(path, name) for path in EXAMPLES for name in program_names(path.read_text(), str(path))]
+LENGTHS = (0, 1, 2, 3, 7, 15, 16, 17, 33)  # around tiles of 8 and 16, and primes
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_errors() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def check(kernel: Kernel, arrays: dict[str, Array], context: str) -> None:
+    """The kernel's outputs on these arrays are within the error rule (single run)."""
+    program = kernel.program
+    outputs = kernel(**arrays)
+    if not isinstance(outputs, dict):
+        outputs = {program.outputs[0].argument.name: outputs}
+    expected, unfused = meaning.evaluate(program, arrays), meaning.baseline(program, arrays)
+    for result in program.outputs:
+        name, dtype = result.argument.name, result.argument.dtype
+        found = compare(outputs[name], expected[name], unfused[name], dtype, computed_dtype(program, result))
+        assert found.ok, f"{program.name}, {context}, output {name}: {found}"
+
+
+def lengths_for(kernel: Kernel, length: int) -> dict[str, int]:
+    """All dimensions that loops run over at one length, the others small."""
+    loops = {"m", "n", "v", "z", "e"}
+    open_dims = [dim.name for dim in kernel.program.dims if dim.size is None]
+    return default_sizes(kernel.program, {name: length if name in loops else 2 for name in open_dims})
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "f64"])
+@pytest.mark.parametrize(("path", "name"), PROGRAMS, ids=[name for _, name in PROGRAMS])
+def test_every_example_is_right_at_ragged_sizes(path: Path, name: str, dtype: str) -> None:
+    whole = blockc.compile(path, dtype=dtype, program=name)
+    cut = {dim.name: 8 for dim in whole.program.dims if dim.name in ("m", "n", "v", "z", "e")}
+    for kernel in (whole, blockc.compile(path, dtype=dtype, program=name, tiles=cut)):
+        for length in LENGTHS:
+            arrays = random_arrays(kernel.program, lengths_for(kernel, length), seed=length)
+            check(kernel, arrays, f"{dtype}, length {length}, tiles {dict(kernel.tiles)}")
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(30, 0), (1000, 0), (1, -1e4), (1, 1e4)])
+@pytest.mark.parametrize(("path", "name"), PROGRAMS, ids=[name for _, name in PROGRAMS])
+def test_every_example_is_right_for_extreme_data(path: Path, name: str, scale: float, shift: float) -> None:
+    kernel = blockc.compile(path, dtype="f32", program=name)
+    arrays = random_arrays(kernel.program, lengths_for(kernel, 40), seed=1)
+    for key, value in arrays.items():
+        if value.dtype.kind == "f":
+            arrays[key] = (value * scale + shift).astype(value.dtype)
+    check(kernel, arrays, f"scale {scale}, shift {shift}")
+
+
+def strided(array: Array, kind: str) -> Array:
+    """The same numbers in another layout."""
+    match kind:
+        case "fortran":
+            return np.asfortranarray(array)
+        case "reversed":
+            return np.flip(np.flip(array).copy())
+        case "sliced":
+            wide = np.zeros([2 * extent for extent in array.shape], array.dtype)
+            view = wide[tuple(slice(None, None, 2) for _ in array.shape)]
+            view[...] = array
+            return view
+        case "read-only":
+            copy = array.copy()
+            copy.flags.writeable = False
+            return copy
+        case "byte-swapped":
+            return array.astype(array.dtype.newbyteorder())
+        case _:
+            raise ValueError(kind)
+
+
+@pytest.mark.parametrize("kind", ["fortran", "reversed", "sliced", "read-only", "byte-swapped"])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_any_layout_gives_the_same_bits(kind: str, dtype: str) -> None:
+    for path in EXAMPLES[:2]:
+        kernel = blockc.compile(path, dtype=dtype, tiles={"m": 8})
+        arrays = random_arrays(kernel.program, lengths_for(kernel, 19), seed=3)
+        before = kernel(**arrays)
+        given = {name: strided(array, kind) for name, array in arrays.items()}
+        after = kernel(**given)
+        for name, array in before.items() if isinstance(before, dict) else [("", before)]:
+            again = after[name] if isinstance(after, dict) else after
+            np.testing.assert_array_equal(again, array)
+
+
+def test_broadcast_inputs_are_read_as_they_are() -> None:
+    kernel = blockc.compile("program p(X: f32[m, n]) -> Y: f32[m] {\n Y = sum[n](exp(X))\n}\n", tiles={"m": 2, "n": 2})
+    row = np.arange(5, dtype=np.float32) / 5
+    np.testing.assert_allclose(kernel(np.broadcast_to(row, (3, 5))), np.exp(row).sum() * np.ones(3), rtol=1e-6)
+
+
+SPELLINGS = {
+    "masked by where": "S = where(M, S0, -inf)\nO = dot[n](softmax[n](S), V)",
+    "masked by adding": "S = S0 + where(M, 0.0, -inf)\nO = dot[n](softmax[n](S), V)",
+    "maximum by hand": "S = where(M, S0, -inf)\nE = exp(S - max[n](S))\nO = dot[n](E / sum[n](E), V)",
+    "through log-sum-exp": "S = where(M, S0, -inf)\nO = dot[n](exp(S - logsumexp[n](S)), V)",
+    "divided at the end": "E = exp(where(M, S0, -inf))\nO = dot[n](E, V) / sum[n](E)",
+    "weights masked": "E = where(M, exp(S0), 0)\nO = dot[n](E, V) / sum[n](E)",
+}
+
+
+def spelled(statements: str) -> str:
+    return (
+        "program attention(Q: f32[m, d=16], K: f32[n, d], V: f32[n, e=16], M: bool[m, n]) -> O: f32[m, e] {\n"
+        f"S0 = dot[d](Q, K) / sqrt(size(d))\n{statements}\n}}\n"
+    )
+
+
+def attention_arrays(family: str) -> dict[str, Array]:
+    random = np.random.default_rng(0)
+    arrays = {name: random.standard_normal((rows, 16)).astype("f4") for name, rows in (("Q", 20), ("K", 30), ("V", 30))}
+    arrays["M"] = random.random((20, 30)) < 0.7
+    match family:
+        case "logits of std 1000":
+            arrays["Q"] *= 1000
+        case "logits near -1e4":
+            arrays["Q"][:] = 100
+            arrays["K"][:] = -25 + arrays["K"] / 100
+        case "fully masked rows":
+            arrays["M"][::2] = False
+        case "first blocks masked":
+            arrays["M"][:, :15] = False
+        case "a NaN row":
+            arrays["Q"][1] = np.nan
+        case "a NaN key":
+            arrays["K"][3] = np.nan
+        case "an infinite row":
+            arrays["Q"][2] = np.inf
+        case "an infinite value":
+            arrays["V"][0] = np.inf
+        case "ordinary":
+            pass
+        case _:
+            raise ValueError(family)
+    return arrays
+
+
+FAMILIES = (
+    "ordinary",
+    "logits of std 1000",
+    "logits near -1e4",
+    "fully masked rows",
+    "first blocks masked",
+    "a NaN row",
+    "a NaN key",
+    "an infinite row",
+    "an infinite value",
+)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_attention_is_one_safe_kernel(spelling: str) -> None:
+    kernel = blockc.compile(spelled(SPELLINGS[spelling]), tiles={"m": 8, "n": 8})
+    for family in FAMILIES:
+        check(kernel, attention_arrays(family), family)
+    assert kernel.cost.kernels == 1
+    assert kernel.cost.buffered == ()
+
+
+def test_a_fully_masked_row_is_zeros() -> None:
+    kernel = blockc.compile(spelled(SPELLINGS["masked by where"]), tiles={"m": 8, "n": 8})
+    out = kernel(**attention_arrays("fully masked rows"))
+    assert np.all(out[::2] == 0)
+    assert np.all(np.abs(out[1::2]).sum(axis=1) > 0)
+
+
+def test_random_programs_run_right() -> None:
+    for seed in range(60):
+        source = random_program(seed)
+        program = parse(source)
+        sizes = random_sizes(seed, program)
+        arrays = random_arrays(program, sizes, seed)
+        kernel = blockc.compile(source, tiles=random_tiles(seed, sizes))
+        check(kernel, arrays, f"seed {seed}, sizes {sizes}\n{source}")
+
+
+def test_sizes_change_the_plan_but_not_the_kernel() -> None:
+    kernel = blockc.compile(spelled(SPELLINGS["masked by where"]))
+    small = kernel.specialise({"m": 600, "d": 16, "n": 600, "e": 16})
+    large = kernel.specialise({"m": 6000, "d": 16, "n": 6000, "e": 16})
+    assert small.source == large.source
+    assert large.plan.costs[0].traffic_bytes > 9 * small.plan.costs[0].traffic_bytes
+
+
+def test_a_long_chain_becomes_one_kernel() -> None:
+    lines, arguments, current = [], ["X: f32[m, a0]"], "X"
+    for index in range(60):
+        lines += [f"T{index} = tanh({current} * 2.0 + 1.0)", f"D{index} = dot[a{index}](T{index}, W{index})"]
+        arguments.append(f"W{index}: f32[a{index}, a{index + 1}]")
+        current = f"D{index}"
+    text = "\n".join(lines)
+    source = f"program chain({', '.join(arguments)}) -> O: f32[m, a60] {{\n{text}\nO = {current} / 4\n}}\n"
+    kernel = blockc.compile(source)
+    assert kernel.cost.kernels == 1
+    arrays = random_arrays(kernel.program, dict.fromkeys((dim.name for dim in kernel.program.dims), 5), seed=0)
+    check(kernel, arrays, "a chain of 60 products")
