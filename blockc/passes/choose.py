@@ -12,8 +12,7 @@ from blockc.passes.cost import cost
 from blockc.passes.rules import EMISSION_RULES
 from blockc.passes.stabilize import stabilize
 
-FREE_TILE = 256  # elements of a block along a dimension that nothing reduces
-REDUCED_TILE = 512  # and along one that is reduced: long loops of few, large steps
+TILE = 512  # elements of a block: a NumPy call costs microseconds, so loops of few, large steps
 LARGEST_TILE = 2**18  # elements: 1 MiB of f32, so that the tiles of one worker stay in a second-level cache
 ASSUMED = 512  # the size of a dimension that is not known yet
 
@@ -21,16 +20,16 @@ ASSUMED = 512  # the size of a dimension that is not known yet
 def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
     """The block size of every dimension that is cut.
 
-    1 along a batch dimension (one that every operand of every contraction over it has, and nothing reduces), 512 along
-    a reduced one, 256 along others; then, while a tile of the program has more than 2**18 elements, the outermost
-    dimension whose tile is above 16 is halved, and after that the outermost above 1. `asked` overrides.
+    1 along a batch dimension (one that every operand of every contraction with it has, and nothing reduces), 512 along
+    others; then, while a tile of the program has more than 2**18 elements, the outermost dimension whose tile is above
+    16 is halved, and after that the outermost above 1. `asked` overrides.
     """
     reduced = {dim for node in _applies(program) if node.op in REDUCTIONS for dim in node.dims}
     batch = batch_dimensions(program) - reduced
     tiles: dict[str, int] = {}
     for dim in program.dims:
         if dim.name not in program.whole:
-            usual = 1 if dim.name in batch else REDUCED_TILE if dim.name in reduced else FREE_TILE
+            usual = 1 if dim.name in batch else TILE
             tiles[dim.name] = min(usual, power_of_two(sizes.get(dim.name, usual)))
     shapes = item_shapes(program)
     for floor in (16, 1):

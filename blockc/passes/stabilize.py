@@ -94,6 +94,7 @@ class _Stabilizer:
     types: dict[str, Type] = field(init=False)
     exported: set[str] = field(init=False)  # what becomes an output of the program: stored plain
     reread: set[str] = field(init=False)  # what is read again under another dimension: its parts need all axes
+    maxima: set[str] = field(init=False)  # what is -inf only together with all that it is subtracted from
     applies: dict[str, Apply] = field(default_factory=dict)
     pairs: dict[str, Pair] = field(default_factory=dict)
     scopes: list[_Scope] = field(default_factory=list)
@@ -104,6 +105,7 @@ class _Stabilizer:
         self.exported = stacked_into(self.program, {result.value for result in self.program.outputs})
         reread = {node.source for node in self.program.body if isinstance(node, Rename)}
         self.reread = stacked_into(self.program, reread)
+        self.maxima = maxima(self.program)
 
     def run(self) -> Program:
         self.scopes.append(_Scope())
@@ -174,7 +176,10 @@ class _Stabilizer:
         if not pair.exponents:
             same = not dtype or not isinstance(pair.x, str) or self.types[pair.x].dtype == dtype
             return ONE if pair.x is None else pair.x if same else self.put("cast", (pair.x,), (), dtype)
-        exponential = self.put("exp", (self.total(pair.exponents),), (), dtype if pair.x is None else "")
+        (name, count), *others = pair.exponents
+        alone = pair.x is None and not others  # e^-t is infinite where t is -inf: only a difference has to be finite
+        total = self.times(name, count) if alone else self.total(pair.exponents)
+        exponential = self.put("exp", (total,), (), dtype if pair.x is None else "")
         return exponential if pair.x is None else self.put("mul", (pair.x, exponential), (), dtype)
 
     def plain(self, operand: Operand) -> Operand:
@@ -258,6 +263,9 @@ class _Stabilizer:
         """The exponent of e^operand, with subtracted row statistics kept apart so that they can cancel."""
         name = self.named(operand, Type("f32", (), ()))
         apply = self.applies.get(name)
+        if apply is not None and apply.op == "mul" and len(apply.args) == 2 and Constant(-1) in apply.args:
+            other = next(factor for factor in apply.args if factor != Constant(-1))
+            return ((other, -1),) if isinstance(other, str) and other in self.maxima else ((name, 1),)
         if apply is None or apply.op not in ("add", "sub") or apply.name not in self.types:
             return ((name, 1),)
         axes = self.types[name].axes
@@ -267,9 +275,12 @@ class _Stabilizer:
             product = self.applies.get(arg) if isinstance(arg, str) else None
             if product is not None and product.op == "mul" and len(product.args) == 2 and Constant(-1) in product.args:
                 other = next(factor for factor in product.args if factor != Constant(-1))
-                if isinstance(other, str) and other not in self.pairs and set(self.types[other].axes) < set(axes):
-                    removed.append((other, -1))
-                    continue
+                known = self.pairs.get(other) if isinstance(other, str) else None
+                if isinstance(other, str) and (known is None or not known.exponents):
+                    statistic = self.named(self.plain(other), Type("f32", (), ()))
+                    if set(self.types[statistic].axes) < set(axes):
+                        removed.append((statistic, -1))
+                        continue
             kept.append(self.plain(arg))
         if not removed or not kept or apply.op != "add":
             return ((name, 1),)
@@ -481,6 +492,17 @@ class _Stabilizer:
 
 
 NOTHING = Pair(ZERO, ())
+
+
+def maxima(program: Program) -> set[str]:
+    """The largest values of rows, in a tile or accumulated by a map."""
+    result: set[str] = set()
+    for node in walk(program.body):
+        if isinstance(node, Map):
+            result.update(name for output in node.outputs if output.monoid == "max" for name in output.names)
+        elif isinstance(node, Apply) and node.op == "max":
+            result.add(node.name)
+    return result
 
 
 def stacked_into(program: Program, names: set[str]) -> set[str]:
