@@ -87,7 +87,7 @@ def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, 
         if dim.name not in sizes and (dim.same_as is None or dim.same_as not in sizes):
             usual = FEATURE_SIZE if dim.name in features else BATCH_SIZE if dim.name in batches else LOOP_SIZE
             sizes = array.sizes(program, {**sizes, dim.name: usual})
-    return sizes
+    return {dim.name: sizes[dim.name] for dim in program.dims}
 
 
 def derive(program: ArrayProgram, sizes: Mapping[str, int], tiles: Tiles) -> Derivation:
@@ -154,7 +154,7 @@ class Kernel:
     _by_sizes: dict[tuple[tuple[str, int], ...], Compiled] = field(default_factory=dict)
     _latest: Compiled | None = None
 
-    def __call__(self, *arrays: Any, **named: Any) -> Any:
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         given = self._bind(arrays, named)
         plain = {name: as_array(value) for name, value in given.items()}
         self._check_types(plain)
@@ -252,7 +252,7 @@ def compile(
     return kernel
 
 
-def reference(source: str | Path, program: str | None = None, **arrays: Any) -> Any:
+def reference(source: str | Path, /, program: str | None = None, **arrays: Any) -> Any:
     """The float64 meaning of a program on arrays by name: one output as it is, several as a dictionary."""
     loaded = load_program(source, program)
     results = meaning.evaluate(loaded, {name: as_array(value) for name, value in arrays.items()})

@@ -159,7 +159,7 @@ def readable(number: int, unit: str = "") -> str:
     if not number:
         return "0"
     size, prefix = float(abs(number)), ""
-    for larger in ("k", "M", "G", "T", "P", "E"):
+    for larger in ("k", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q"):
         if size < 999.5:
             break
         size, prefix = size / 1000, larger
@@ -249,7 +249,12 @@ def _snapshots(explanation: Explanation) -> list[str]:
 
 def _figures(entry: Cost) -> tuple[str, ...]:
     figures = (entry.kernels, entry.traffic_bytes, entry.flops, entry.special, entry.local_bytes)
-    return (*(f"{figure:,}" for figure in figures), f"{entry.seconds * 1e3:,.3f} ms")
+    return (*(f"{figure:,}" for figure in figures), duration(entry.seconds))
+
+
+def duration(seconds: float) -> str:
+    """A time in milliseconds, or in seconds from ten of them on."""
+    return f"{seconds * 1e3:,.3f} ms" if seconds < 10 else f"{seconds:,.1f} s"
 
 
 def _refusals(explanation: Explanation) -> list[str]:

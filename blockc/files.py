@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from blockc.errors import LimitError, Problem, UsageError, visible
-from blockc.ir.array import Argument, Span, argument_type
+from blockc.ir.array import Argument, argument_type
 
 STANDARD_INPUT = "-"
 _LARGEST_FILE = 2**20 + 3  # bytes: what the language takes, and a byte order mark
@@ -41,7 +41,7 @@ def read_source(file: str) -> tuple[str, str]:
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read `{visible(name)}`: {_reason(error)}") from error
     if len(content) > _LARGEST_FILE:
-        raise LimitError((Problem("E0190", "the file is larger than 1 MiB", Span(1, 1, 1, 2)),), "", name)
+        raise LimitError((Problem("E0190", f"`{visible(name)}`: the file is larger than 1 MiB"),))
     try:
         return content.decode("utf-8"), name
     except UnicodeDecodeError as error:

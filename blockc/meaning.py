@@ -45,7 +45,8 @@ Key = tuple[str, Selection]
 class _Setting:
     """What every node's evaluation needs.
 
-    `real` is the float type of the arithmetic, None for that of each node (f64, else f32); `rounds` the casts that round.
+    `real` is the float type of the arithmetic, None for that of each node (f64, else f32); `rounds` are the types to
+    which casts round.
     """
 
     program: ArrayProgram

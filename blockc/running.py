@@ -90,7 +90,7 @@ def sizes_for(request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
         for argument in request.program.inputs
     }
     settled = sizes_of(request.program, {**stand_ins, **request.arrays}, request.dims)
-    return settled, tuple(dim for dim in settled if dim not in given)
+    return {dim: settled[dim] for dim in sizes}, tuple(dim for dim in sizes if dim not in given)
 
 
 def sizes_from_arrays(program: ArrayProgram, arrays: Mapping[str, Array], dims: Mapping[str, int]) -> dict[str, int]:

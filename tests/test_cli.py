@@ -22,6 +22,7 @@ import blockc
 from blockc import cli, driver, files, meaning
 from blockc.accuracy import Comparison
 from blockc.errors import BlockcError
+from blockc.explain import readable
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -372,6 +373,21 @@ def test_explain_says_how_attention_became_one_kernel(run_blockc: Blockc) -> Non
     assert "\x1b" not in result.out
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "+999 B"),
+        (-1000, "-1.00 kB"),
+        (16_777_216, "+16.8 MB"),
+        (999_949_999, "+1.00 GB"),
+        (-(10**30), "-1.00 QB"),
+    ],
+)
+def test_changes_are_readable(number: int, text: str) -> None:
+    assert readable(number, "B") == text
+
+
 def on_terminal(*arguments: str, **environment: str) -> str:
     """What the command line writes to a terminal."""
     parent, child = pty.openpty()
@@ -651,6 +667,12 @@ def test_attention_over_no_keys_is_zero(run_blockc: Blockc, tmp_path: Path) -> N
     np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), np.zeros((1, 1, 4, 8)))
 
 
+def test_inputs_may_have_any_name(run_blockc: Blockc, tmp_path: Path) -> None:
+    text = "program p(self: f32[m], lambda: f32[m], np: f32[m]) -> arrays: f32[m] { arrays = self * lambda + np }"
+    result = run_blockc("run", written(tmp_path / "p.blk", text), "--dim", "m=5", "--simulate")
+    assert (result.code, result.err) == (0, "")
+
+
 def test_run_reads_standard_input() -> None:
     result = start("run", "-", "--dim", "m=3", "--dim", "n=4", "--json", stdin=DOUBLE.encode())
     assert (result.returncode, result.stderr) == (0, b"")
@@ -762,7 +784,9 @@ def test_running_out_of_memory_is_a_limit(run_blockc: Blockc, monkeypatch: pytes
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    command = f"{sys.executable} -m blockc show {ATTENTION} --stage kernel | (exec <&-; sleep 0.1); echo ${{PIPESTATUS[0]}}"
+    command = (
+        f"{sys.executable} -m blockc show {ATTENTION} --stage kernel | (exec <&-; sleep 0.1); echo ${{PIPESTATUS[0]}}"
+    )
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=variables, check=True)
     assert result.stderr == ""

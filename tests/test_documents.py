@@ -6,6 +6,7 @@ is a program that runs without an error, and `sh` is for readers. `--update-gold
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -107,6 +108,19 @@ def test_the_main_command_prints_what_the_readme_says(workplace: Path, pytestcon
 def test_python_examples_run(block: Block, workplace: Path) -> None:
     command = [sys.executable, "-c", block.body]
     subprocess.run(command, cwd=workplace, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+def test_the_benchmark_measures_and_writes_what_it_says(tmp_path: Path) -> None:
+    sizes = ["--rounds", "3", "--rows", "64", "--heads", "1", "--features", "64", "--hidden", "64"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "cpu.py"), *sizes, "--json", str(tmp_path / "results.json")]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert "attention f32, b=1, h=1, m=64, n=64, d=64, e=64" in result.stdout
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert list(content) == ["machine", "options", "rows"]
+    measured = [(row["case"], row["candidate"]) for row in content["rows"]]
+    assert measured == [(case, who) for case in ("attention", "rmsnorm_swiglu") for who in ("blockc", "torch", "NumPy")]
+    assert all(row["max_difference"] < 1e-3 and row["median"] > 0 for row in content["rows"])
 
 
 def test_the_example_of_the_readme_is_the_one_in_the_folder() -> None:

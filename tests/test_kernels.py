@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,30 @@ def test_a_long_chain_becomes_one_kernel() -> None:
     assert kernel.cost.kernels == 1
     arrays = random_arrays(kernel.program, dict.fromkeys((dim.name for dim in kernel.program.dims), 5), seed=0)
     check(kernel, arrays, "a chain of 60 products")
+
+
+def chain(step: str, last: str, count: int = 300) -> str:
+    """A program of one long chain; `step` and `last` have {before} for the value before."""
+    names = ["X", *(f"A{index}" for index in range(count))]
+    lines = [f"{name} = {step.format(before=before)}" for before, name in pairwise(names)]
+    text = "\n".join([*lines, f"O = {last.format(before=names[-1])}"])
+    return f"program p(X: f32[m]) -> O: f32[m] {{\n{text}\n}}\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        chain("tanh({before} * 0.5 + X)", "{before}"),
+        chain("{before} * X + 0.25", "exp({before}) / sum[m](exp({before}))"),
+        chain("{before} / 1.5 + size(m)", "X * sum[m]({before} / 1e6)"),
+        "program p(X: f32[m]) -> O: f32[m] {\nO = " + " + ".join(["X * X"] * 300) + "\n}\n",
+        "program p(X: f32[m, n]) -> O: f32[m] {\nS = max[n](X)\nO = log(sum[n](exp("
+        + " * ".join(f"(X - S + {index / 100})" for index in range(20))
+        + ")))\n}\n",
+    ],
+    ids=["elementwise", "polynomial", "numbers", "one sum", "a product of sums under exp"],
+)
+def test_deep_expressions_compile(source: str) -> None:
+    kernel = blockc.compile(source, tiles={"m": 4})
+    arrays = {argument.name: np.full([6] * len(argument.axes), 0.3, np.float32) for argument in kernel.program.inputs}
+    check(kernel, arrays, "300 operators deep")

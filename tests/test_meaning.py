@@ -157,7 +157,7 @@ def campaign(start: int, count: int) -> int:
         if problem:
             failures += 1
             print(f"\n{report(case, problem)}", flush=True)
-        if derivation is not None:
+        if derivation is not None and not problem:
             seen = occurrences([derivation])
             rules.update(seen[0])
             refusals.update(seen[1])

@@ -68,6 +68,11 @@ def operand_names(operands: Iterable[Operand]) -> Iterator[str]:
             yield from operand_names(operand.args)
 
 
+def depth(operand: Operand) -> int:
+    """How deep operators are composed in an operand: 0 for names, constants and sizes."""
+    return 1 + max(map(depth, operand.args), default=0) if isinstance(operand, Expression) else 0
+
+
 def replace_names(operand: Operand, mapping: Mapping[str, Operand]) -> Operand:
     """The operand with names replaced."""
     match operand:

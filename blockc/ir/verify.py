@@ -64,6 +64,9 @@ def verify(program: Program, verified: Verified | None = None) -> None:
     checker = _Checker(program, verified or Verified())
     for entry in program.inputs:
         checker.dims(entry.name, entry.dims)
+    for result in program.outputs:
+        checker.dims(result.argument.name, result.argument.dims)
+    for entry in program.inputs:
         checker.bind(entry.name, entry.name, program.input_types[entry.name])
     checker.graph(program.body, ())
     checker.unique()
@@ -134,6 +137,7 @@ class _Checker:
                 self.map(definition, mapped)
             case Reduce(names, sources, dim, monoid):
                 at = names[0]
+                self.dims(at, (dim,))
                 self.monoid(at, monoid, len(sources), len(names))
                 for name, source in zip(names, sources, strict=True):
                     kind = self.peel(at, source, dim)

@@ -92,8 +92,11 @@ def compose(program: Program) -> Program:
     """The program with neighbouring elementwise operators composed (rule 9)."""
     for rule in EMISSION_RULES:
         while found := [place for place in rule.match(program, None) if isinstance(place, Match)]:
+            touched: set[str] = set()
             for place in found:
-                program = rule.rewrite(program, place)
+                if touched.isdisjoint(place.at):  # another match of this round has changed neither of the two
+                    program = rule.rewrite(program, place)
+                    touched.update(place.at)
     return program
 
 

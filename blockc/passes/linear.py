@@ -6,6 +6,7 @@ or an exponent as a sum of terms. What "does not change" means is the caller's: 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -14,34 +15,36 @@ from blockc.ir.block import Apply, Constant, Expression, Operand
 Invariant = Callable[[Operand], bool]
 
 ONE = Constant(1)
+DEEPEST = 12  # operators that are looked through
+MOST_TERMS = 64  # that one product may become
 
 
 def factor_out(
-    operand: Operand, invariant: Invariant, applies: Mapping[str, Apply]
+    operand: Operand, invariant: Invariant, applies: Mapping[str, Apply], depth: int = DEEPEST
 ) -> tuple[tuple[Operand, ...], Operand | None]:
     """The scales of an operand and what remains, None if that is 1.
 
-    Looks through products, and through sums for scales that all terms share. New products and sums in the rest are
-    `Expression`s, which the caller turns into operators.
+    Looks through products, and through sums for scales that all terms share, `depth` operators deep. New products and
+    sums in the rest are `Expression`s, which the caller turns into operators.
     """
     if invariant(operand):
         return (operand,), None
-    apply = applies.get(operand) if isinstance(operand, str) else None
+    apply = applies.get(operand) if isinstance(operand, str) and depth > 0 else None
     if apply is None:
         return (), operand
     if apply.op == "mul":
         scales: list[Operand] = []
         rests: list[Operand] = []
         for arg in apply.args:
-            inner, rest = factor_out(arg, invariant, applies)
+            inner, rest = factor_out(arg, invariant, applies, depth - 1)
             scales.extend(inner)
             rests.extend(() if rest is None else (rest,))
         return tuple(scales), product(rests) if scales else operand
     if apply.op == "add":
-        terms = [factor_out(arg, invariant, applies) for arg in apply.args]
-        common = shared_factors([scales for scales, _ in terms])
+        parts = [factor_out(arg, invariant, applies, depth - 1) for arg in apply.args]
+        common = shared_factors([scales for scales, _ in parts])
         if common:
-            return common, Expression("add", tuple(product(_less(s, common), r) or ONE for s, r in terms))
+            return common, Expression("add", tuple(product(_less(s, common), r) or ONE for s, r in parts))
     return (), operand
 
 
@@ -68,18 +71,23 @@ def product(factors: list[Operand], last: Operand | None = None) -> Operand | No
     return Expression("mul", tuple(all_factors))
 
 
-def terms(operand: Operand, inside: Invariant, applies: Mapping[str, Apply]) -> tuple[tuple[Operand, ...], ...]:
+def terms(
+    operand: Operand, inside: Invariant, applies: Mapping[str, Apply], depth: int = DEEPEST
+) -> tuple[tuple[Operand, ...], ...]:
     """An operand as a sum of products, each a tuple of factors: sums are opened, and products distributed over them.
 
-    Only definitions that `inside` accepts are looked through; others stand for themselves.
+    Only definitions that `inside` accepts are looked through, `depth` operators deep; others stand for themselves, and
+    so does a product that would become more than `MOST_TERMS` terms.
     """
-    apply = applies.get(operand) if isinstance(operand, str) and inside(operand) else None
+    apply = applies.get(operand) if isinstance(operand, str) and depth > 0 and inside(operand) else None
     if apply is None or apply.op not in ("add", "mul"):
         return ((operand,),)
+    opened = [terms(arg, inside, applies, depth - 1) for arg in apply.args]
     if apply.op == "add":
-        return tuple(term for arg in apply.args for term in terms(arg, inside, applies))
+        return tuple(term for part in opened for term in part)
+    if math.prod(len(part) for part in opened) > MOST_TERMS:
+        return ((operand,),)
     result: tuple[tuple[Operand, ...], ...] = ((),)
-    for arg in apply.args:
-        opened = terms(arg, inside, applies)
-        result = tuple((*left, *right) for left in result for right in opened)
+    for part in opened:
+        result = tuple((*left, *right) for left in result for right in part)
     return result

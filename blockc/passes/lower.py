@@ -29,11 +29,13 @@ from blockc.ir.block import (
     Reduce,
     Rename,
     Size,
+    depth,
 )
 from blockc.ir.dtypes import is_float
 from blockc.ir.graph import ranked_order
 from blockc.ir.ops import OPERATORS
 
+DEEPEST = 16  # operators composed into one number; longer computations with sizes are operators like others
 SMALL = 256  # elements: a dimension of at most this known size may start whole
 
 
@@ -274,6 +276,8 @@ class _Builder:
             return None
         args = tuple(self.leaves[arg] for arg in node.args if arg in self.leaves)
         if len(args) < len(node.args):
+            return None
+        if max(map(depth, args), default=0) >= DEEPEST:
             return None
         if node.op != "cast":
             return Expression(node.op, args)

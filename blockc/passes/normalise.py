@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,6 +33,7 @@ from blockc.ir.block import (
     Rename,
     Type,
     apply_axes,
+    depth,
     substitute,
     with_body,
 )
@@ -39,25 +41,37 @@ from blockc.ir.dtypes import is_float
 from blockc.ir.ops import OPERATORS, result_dtype
 
 MINUS_ONE = Constant(-1)
+DEEPEST = 16  # operators composed into one number
 FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What stays true through a derivation: maps in normal form, by identity, and names of values above zero.
+    """What stays true through a derivation: what is in normal form, by identity, and names of values above zero.
 
-    A remembered map is not looked into again as long as nothing that it uses is replaced.
+    A remembered map is not looked into again as long as nothing that it uses is replaced; a remembered operator not as
+    long as the definitions of its operands are the same too.
     """
 
     maps: dict[int, Map] = field(default_factory=dict)
+    applies: dict[int, tuple[Apply, tuple[Apply | None, ...]]] = field(default_factory=dict)
     positive: set[str] = field(default_factory=set)
 
-    def note(self, graph: Graph) -> None:
-        """Remember every map in a graph that is in normal form."""
+    def note(self, graph: Graph, known: Mapping[str, Apply]) -> None:
+        """Remember every definition in a graph that is in normal form. `known` are the operators by name."""
         for definition in graph:
-            if isinstance(definition, Map) and id(definition) not in self.maps:
+            if isinstance(definition, Apply):
+                self.applies[id(definition)] = definition, tuple(known.get(name) for name in definition.uses)
+            elif isinstance(definition, Map) and id(definition) not in self.maps:
                 self.maps[id(definition)] = definition
-                self.note(definition.body)
+                self.note(definition.body, known)
+
+    def settled(self, apply: Apply, known: Mapping[str, Apply]) -> bool:
+        """True if the operator is in normal form, and so are its operands as they were then."""
+        found = self.applies.get(id(apply))
+        if found is None:
+            return False
+        return all(known.get(name) is operand for name, operand in zip(apply.uses, found[1], strict=True))
 
 
 def normalise(program: Program, memory: Memory | None = None) -> Program:
@@ -70,7 +84,7 @@ def normalise(program: Program, memory: Memory | None = None) -> Program:
         program = prune(built, memory)
     pruned = prune(program, memory)
     result = program if pruned.body == program.body else pruned
-    memory.note(result.body)
+    memory.note(result.body, result.facts.applies)
     return result
 
 
@@ -149,6 +163,14 @@ class _Normaliser:
         """Rebuild the definitions of a graph in the current scope."""
         for definition in graph:
             if isinstance(definition, Apply):
+                if definition.uses.isdisjoint(self.now) and self.memory.settled(definition, self.applies):
+                    key = (definition.op, definition.args, definition.dims, definition.dtype)
+                    first = self.known(key)
+                    if first is None:
+                        self.place(definition, key)
+                    else:
+                        self.now[definition.name] = first
+                    continue
                 args = tuple(self.through(arg) for arg in definition.args)
                 result = self.build(definition.op, args, definition.dims, definition.dtype, definition)
                 if result != definition.name:
@@ -266,14 +288,21 @@ class _Normaliser:
         if op in FLATTENED or op == "contract":
             args = tuple(sorted(args, key=self.sort_key))
         key = (op, args, dims, dtype)
-        for scope in reversed(self.scopes):
-            if key in scope.known:
-                return scope.known[key]
+        first = self.known(key)
+        if first is not None:
+            return first
         if old is not None:
             same = (old.op, old.args, old.dims, old.dtype) == key
             return self.place(old if same else Apply(old.name, op, args, dims, dtype, old.span), key)
         stem = next((arg for arg in args if isinstance(arg, str)), "c")
         return self.place(Apply(self.fresh(stem), op, args, dims, dtype), key)
+
+    def known(self, key: tuple[object, ...]) -> str | None:
+        """The operator in this graph or one around it that is the same."""
+        for scope in reversed(self.scopes):
+            if key in scope.known:
+                return scope.known[key]
+        return None
 
     def sort_key(self, operand: Operand) -> tuple[int, int, str]:
         return (0, self.position[operand], "") if isinstance(operand, str) else (1, 0, repr(operand))
@@ -291,7 +320,8 @@ class _Normaliser:
         self.applies[apply.name] = apply
         self.level[apply.name] = level
         self.position.setdefault(apply.name, len(self.position))
-        self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
+        if apply.name not in self.types:
+            self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
         if self.is_positive(apply):
             self.memory.positive.add(apply.name)
         return apply.name
@@ -326,7 +356,8 @@ class _Normaliser:
     def simplify(self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...], dtype: str) -> Operand | None:
         """A simpler operand for the operator, or None if it is in normal form (up to the order of operands)."""
         if op in OPERATORS and not any(isinstance(arg, str) for arg in args):
-            return fold(op, args)  # type: ignore[arg-type]
+            folded = fold(op, args)  # type: ignore[arg-type]
+            return folded if depth(folded) <= DEEPEST else None
         match op, args:
             case "add", _:
                 return self.add(args)

@@ -47,10 +47,14 @@ Exponents = tuple[tuple[str, float], ...]  # names with how often each counts, i
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """x * e^t, where t is the sum of `exponents` and `x` is None for 1."""
+    """x * e^t, where t is the sum of `exponents` and `x` is None for 1.
+
+    `hollow`: the exponents cancelled in a sum of exponentials, which is 0 where all that it adds up are exact zeros.
+    """
 
     x: Operand | None
     exponents: Exponents
+    hollow: bool = False
 
 
 def stabilize(program: Program) -> Program:
@@ -155,12 +159,6 @@ class _Stabilizer:
 
     def total(self, exponents: Exponents) -> Operand:
         """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN."""
-        counts = {abs(count) for _, count in exponents}
-        if len(counts) == 1 and counts != {1}:
-            # Multiplied last: twice a large exponent less twice another one would be infinity less infinity.
-            (common,) = counts
-            once = self.total(tuple((name, count / common) for name, count in exponents))
-            return self.put("mul", (once, Constant(common)))
         added = [self.times(name, count) for name, count in exponents if count > 0]
         result: Operand = ZERO if not added else added[0] if len(added) == 1 else self.put("add", tuple(added))
         for name, count in exponents:
@@ -220,9 +218,9 @@ class _Stabilizer:
         """The pair that the operator gives, or None if its result is plain."""
         if node.op == "exp":
             return Pair(None, self.exponents_of(self.plain(node.args[0])))
-        if not any(isinstance(arg, str) and arg in self.pairs for arg in node.args):
-            return None
         pairs = [self.pair(arg) for arg in node.args]
+        if not any(pair.exponents or pair.hollow for pair in pairs):
+            return None
         match node.op:
             case "mul":
                 exponents: Exponents = ()
@@ -292,6 +290,8 @@ class _Stabilizer:
         if pair.x is None:
             return None
         inverse = self.put("recip", (pair.x,))
+        if pair.hollow:
+            return self.put("where", (self.put("eq", (pair.x, ZERO), (), "bool"), ZERO, inverse))
         if not pair.exponents:
             return inverse
         return self.put("where", (self.put("eq", (self.total(pair.exponents), EMPTY), (), "bool"), ZERO, inverse))
@@ -328,6 +328,7 @@ class _Stabilizer:
         """A sum or contraction: each operand is aligned along what is summed."""
         operands = []
         exponents: Exponents = ()
+        aligned = False
         for pair, arg in zip(pairs, node.args, strict=True):
             dims = set(node.dims)
             varying = tuple(e for e in pair.exponents if not dims.isdisjoint(self.types[e[0]].axes))
@@ -337,10 +338,11 @@ class _Stabilizer:
                 shift, exponential = self.shifted(varying, node.dims)
                 x = self.product(x, exponential)
                 exponents = combine(exponents, ((shift, 1),))
+                aligned = True
             kind = self.types[arg] if isinstance(arg, str) else Type(node.dtype, (), node.dims)
             needed = Type(kind.dtype, (), tuple(axis for axis in kind.axes if axis in dims))
             operands.append(self.named(ONE if x is None else x, needed))
-        return Pair(self.put(node.op, tuple(operands), node.dims, node.dtype), exponents)
+        return Pair(self.put(node.op, tuple(operands), node.dims, node.dtype), exponents, aligned and not exponents)
 
     def shifted(self, exponents: Exponents, dims: tuple[str, ...]) -> tuple[str, Operand]:
         """The largest exponent along the dimensions, and e to the difference: one of each per value and dimension."""
@@ -470,7 +472,9 @@ class _Stabilizer:
         for inner, count in listed:
             exponents = combine(exponents, ((self.stacked(dim, self.fresh(name), inner, result), count),))
         if items:
-            axes = kind.axes if again or (x is None and not listed) else ()
+            # Not the axes of a list that a map inside has made: what was the same in all its blocks has none of them.
+            own = tuple(axis for axis in kind.axes if axis not in kind.lists)
+            axes = own if again or (x is None and not listed) else ()
             total = self.named(self.total(items), Type(kind.dtype, (), axes))
             exponents = combine(exponents, ((self.stacked(dim, self.fresh(name), total, result), 1),))
         self.pairs[name] = Pair(x, exponents)

@@ -19,6 +19,7 @@ from blockc.ir.block import (
     Map,
     Path,
     Program,
+    depth,
     graph_at,
     operand_names,
     replace_graph,
@@ -29,7 +30,10 @@ from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.ops import OPERATORS
 from blockc.passes.rules.common import find, sites
 
+DEEPEST = 6  # operators composed into one another: what a reader of the kernel can follow
+
 REASONS = {
+    "too_deep": "the composed expression would be deeper than a reader can follow",
     "several_readers": "more than one operator reads the value, which would be computed for each",
     "other_graph": "the reader stands in another graph, where the value would be computed once per iteration",
 }
@@ -46,7 +50,10 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
             if readers[node.name] > 1:
                 yield Refusal("several_readers", site, (node.name,), f"`{node.name}` has {readers[node.name]} readers")
             elif reader is not None and reader.op in OPERATORS:
-                yield Match(site, (node.name, reader.name))
+                deep = sum(depth(Expression(apply.op, apply.args)) for apply in (node, reader))
+                at = (node.name, reader.name)
+                why = f"`{node.name}` and `{reader.name}` would be {deep} operators deep"
+                yield Match(site, at) if deep <= DEEPEST else Refusal("too_deep", site, at, why)
             elif reader is None and any(isinstance(other, Map) and node.name in other.captures for other in graph):
                 yield Refusal("other_graph", site, (node.name,), f"`{node.name}` is computed once, outside the loop")
 

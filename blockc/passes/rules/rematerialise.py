@@ -119,51 +119,36 @@ def reads_elements(node: Map, name: str, program: Program) -> bool:
 def make_cone(program: Program, maker: Map, name: str) -> Cone | tuple[str, str]:
     """The cone of a stacked output, or the reason and explanation of why it is not to be computed again."""
     sources: dict[str, str] = {}
-    operators: dict[str, Definition] = {}
+    inside: list[Definition] = []
     node, value = maker, stacked(maker)[name]
     while True:
         sources.update({port.name: sources.get(port.source, port.source) for port in node.ports})
-        operators.update({bound: definition for definition in node.body for bound in definition.defines})
-        inner = operators.get(value)
-        if not isinstance(inner, Map) or value not in stacked(inner):
+        inside.extend(node.body)
+        inner = next((other for other in node.body if isinstance(other, Map) and value in stacked(other)), None)
+        if inner is None:
             break
         node, value = inner, stacked(inner)[value]
-    order: dict[str, Apply] = {}
-    leaves: dict[str, str] = {}
-    problem = _collect(value, sources, operators, order, leaves)
-    if problem:
-        return "not_elementwise", f"`{name}` needs `{problem}`, which is not elementwise"
+    needed = {value}
+    operators: list[Apply] = []
+    for definition in reversed(inside):
+        made = needed.intersection(definition.defines)
+        if not made:
+            continue
+        if not isinstance(definition, Apply) or definition.op in REDUCTIONS:
+            return "not_elementwise", f"`{name}` needs `{min(made)}`, which is not elementwise"
+        needed |= definition.uses
+        operators.insert(0, definition)
+    read = dict.fromkeys((*(arg for apply in operators for arg in operand_names(apply.args)), value))
+    leaves = {port: sources[port] for port in read if port in sources}
+    bound = {other for definition in inside for other in definition.defines}
+    for leaf in leaves.values():
+        if leaf in bound:
+            return "not_elementwise", f"`{name}` needs `{leaf}`, a list that another map makes inside"
     axes = set(program.types[value].axes)
     large = [leaf for leaf in leaves.values() if set(program.types[leaf].axes) >= axes]
     if len(set(large)) > 1:
         return "two_large_leaves", f"`{name}` is made of {', '.join(f'`{leaf}`' for leaf in dict.fromkeys(large))}"
-    return Cone(tuple(order.values()), value, leaves)
-
-
-def _collect(
-    value: str,
-    sources: dict[str, str],
-    operators: dict[str, Definition],
-    order: dict[str, Apply],
-    leaves: dict[str, str],
-) -> str:
-    """Add the operators behind a value to `order`; the name of one that is not elementwise, or ""."""
-    if value in order or value in leaves:
-        return ""
-    if value in sources:
-        leaves[value] = sources[value]
-        return sources[value] if sources[value] in operators else ""  # a list that another map inside makes
-    definition = operators.get(value)
-    if definition is None:
-        return ""  # from outside the map
-    if not isinstance(definition, Apply) or definition.op in REDUCTIONS:
-        return value
-    for name in dict.fromkeys(operand_names(definition.args)):
-        problem = _collect(name, sources, operators, order, leaves)
-        if problem:
-            return problem
-    order[value] = definition
-    return ""
+    return Cone(tuple(operators), value, leaves)
 
 
 def rewrite(program: Program, match: Match) -> Program:

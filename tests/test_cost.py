@@ -1,0 +1,212 @@
+"""Predicted traffic equals what the interpreter counts, to the byte; formulas and figures derived by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+from math import prod
+
+import pytest
+from oracle import (
+    NORMAL_RUN,
+    Case,
+    example,
+    example_names,
+    final_programs,
+    inputs,
+    lowered,
+    random_case,
+    random_derivation,
+)
+
+from blockc.data import array_shape
+from blockc.ir.array import Argument
+from blockc.ir.block import Program
+from blockc.ir.dtypes import DTYPES
+from blockc.ir.interpret import interpret
+from blockc.ir.text import parse_program
+from blockc.language import parse
+from blockc.passes.cost import NOMINAL, buffered_lists, cost, local_bytes, traffic, traffic_formula, work
+from blockc.passes.fuse import fuse
+from blockc.passes.lower import lower
+from blockc.passes.stabilize import stabilize
+
+
+def check_traffic(case: Case, stage: str, program: Program) -> None:
+    """Predicted and counted bytes agree, per value and direction."""
+    run = interpret(program, inputs(case), case.sizes, case.tiles)
+    counted = {(name, "load"): count for name, count in run.loads.items() if count}
+    counted |= {(name, "store"): count for name, count in run.stores.items() if count}
+    tiles = {dim: max(1, tile) for dim, tile in case.tiles.items()}
+    predicted = {key: count for key, count in traffic(program, case.sizes, tiles).items() if count}
+    assert predicted == counted, f"{stage}\n{case.reproduction()}"
+
+
+@pytest.mark.parametrize("start", range(0, len(NORMAL_RUN), 22))
+def test_predicted_traffic_of_random_programs(start: int) -> None:
+    for seed in NORMAL_RUN[start : start + 22]:
+        case = random_case(seed)
+        check_traffic(case, "lowered", lowered(case))
+        for stage, program in final_programs(random_derivation(seed)):
+            check_traffic(case, stage, program)
+
+
+SIZES = {"b": 2, "h": 1, "m": 3, "n": 5, "d": 3, "e": 4, "k": 5, "z": 4, "v": 5, "kv": 1, "g": 2}
+TILES = {"b": 1, "h": 1, "m": 2, "n": 3, "d": 2, "e": 3, "k": 2, "z": 3, "v": 2, "kv": 1, "g": 1}
+
+
+def example_case(name: str, whole: str) -> Case:
+    source = example(name).replace("d=64", "d=3").replace("e=128", "e=4")
+    dims = {dim.name for dim in parse(source).dims}
+    chosen = {dim: SIZES[dim] for dim in dims}
+    return Case(source, chosen, {dim: TILES[dim] for dim in dims}, frozenset(whole.split()) & dims)
+
+
+@pytest.mark.parametrize("whole", ["", "d e", "d"])
+@pytest.mark.parametrize("name", example_names())
+def test_predicted_traffic_of_examples(name: str, whole: str) -> None:
+    case = example_case(name, whole)
+    for stage, program in final_programs(fuse(lowered(case))):
+        check_traffic(case, stage, program)
+
+
+def argument_bytes(argument: Argument, sizes: dict[str, int]) -> int:
+    return prod(array_shape(argument, sizes)) * DTYPES[argument.dtype].size
+
+
+@pytest.mark.parametrize("name", example_names())
+def test_traffic_is_never_below_what_is_compulsory(name: str) -> None:
+    """Every element of every input once, and every element of every output once."""
+    for whole in ("", "d e", "d"):
+        case = example_case(name, whole)
+        arguments = (*case.program.inputs, *(result.argument for result in case.program.outputs))
+        compulsory = sum(argument_bytes(argument, case.sizes) for argument in arguments)
+        for _, program in final_programs(fuse(lowered(case))):
+            total = sum(traffic(program, case.sizes, case.tiles).values())
+            assert total >= compulsory
+            biggest = {dim: case.sizes[dim] for dim in case.sizes}
+            if program is fuse(lowered(case)).snapshots[-1] and name in ("attention", "mlp", "rmsnorm_swiglu"):
+                assert sum(traffic(program, case.sizes, biggest).values()) == compulsory
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_attention_moves_what_the_paper_says(itemsize: int) -> None:
+    dtype = {2: "f16", 4: "f32", 8: "f64"}[itemsize]
+    source = example("attention").replace("f16", dtype)
+    (program,) = fuse(lower(parse(source), frozenset("de"))).snapshots
+    for m, n, d, e in product((1, 5, 8, 64), (1, 7, 100), (3, 64), (2, 80)):
+        for tile_m, tile_n in product((1, 3, 8), (1, 4, 128)):
+            sizes = {"b": 3, "h": 2, "m": m, "n": n, "d": d, "e": e}
+            tiles = {"b": 1, "h": 2, "m": tile_m, "n": tile_n, "d": d, "e": e}
+            expected = itemsize * 3 * 2 * (m * d + m * e + -(-m // tile_m) * n * (d + e))
+            assert sum(traffic(program, sizes, tiles).values()) == expected
+            # Safe arithmetic costs no traffic.
+            assert sum(traffic(stabilize(program), sizes, tiles).values()) == expected
+
+
+TINY = """program tiny
+dim m
+dim n
+dim d whole
+array X: f16[m, n]
+array W: f32[n, d]
+array g: f32[d]
+array L: f32[m, d]
+array E: f16[m, n]
+array c: f32[]
+input X: slow f16[m][n](m, n) = X[m, n]
+input W: slow f32[n](n, d) = W[n, d]
+input g: local f32(d) = g[d]
+h: local f32(d) = mul(g, 2.0)
+k: local f32() = sum[d](h)
+map m uses W, h {
+  x: slow f16[n](m, n) <- X
+  map n {
+    y: local f16(m, n) <- x
+    z: local f16(m, n) <- x
+    w: local f32(n, d) <- W
+    e: local f16(m, n) = exp(y)
+    p: local f32(m, d) = contract[n](e, w)
+    => E.1: slow f16[n](m, n) = stack(e)
+    => P: local f32(m, d) = add(p)
+  }
+  q: local f32(m, d) = mul(P, h)
+  => E: slow f16[m][n](m, n) = stack(E.1)
+  => L: slow f32[m](m, d) = stack(q)
+}
+output L = L
+output E = E
+output c = k
+"""
+TINY_SIZES = {"m": 5, "n": 7, "d": 3}
+TINY_TILES = {"m": 2, "n": 3, "d": 3}  # 3 blocks of m, 3 of n
+
+
+def test_traffic_of_a_tiny_program_by_hand() -> None:
+    program = parse_program(TINY)
+    assert traffic(program, TINY_SIZES, TINY_TILES) == {
+        ("X", "load"): 5 * 7 * 2,  # once for `y`; nothing uses `z`
+        ("W", "load"): 3 * 7 * 3 * 4,  # once for every block of m
+        ("E", "store"): 5 * 7 * 2,
+        ("L", "store"): 5 * 3 * 4,
+        ("g", "load"): 3 * 4,  # an item of the top graph: once, by the launch of the map, which prepares h too
+        ("h", "store"): 3 * 4,  # h is needed by the launch of k as well
+        ("h", "load"): 3 * 4,
+        ("k", "store"): 4,
+    }
+
+
+def test_traffic_formula_of_a_tiny_program() -> None:
+    assert str(traffic_formula(parse_program(TINY))) == "4*B_m*d*n + 4*d*m + 12*d + 4*m*n + 4"
+
+
+def test_work_of_a_tiny_program_by_hand() -> None:
+    flops, special = work(parse_program(TINY), TINY_SIZES, TINY_TILES)
+    assert flops == 3 + 3 + 2 * 5 * 7 * 3 + 5 * 3  # h, k, p, q
+    assert special == 5 * 7
+
+
+def test_repeated_work_is_counted() -> None:
+    derivation = fuse(lower(parse(example("attention")), frozenset("d")))
+    sizes = {"b": 1, "h": 1, "m": 6, "n": 8, "d": 4, "e": 9}
+    tiles = {"b": 1, "h": 1, "m": 3, "n": 4, "d": 4, "e": 3}
+    first, last = (work(program, sizes, tiles) for program in derivation.snapshots)
+    scores = 6 * 8
+    assert last[1] == 3 * scores and first[1] == scores  # exp for each of 3 blocks of e
+    # The product (2 d), its scale, and the row sum are repeated too.
+    assert last[0] > first[0] + 2 * scores * (2 * 4)
+
+
+def test_local_bytes_of_a_tiny_program_by_hand() -> None:
+    # Inside the inner map: y, z, w, e, p (2*3*2 + 2*3*2 + 3*3*4 + 2*3*2 + 2*3*4), with h and k of the top graph, and g.
+    tile = 2 * 3
+    inner = tile * 2 + 3 * 3 * 4 + tile * 2 + 2 * 3 * 4
+    top = 3 * 4 + 4
+    counted = local_bytes(parse_program(TINY), TINY_SIZES, TINY_TILES)
+    assert inner + top <= counted <= inner + top + tile * 2 + 2 * 2 * 3 * 4
+
+
+def test_lists_inside_are_named_by_their_outermost_name() -> None:
+    program = parse_program(TINY.replace("output E = E\n", "").replace("array E: f16[m, n]\n", ""))
+    assert buffered_lists(program) == ("E",)
+    assert buffered_lists(parse_program(TINY)) == ()
+
+
+def test_seconds_are_the_slowest_resource_and_the_launches() -> None:
+    program = parse_program(TINY)
+    figures = cost(program, TINY_SIZES, TINY_TILES)
+    flops, special = work(program, TINY_SIZES, TINY_TILES)
+    slowest = max(figures.traffic_bytes / NOMINAL.bytes, flops / NOMINAL.flops, special / NOMINAL.special)
+    assert figures.seconds == slowest + figures.kernels * NOMINAL.launch
+    assert figures.traffic_bytes == sum(traffic(program, TINY_SIZES, TINY_TILES).values())
+
+
+def test_unfused_programs_move_more() -> None:
+    better: Counter[bool] = Counter()
+    for seed in NORMAL_RUN[:50]:
+        case, derivation = random_case(seed), random_derivation(seed)
+        tiles = {dim: max(1, tile) for dim, tile in case.tiles.items()}
+        before = sum(traffic(derivation.unfused, case.sizes, tiles).values())
+        after = sum(traffic(derivation.snapshots[0], case.sizes, tiles).values())
+        better[after < before] += 1
+    assert better[True] > 0.9 * 50
