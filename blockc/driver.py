@@ -30,7 +30,7 @@ Launch = Callable[..., dict[str, Array]]
 Tiles = Mapping[str, int | None]  # elements of a block; None keeps the dimension whole
 
 TARGETS = ("cpu",)
-BATCH_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
+OUTER_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
 REMEMBERED = 64  # sizes whose plan a kernel keeps
 
 
@@ -78,14 +78,17 @@ def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> 
 
 
 def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, int]:
-    """Sizes for all dimensions: known ones, and where nobody says 64 for features, 2 for batches, 512 for loops."""
+    """Sizes for all dimensions: known ones, and where nobody says 64 for features, 512 for the two innermost loops that
+    are no batch, 2 for all others."""
     sizes = array.sizes(program, known)
     everything = {dim.name: sizes.get(dim.name, 1) for dim in program.dims}
     features = lower.whole_dimensions(program, everything, {})
-    batches = choose.batch_dimensions(lower.lower(program, frozenset()))
+    unfused = lower.lower(program, frozenset())
+    batches = choose.batch_dimensions(unfused)
+    loops = [dim.name for dim in unfused.dims if dim.name not in features | batches]
     for dim in program.dims:
         if dim.name not in sizes and (dim.same_as is None or dim.same_as not in sizes):
-            usual = FEATURE_SIZE if dim.name in features else BATCH_SIZE if dim.name in batches else LOOP_SIZE
+            usual = FEATURE_SIZE if dim.name in features else LOOP_SIZE if dim.name in loops[-2:] else OUTER_SIZE
             sizes = array.sizes(program, {**sizes, dim.name: usual})
     return {dim.name: sizes[dim.name] for dim in program.dims}
 
@@ -257,4 +260,3 @@ def reference(source: str | Path, /, program: str | None = None, **arrays: Any) 
     loaded = load_program(source, program)
     results = meaning.evaluate(loaded, {name: as_array(value) for name, value in arrays.items()})
     return next(iter(results.values())) if len(results) == 1 else results
-

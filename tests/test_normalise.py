@@ -101,7 +101,7 @@ STEPS = [
     # inverses
     ("t = recip(a); o = recip(t)", "o = broadcast(a)"),
     ("t = mul(a, b); o = recip(t)", "s = recip(a); u = recip(b); o = mul(s, u)"),
-    ("t = exp(a); s = recip(t); u = mul(t, s); o = add(u, b)", "o = add(b, 1)"),
+    ("t = exp(a); s = recip(t); u = mul(t, s); o = add(u, b)", "s = broadcast[m, n](1); o = add(s, b)"),
     ("t = exp(a); o = div(b, t)", "s = mul(a, -1); t = exp(s); o = mul(b, t)"),
     ("t = exp(a); s = sqrt(t); u = recip(s); o = mul(u, t)", "t = exp(a); u = rsqrt(t); o = mul(u, t)"),
     ("t = sqrt(a); o = recip(t)", "o = rsqrt(a)"),
@@ -160,7 +160,7 @@ def test_cancelled_operands_leave_their_axes() -> None:
         first = program(statements)
         result = normalise(first)
         verify(result)
-        assert "broadcast[n]" in format_program(result)
+        assert "broadcast[" in format_program(result)
         assert not difference(outputs(result), outputs(first))
 
 

@@ -36,7 +36,7 @@ from blockc.ir.graph import ranked_order
 from blockc.ir.ops import OPERATORS
 
 DEEPEST = 16  # operators composed into one number; longer computations with sizes are operators like others
-SMALL = 256  # elements: a dimension of at most this known size may start whole
+SMALL = 512  # elements: a dimension of at most this known size may start whole
 
 
 def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:

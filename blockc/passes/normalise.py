@@ -33,6 +33,7 @@ from blockc.ir.block import (
     Rename,
     Type,
     apply_axes,
+    operand_names,
     depth,
     substitute,
     with_body,
@@ -163,7 +164,8 @@ class _Normaliser:
         """Rebuild the definitions of a graph in the current scope."""
         for definition in graph:
             if isinstance(definition, Apply):
-                if definition.uses.isdisjoint(self.now) and self.memory.settled(definition, self.applies):
+                settled = definition.uses.isdisjoint(self.now) and self.memory.settled(definition, self.applies)
+                if settled and definition.args == self.in_order(definition.op, definition.args):
                     key = (definition.op, definition.args, definition.dims, definition.dtype)
                     first = self.known(key)
                     if first is None:
@@ -260,7 +262,7 @@ class _Normaliser:
             if not (is_float(apply.dtype) and is_float(self.types[apply.args[0]].dtype)):
                 return operand
             operand = apply.args[0]
-        return operand
+        return folded(operand)
 
     def make(self, op: str, *args: Operand) -> Operand:
         """The normal form of an elementwise operator."""
@@ -285,8 +287,7 @@ class _Normaliser:
         simpler = self.simplify(op, args, dims, dtype)
         if simpler is not None:
             return simpler
-        if op in FLATTENED or op == "contract":
-            args = tuple(sorted(args, key=self.sort_key))
+        args = self.in_order(op, args)
         key = (op, args, dims, dtype)
         first = self.known(key)
         if first is not None:
@@ -303,6 +304,10 @@ class _Normaliser:
             if key in scope.known:
                 return scope.known[key]
         return None
+
+    def in_order(self, op: str, args: tuple[Operand, ...]) -> tuple[Operand, ...]:
+        """The operands in canonical order, if the operator does not care."""
+        return tuple(sorted(args, key=self.sort_key)) if op in FLATTENED or op == "contract" else args
 
     def sort_key(self, operand: Operand) -> tuple[int, int, str]:
         return (0, self.position[operand], "") if isinstance(operand, str) else (1, 0, repr(operand))
@@ -530,6 +535,14 @@ class _Normaliser:
         if rest:
             terms.append(self.make("log", rest[0] if len(rest) == 1 else self.make("mul", *rest)))
         return terms[0] if len(terms) == 1 else self.make("add", *terms)
+
+
+def folded(operand: Operand) -> Operand:
+    """The operand with constants folded, at any depth."""
+    if not isinstance(operand, Expression):
+        return operand
+    args = tuple(folded(arg) for arg in operand.args)
+    return Expression(operand.op, args) if any(operand_names(args)) else fold(operand.op, args)  # type: ignore[arg-type]
 
 
 def fold(op: str, args: tuple[Leaf, ...]) -> Leaf:
