@@ -240,7 +240,11 @@ def canonical(program: Program) -> str:
                 names[name] = f"v{len(names)}"
 
     visit(program.body)
-    return re.sub(r"[A-Za-z_][\w.]*", lambda found: names.get(found[0], found[0]), re.sub(r" uses [^{]*", " ", format_program(program)))
+    return re.sub(
+        r"[A-Za-z_][\w.]*",
+        lambda found: names.get(found[0], found[0]),
+        re.sub(r" uses [^{]*", " ", format_program(program)),
+    )
 
 
 def random_inputs(program: Program, sizes: dict[str, int], seed: int) -> dict[str, NDArray[Any]]:

@@ -68,7 +68,9 @@ def test_text_of_an_unfused_program(request: pytest.FixtureRequest) -> None:
 
 
 HEADER = "program p\ndim m\narray X: f32[m]\narray O: f32[m]\ninput X: slow f32[m](m) = X[m]\n"
-BODY = "map m {\n  x: local f32(m) <- X\n  y: local f32(m) = exp(x)\n  => O: slow f32[m](m) = stack(y)\n}\noutput O = O\n"
+BODY = (
+    "map m {\n  x: local f32(m) <- X\n  y: local f32(m) = exp(x)\n  => O: slow f32[m](m) = stack(y)\n}\noutput O = O\n"
+)
 
 WRONG = [
     ("no header", BODY),

@@ -110,7 +110,7 @@ def test_derivation_of_attention_names_the_rules_of_the_paper() -> None:
     }
     assert all(step.paper == numbers[step.rule] for step in derivation.steps)
     assert numbers["fuse_consecutive_maps"] == "1" and numbers["extend_map"] == "6"
-    assert [step.rule for step in derivation.steps if step.snapshot == 1][0] == "extend_map"
+    assert next(step.rule for step in derivation.steps if step.snapshot == 1) == "extend_map"
     assert any(step.span is not None and step.span.line > 1 for step in derivation.steps)
 
 
@@ -205,12 +205,11 @@ def test_spelling_does_not_matter(formula: str) -> None:
             assert summary(fused(spelt(header, spelling), whole)) == expected, (whole, spelling)
 
 
-KEPT = {
-    "program", "def", "return", "f16", "f32", "f64", "bf16", "f8e4m3", "f8e5m2", "i32", "i8", "bool", "inf", "and", "or",
-    "not", "where", "dot", "sum", "mean", "max", "min", "index", "size", "softmax", "logsumexp", "layernorm", "rmsnorm",
-    "swish", "swiglu", "gelu", "gelu_tanh", "softplus", "exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "relu", "erf",
-    "abs", "sin", "cos", "floor",
-}  # fmt: skip
+KEPT = set(
+    "program def return f16 f32 f64 bf16 f8e4m3 f8e5m2 i32 i8 bool inf and or not "
+    "where dot sum mean max min index size softmax logsumexp layernorm rmsnorm swish swiglu gelu gelu_tanh "
+    "softplus exp log sqrt rsqrt tanh sigmoid relu erf abs sin cos floor ".split()
+)
 
 
 def renamed(source: str) -> tuple[str, dict[str, str]]:

@@ -31,10 +31,16 @@ from oracle import (
 from rule_data import refusals_in_data
 
 from blockc.ir.decisions import Derivation, Refusal
+from blockc.ir.verify import VerifyError
 from blockc.language import parse
 from blockc.meaning import evaluate
+from blockc.passes.fuse import FuseError
 from blockc.passes.rules import ALL_RULES, EMISSION_RULES
 from blockc.passes.stabilize import stabilize
+
+
+# Whatever a fault of ours may raise.
+FINDINGS = (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, FuseError, VerifyError)
 
 
 def examine(case: Case, derivation: Derivation | None = None) -> tuple[str, Derivation | None]:
@@ -42,7 +48,7 @@ def examine(case: Case, derivation: Derivation | None = None) -> tuple[str, Deri
     try:
         derivation = derivation or derive(case)
         check(case, derivation)
-    except Exception as error:  # whatever it is, it is a finding
+    except FINDINGS as error:
         return f"{type(error).__name__}: {error}", derivation
     return "", derivation
 

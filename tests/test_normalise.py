@@ -53,11 +53,13 @@ def program(statements: str, outside: str = "") -> Program:
     for statement in statements.split("; "):
         name, expression = statement.split(" = ")
         lines.append(f"    {name}: local {'bool' if expression.startswith(('lt', 'ge')) else 'f32'}() = {expression}\n")
-    above = "".join(f"  {line.split(' = ')[0]}: local f32(m) = {line.split(' = ')[1]}\n" for line in outside.split("; ") if line)
+    above = "".join(
+        f"  {line.split(' = ')[0]}: local f32(m) = {line.split(' = ')[1]}\n" for line in outside.split("; ") if line
+    )
     return parse_program(HEADER + above + LOOP + "".join(lines) + END)
 
 
-def outputs(candidate: Program) -> np.ndarray:  # type: ignore[type-arg]
+def outputs(candidate: Program) -> np.ndarray:
     draw = np.random.default_rng(5)
     arrays = {name: draw.uniform(0.5, 1.5, (3, 5)) for name in "ABH"} | {"C": draw.uniform(0.5, 1.5, 3)}
     return interpret(candidate, arrays, SIZES, TILES).outputs["O"]
@@ -196,7 +198,10 @@ COMMUTED = [
     ("o = maximum(a, b, c)", "t = maximum(c, b); o = maximum(b, a, t)"),
     ("t = sub(a, c); o = exp(t)", "s = neg(c); t = add(s, a); o = exp(t)"),
     ("t = div(a, b); o = mul(t, c)", "t = mul(a, c); o = div(t, b)"),
-    ("s = lt(a, b); t = ge(a, c); o = where(and(s, t), a, b)", "s = lt(a, b); t = ge(a, c); o = where(and(s, t), a, b)"),
+    (
+        "s = lt(a, b); t = ge(a, c); o = where(and(s, t), a, b)",
+        "s = lt(a, b); t = ge(a, c); o = where(and(s, t), a, b)",
+    ),
 ]
 
 
@@ -217,7 +222,22 @@ def test_normalising_twice_changes_nothing() -> None:
         assert normalise(once) is once
 
 
-OPERATIONS = ("add", "mul", "sub", "div", "neg", "exp", "log", "recip", "sqrt", "rsqrt", "maximum", "relu", "sigmoid", "pow")
+OPERATIONS = (
+    "add",
+    "mul",
+    "sub",
+    "div",
+    "neg",
+    "exp",
+    "log",
+    "recip",
+    "sqrt",
+    "rsqrt",
+    "maximum",
+    "relu",
+    "sigmoid",
+    "pow",
+)
 
 
 def random_statements(seed: int) -> str:
@@ -239,7 +259,9 @@ def random_statements(seed: int) -> str:
         elif op == "div":
             lines.append(f"t{number} = div({choice.choice(names)}, {choice.choice(positive)})")
         elif op == "pow":
-            lines.append(f"t{number} = pow({choice.choice(positive)}, {choice.choice((1, 2, 3, 0.5, -0.5, -1, -2, 1.5))})")
+            lines.append(
+                f"t{number} = pow({choice.choice(positive)}, {choice.choice((1, 2, 3, 0.5, -0.5, -1, -2, 1.5))})"
+            )
             positive.append(f"t{number}")
         else:
             lines.append(f"t{number} = {op}({choice.choice(names)}, {choice.choice([*names, '0.5', '2'])})")

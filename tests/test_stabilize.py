@@ -1,4 +1,4 @@
-"""Safe arithmetic: no overflow at any logits, the placement of NaN and infinities as in the reference, and structure."""
+"""Safe arithmetic: no overflow at any logits, NaN and infinities where the reference has them, and the structure."""
 
 from __future__ import annotations
 
@@ -90,8 +90,7 @@ SAFE = {
     "maximum subtracted": HEADER + "O: f64[m, e] { E = exp(S - max[n](S)); O = dot[n](E, V) / sum[n](E) }",
     "log-sum-exp subtracted": HEADER + "O: f64[m, e] { O = dot[n](exp(S - logsumexp[n](S)), V) }",
     "log-sum-exp": "program p(S: f64[m, n]) -> L: f64[m] { L = logsumexp[n](S) }",
-    "two outputs": HEADER
-    + "(O: f64[m, e], L: f64[m]) { L = logsumexp[n](S); O = dot[n](exp(S - L), V) }",
+    "two outputs": HEADER + "(O: f64[m, e], L: f64[m]) { L = logsumexp[n](S); O = dot[n](exp(S - L), V) }",
     "mean of exponentials, logarithm": "program p(S: f64[m, n]) -> L: f64[m] { L = log(mean[n](exp(S))) }",
     "weighted mean of the exponents": "program p(S: f64[m, n]) -> L: f64[m] { L = sum[n](softmax[n](S) * tanh(S)) }",
     "largest probability": "program p(S: f64[m, n]) -> L: f64[m] { L = max[n](softmax[n](S)) }",
@@ -101,15 +100,19 @@ SAFE = {
     "mask before exp": HEADER + "O: f64[m, e] { O = dot[n](softmax[n](where(index(n) <= index(m), S, -inf)), V) }",
     "difference of two": HEADER + "O: f64[m, e] { O = dot[n](softmax[n](S) - 0.5 * softmax[n](-S), V) }",
     "sum of two exponentials": "program p(S: f64[m, n]) -> L: f64[m] { L = log(sum[n](exp(S) + exp(0.5 * S))) }",
-    "softmax of two parts": "program p(S: f64[m, n], T: f64[n]) -> O: f64[m, n] { E = exp(S); F = exp(T); O = E / (sum[n](E) + sum[n](F)) }",
+    "softmax of two parts": "program p(S: f64[m, n], T: f64[n]) -> O: f64[m, n] "
+    "{ E = exp(S); O = E / (sum[n](E) + sum[n](exp(T))) }",
     "square root": "program p(S: f64[m, n]) -> O: f64[m] { O = log(sqrt(sum[n](exp(S)))) }",
     "squares": "program p(S: f64[m, n]) -> O: f64[m] { P = softmax[n](S); O = sum[n](P * P) }",
     "exponential of a maximum": "program p(S: f64[m, n]) -> O: f64[m] { O = exp(-max[n](S) / 1e4) }",
     "a sum of quotients": "program p(S: f64[m, n]) -> O: f64[m] { E = exp(S); O = sum[n](E / sum[n](E)) }",
-}  # fmt: skip
+}
 
 # Standard deviation and offset of the logits of a row.
-FAMILIES = ((1, 0), (10, 0), (100, 0), (1000, 0), (1000, 0), (1000, 0), (1, -1e4), (10, -1e4), (1, 1e4), (10, 1e4), (0, 0), (0, 700))
+FAMILIES = (
+    *((1, 0), (10, 0), (100, 0), (1000, 0), (1000, 0), (1000, 0)),
+    *((1, -1e4), (10, -1e4), (1, 1e4), (10, 1e4), (0, 0), (0, 700)),
+)
 
 # The difference of a row of infinities and its maximum is stored by the unfused program, as NaN.
 STORED_DIFFERENCES = {"maximum subtracted", "log-sum-exp subtracted", "two outputs"}
@@ -145,7 +148,8 @@ def test_special_rows(name: str) -> None:
 
 def test_empty_rows_give_zeros_in_every_spelling() -> None:
     rows = np.full((SIZES["m"], SIZES["n"]), -np.inf)
-    for name in ("attention", "attention, divided after", "mask before exp", "maximum subtracted", "log-sum-exp subtracted"):
+    spellings = ("attention", "attention, divided after", "maximum subtracted", "log-sum-exp subtracted")
+    for name in (*spellings, "mask before exp"):
         for stage, program in programs(SAFE[name]):
             if "unfused" not in stage:
                 arrays = arrays_for(parse(SAFE[name]), rows)

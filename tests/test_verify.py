@@ -16,7 +16,7 @@ from blockc.language import parse
 from blockc.passes import fuse as fuse_module
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
-from blockc.passes.rules import fuse_map_with_reduce
+from blockc.passes.rules import RULES, fuse_map_with_reduce
 
 FOLDER = Path(__file__).parent / "data" / "broken"
 BASES = {path.stem: path.read_text() for path in sorted((FOLDER / "bases").glob("*.txt"))}
@@ -75,7 +75,7 @@ def test_an_error_names_the_rule_that_made_it(monkeypatch: pytest.MonkeyPatch) -
         return parse_program(format_program(rule.rewrite(program, match)).replace("= add(", "= mul(", 1))
 
     wrong = replace(rule, rewrite=accumulate_wrongly)
-    monkeypatch.setattr(fuse_module, "RULES", (wrong, *fuse_module.RULES[1:]))
+    monkeypatch.setattr(fuse_module, "RULES", (wrong, *RULES[1:]))
     with pytest.raises(VerifyError) as caught:
         fuse(lower(parse("program p(X: f32[m, n]) -> S: f32[m] { S = sum[n](X) }"), frozenset()))
     assert (caught.value.rule, caught.value.invariant) == ("fuse_map_with_reduce", "B09")

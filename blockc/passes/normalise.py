@@ -33,8 +33,8 @@ from blockc.ir.block import (
     Rename,
     Type,
     apply_axes,
-    operand_names,
     depth,
+    operand_names,
     substitute,
     with_body,
 )

@@ -1,0 +1,88 @@
+"""The choice of tiles and of a snapshot by their stated rules, and composition for emission."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from oracle import example, random_derivation
+
+from blockc.ir.block import Program
+from blockc.language import parse
+from blockc.passes.choose import (
+    LARGEST_TILE,
+    TILE,
+    batch_dimensions,
+    choose,
+    choose_tiles,
+    compose,
+    item_shapes,
+    power_of_two,
+)
+from blockc.passes.fuse import fuse
+from blockc.passes.lower import lower
+from blockc.passes.stabilize import stabilize
+
+
+def last(name: str, whole: str) -> Program:
+    return fuse(lower(parse(example(name)), frozenset(whole.split()))).snapshots[-1]
+
+
+BATCH = [("attention", "d e", "b h"), ("mlp", "", ""), ("grouped_heads", "d e", "b kv"), ("matmul_epilogue", "", "")]
+
+
+@pytest.mark.parametrize(("name", "whole", "batch"), BATCH)
+def test_batch_dimensions(name: str, whole: str, batch: str) -> None:
+    assert batch_dimensions(last(name, whole)) == set(batch.split())
+
+
+def test_tiles_of_attention() -> None:
+    sizes = {"b": 4, "h": 16, "m": 4096, "n": 4096, "d": 64, "e": 64}
+    assert choose_tiles(last("attention", "d e"), sizes, {}) == {"b": 1, "h": 1, "m": TILE, "n": TILE}
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    tiles = choose_tiles(last("attention", "d e"), {"m": 100, "n": 100, "d": 64, "e": 64}, {"m": 7, "b": 3})
+    assert (tiles["m"], tiles["b"]) == (7, 3)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 100, 511, 512, 513])
+def test_tiles_are_powers_of_two_no_larger_than_needed(size: int) -> None:
+    tile = choose_tiles(last("mlp", ""), {"m": size, "d": 10, "z": 10, "e": 10}, {})["m"]
+    assert tile == min(TILE, power_of_two(size)) and (tile >= size or tile == TILE)
+    assert tile == 1 or tile // 2 < size
+
+
+def test_tiles_stay_inside_the_cache() -> None:
+    for name, whole in (("attention", "d e"), ("mlp", "d e"), ("rmsnorm_swiglu", "d e"), ("grouped_heads", "")):
+        program = last(name, whole)
+        sizes = {dim.name: 10_000 for dim in program.dims if dim.name not in program.whole}
+        sizes |= dict.fromkeys(program.whole, 128)
+        tiles = choose_tiles(program, sizes, {})
+        assert all(math.prod(tiles.get(a, sizes[a]) for a in axes) <= LARGEST_TILE for axes in item_shapes(program))
+
+
+def test_the_cheapest_snapshot_is_chosen() -> None:
+    derivation = fuse(lower(parse(example("rmsnorm_swiglu")), frozenset("d")))
+    for z, e in ((64, 4096), (4096, 64), (512, 512)):
+        sizes = {"m": 2048, "d": 256, "z": z, "e": e}
+        plan = choose(derivation, sizes, {"m": 64, "z": 64, "e": 64})
+        seconds = [cost.seconds for cost in plan.costs]
+        assert seconds[plan.snapshot] == min(seconds) and len(seconds) == len(derivation.snapshots)
+        assert plan.program == compose(stabilize(derivation.snapshots[plan.snapshot]))
+
+
+def test_the_choice_depends_on_the_sizes() -> None:
+    derivation = fuse(lower(parse(example("mlp")), frozenset("d")))
+
+    def chosen(d: int, e: int) -> int:
+        return choose(derivation, {"m": 4096, "d": d, "z": 4096, "e": e}, {"m": 256, "z": 256, "e": 256}).snapshot
+
+    assert chosen(4, 256) == 1, "nothing is repeated with one block of e: the list goes"
+    assert chosen(4096, 8192) == 0, "32 blocks of e would repeat a long product"
+
+
+def test_composing_twice_changes_nothing() -> None:
+    for seed in range(40):
+        composed = compose(stabilize(random_derivation(seed).snapshots[-1]))
+        assert compose(composed) == composed
