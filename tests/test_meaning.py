@@ -38,7 +38,6 @@ from blockc.passes.fuse import FuseError
 from blockc.passes.rules import ALL_RULES, EMISSION_RULES
 from blockc.passes.stabilize import stabilize
 
-
 # Whatever a fault of ours may raise.
 FINDINGS = (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, FuseError, VerifyError)
 

@@ -52,7 +52,9 @@ def program(statements: str, outside: str = "") -> Program:
     lines = []
     for statement in statements.split("; "):
         name, expression = statement.split(" = ")
-        lines.append(f"    {name}: local {'bool' if expression.startswith(('lt', 'ge')) else 'f32'}() = {expression}\n")
+        lines.append(
+            f"    {name}: local {'bool' if expression.startswith(('lt', 'ge', 'and')) else 'f32'}() = {expression}\n"
+        )
     above = "".join(
         f"  {line.split(' = ')[0]}: local f32(m) = {line.split(' = ')[1]}\n" for line in outside.split("; ") if line
     )
@@ -199,8 +201,8 @@ COMMUTED = [
     ("t = sub(a, c); o = exp(t)", "s = neg(c); t = add(s, a); o = exp(t)"),
     ("t = div(a, b); o = mul(t, c)", "t = mul(a, c); o = div(t, b)"),
     (
-        "s = lt(a, b); t = ge(a, c); o = where(and(s, t), a, b)",
-        "s = lt(a, b); t = ge(a, c); o = where(and(s, t), a, b)",
+        "s = lt(a, b); t = ge(a, c); u = and(s, t); o = where(u, a, b)",
+        "s = lt(a, b); t = ge(a, c); u = and(t, s); o = where(u, a, b)",
     ),
 ]
 

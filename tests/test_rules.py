@@ -132,8 +132,8 @@ def test_every_reason_has_an_example(rule: Rule) -> None:
 
 
 # What catches a rule that ignores a condition: it cannot rewrite at all, the verifier, the meaning, or only a cost:
-# more bytes or operations, no progress towards the end (the measure of termination does not decrease), or, for the reader of
-# a kernel, the depth of what is composed.
+# more bytes or operations, no progress towards the end (the measure of termination does not decrease), or, for the
+# reader of a kernel, the depth of what is composed.
 GUARDS = {
     ("fuse_map_with_reduce", "not_made_by_a_map"): "rewrite",
     ("fuse_map_with_reduce", "other_dimension"): "verifier",

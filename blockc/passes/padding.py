@@ -2,15 +2,15 @@
 
 A backend whose tiles have fixed sizes reads zeros behind the end of an array. What becomes of them is followed through
 the operators of a body: along each cut dimension a value is padded with a known number, or with anything. Behind the
-end nothing matters but reductions: a mask is put where one would see something else than its identity, once per value,
-and whatever reads the value later gets the masked one. (NumPy tiles are as short as their block and need no mask.)
+end nothing matters but reductions: a mask is put where one would see something else than its identity, and what reads
+the value later gets the masked one, unless it is a reduction that the value itself suits. (NumPy tiles are as short as their block and need no mask.)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -46,19 +46,26 @@ def mask(program: Program) -> Program:
 class _Padder:
     program: Program
     fresh: Fresh
+    masked: dict[str, str] = field(default_factory=dict)  # the types of masked values
+
+    def dtype(self, name: str) -> str:
+        """The type of a value of the program, or of a masked one."""
+        return self.masked.get(name) or self.program.types[name].dtype
 
     def graph(self, graph: Graph, padding: dict[str, Padding], mapped: tuple[str, ...]) -> Graph:
         out: list[Definition] = []
         now: dict[str, Operand] = {}
         for definition in graph:
-            definition = substitute(definition, now)
+            if isinstance(definition, Apply) and definition.op in REDUCTIONS:
+                for name in dict.fromkeys(arg for arg in definition.args if isinstance(arg, str)):
+                    if not self.harmless(padding.get(name, {}), definition, mapped):
+                        latest = now.get(name, name)
+                        now[name] = self.guard(out, padding, definition, str(latest), mapped)
+                        definition = substitute(definition, {name: now[name]})
+            else:
+                definition = substitute(definition, now)
             match definition:
                 case Apply():
-                    if definition.op in REDUCTIONS:
-                        for name in dict.fromkeys(arg for arg in definition.args if isinstance(arg, str)):
-                            now.update(self.guard(out, padding, definition, name, mapped))
-                        definition = substitute(definition, now)
-                        assert isinstance(definition, Apply)
                     padding[definition.name] = self.padded(definition, padding, mapped)
                 case Map(dim, ports, body, outputs, span):
                     inside = (*mapped, dim)
@@ -72,23 +79,35 @@ class _Padder:
             out.append(definition)
         return tuple(out)
 
+    def harmless(self, padded: Padding, reduction: Definition, mapped: tuple[str, ...]) -> bool:
+        """True if an operand with this padding may stand in a reduction as it is."""
+        assert isinstance(reduction, Apply)
+        wanted = identity(REDUCTIONS[reduction.op], 0)
+        return all(dim not in mapped or padded.get(dim) == wanted for dim in reduction.dims)
+
     def guard(
-        self, out: list[Definition], padding: dict[str, Padding], reduction: Apply, name: str, mapped: tuple[str, ...]
-    ) -> dict[str, Operand]:
-        """A mask for an operand of a reduction along every dimension where its padding is not the identity."""
+        self,
+        out: list[Definition],
+        padding: dict[str, Padding],
+        reduction: Definition,
+        name: str,
+        mapped: tuple[str, ...],
+    ) -> str:
+        """An operand of a reduction, masked along every dimension where its padding is not the identity."""
+        assert isinstance(reduction, Apply)
         wanted = identity(REDUCTIONS[reduction.op], 0)
         value = name
         for dim in reduction.dims:
             if dim not in mapped or padding.get(value, {}).get(dim) == wanted:
                 continue
-            kind = self.program.types[name]
             index, inside, kept = (self.fresh(name) for _ in range(3))
             out.append(Apply(index, "index", (), (dim,), "i32"))
             out.append(Apply(inside, "lt", (index, Size(dim)), (), "bool"))
-            out.append(Apply(kept, "where", (inside, value, Constant(wanted)), (), kind.dtype))
+            out.append(Apply(kept, "where", (inside, value, Constant(wanted)), (), self.dtype(name)))
+            self.masked[kept] = self.dtype(name)
             padding[kept] = {**padding.get(value, {}), dim: wanted}
             value = kept
-        return {} if value == name else {name: value}
+        return value
 
     def padded(self, apply: Apply, padding: Mapping[str, Padding], mapped: tuple[str, ...]) -> Padding:
         """What the result of an operator is padded with."""
