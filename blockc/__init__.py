@@ -1,8 +1,8 @@
 """blockc: an operator-fusion compiler for block programs.
 
-    kernel = blockc.compile("examples/attention.blk")      a callable kernel for any sizes
-    out = kernel(q, k, v)                                  NumPy arrays or torch tensors
-    blockc.reference("examples/attention.blk", Q=q, ...)   the float64 meaning
+kernel = blockc.compile("examples/attention.blk")      a callable kernel for any sizes
+out = kernel(q, k, v)                                  NumPy arrays or torch tensors
+blockc.reference("examples/attention.blk", Q=q, ...)   the float64 meaning
 """
 
 from __future__ import annotations

@@ -177,9 +177,7 @@ class _Interpreter:
 
     def shape(self, axes: tuple[str, ...], blocks: Blocks) -> tuple[int, ...]:
         """The extents of a tile here."""
-        return tuple(
-            blocks[axis].stop - blocks[axis].start if axis in blocks else self.sizes[axis] for axis in axes
-        )
+        return tuple(blocks[axis].stop - blocks[axis].start if axis in blocks else self.sizes[axis] for axis in axes)
 
     def assemble(self, value: Value, kind: Type, blocks: Blocks) -> Tile:
         """A list as one tile over whole dimensions, where `blocks` says which block of a dimension is meant."""

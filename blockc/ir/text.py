@@ -263,4 +263,3 @@ def parse_program(text: str) -> Program:
     """The program that `format_program` wrote. Raises lark's errors on text that is not in the form."""
     result: Program = _Build().transform(_parser().parse(text))
     return result
-

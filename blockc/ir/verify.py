@@ -1,12 +1,12 @@
 """The verifier: the invariants of block programs, each with a number. Run after every rewrite, in users' builds too.
 
-    B01 every name is bound once              B07 a reduction's dimensions are axes of its operands
-    B02 a name is bound before it is used     B08 an accumulated value lacks the axis of its map
-    B03 every dimension is declared           B09 a monoid gets the number of values that it takes
-    B04 a port or reduce peels a list         B10 whole dimensions are neither mapped nor list dimensions
-    B05 a dimension never nests in itself     B11 a tile with the axis of a cut dimension stays inside a map over it
-    B06 a tile operator takes items, as       B12 an output has the dimensions that are declared for it
-        many as it needs
+B01 every name is bound once              B07 a reduction's dimensions are axes of its operands
+B02 a name is bound before it is used     B08 an accumulated value lacks the axis of its map
+B03 every dimension is declared           B09 a monoid gets the number of values that it takes
+B04 a port or reduce peels a list         B10 whole dimensions are neither mapped nor list dimensions
+B05 a dimension never nests in itself     B11 a tile with the axis of a cut dimension stays inside a map over it
+B06 a tile operator takes items, as       B12 an output has the dimensions that are declared for it
+    many as it needs
 """
 
 from __future__ import annotations

@@ -98,5 +98,3 @@ def compose(program: Program) -> Program:
                     program = rule.rewrite(program, place)
                     touched.update(place.at)
     return program
-
-

@@ -48,7 +48,7 @@ FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What stays true through a derivation: what is in normal form, by identity, and names of values above zero.
+    """What stays true through a derivation: what is in normal form, by identity.
 
     A remembered map is not looked into again as long as nothing that it uses is replaced; a remembered operator not as
     long as the definitions of its operands are the same too.
@@ -56,7 +56,6 @@ class Memory:
 
     maps: dict[int, Map] = field(default_factory=dict)
     applies: dict[int, tuple[Apply, tuple[Apply | None, ...]]] = field(default_factory=dict)
-    positive: set[str] = field(default_factory=set)
 
     def note(self, graph: Graph, known: Mapping[str, Apply]) -> None:
         """Remember every definition in a graph that is in normal form. `known` are the operators by name."""
@@ -181,7 +180,6 @@ class _Normaliser:
             moved = definition if definition.uses.isdisjoint(self.now) else self.materialised(definition)
             if isinstance(moved, Map) and id(moved) not in self.memory.maps:
                 moved = self.map(moved)
-                self.note_signs(moved)
             elif isinstance(moved, Reduce) and self.merge_reduce(moved):
                 continue
             for name in moved.defines:
@@ -221,8 +219,6 @@ class _Normaliser:
             if first is not port:
                 self.now[port.name] = first.name
             self.bind(port.name)
-            if port.source in self.memory.positive:
-                self.memory.positive.add(port.name)
         self.fill(node.body)
         outputs = self.outputs(node)
         self.mapped.pop()
@@ -231,12 +227,6 @@ class _Normaliser:
         if same and len(ports) == len(node.ports) and outputs == node.outputs:
             return node
         return Map(node.dim, tuple(ports.values()), body, outputs, node.span)
-
-    def note_signs(self, node: Map) -> None:
-        """Outputs of values above zero are above zero: of stacks, sums and extremes."""
-        for output in node.outputs:
-            if output.monoid in (None, "add", "max", "min") and output.values[0] in self.memory.positive:
-                self.memory.positive.add(output.names[0])
 
     def outputs(self, node: Map) -> tuple[Output, ...]:
         """The outputs with their values replaced; of equal ones the first stays and stands for the others."""
@@ -327,19 +317,7 @@ class _Normaliser:
         self.position.setdefault(apply.name, len(self.position))
         if apply.name not in self.types:
             self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
-        if self.is_positive(apply):
-            self.memory.positive.add(apply.name)
         return apply.name
-
-    def is_positive(self, apply: Apply) -> bool:
-        if apply.op == "exp":
-            return True
-        if apply.op not in ("mul", "add", "recip", "sum", "max", "min", "broadcast", "contract", "sqrt", "rsqrt"):
-            return False
-        return all(
-            arg in self.memory.positive if isinstance(arg, str) else isinstance(arg, Constant) and arg.value > 0
-            for arg in apply.args
-        )
 
     def definition(self, operand: Operand, op: str) -> Apply | None:
         """The definition of an operand, if it is this operator."""
@@ -386,7 +364,7 @@ class _Normaliser:
                 return self.log(x)
             case "sqrt" | "rsqrt", _:
                 return None
-            case ("maximum" | "minimum" | "and" | "or"), _:
+            case (("maximum" | "minimum" | "and" | "or"), _):
                 flat = tuple(dict.fromkeys(self.flat(op, args)))
                 if len(flat) == 1:
                     return flat[0]
@@ -460,16 +438,15 @@ class _Normaliser:
         return self.keep_axes(result, args)
 
     def inverse_among(self, factor: Operand, others: list[Operand]) -> Operand | None:
-        """A factor among the others whose product with this one is 1, where both are known not to be zero."""
-        inverse = self.definition(factor, "recip")
-        if inverse is not None and inverse.args[0] in others and inverse.args[0] in self.memory.positive:
-            return inverse.args[0]
+        """An exponential among the others whose product with this one is 1.
+
+        x * recip(x) stays for other x: a sum of exponentials is zero on a masked row, where the quotient is 0.
+        """
         exponential = self.definition(factor, "exp")
-        count, terms = self.coefficient(exponential.args[0]) if exponential is not None else (0, ())
+        if exponential is None:
+            return None
+        count, terms = self.coefficient(exponential.args[0])
         for other in others:
-            inverse = self.definition(other, "recip")
-            if inverse is not None and inverse.args[0] == factor and factor in self.memory.positive:
-                return other
             against = self.definition(other, "exp")
             if against is not None and self.coefficient(against.args[0]) == (-count, terms):
                 return other

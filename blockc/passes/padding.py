@@ -3,7 +3,8 @@
 A backend whose tiles have fixed sizes reads zeros behind the end of an array. What becomes of them is followed through
 the operators of a body: along each cut dimension a value is padded with a known number, or with anything. Behind the
 end nothing matters but reductions: a mask is put where one would see something else than its identity, and what reads
-the value later gets the masked one, unless it is a reduction that the value itself suits. (NumPy tiles are as short as their block and need no mask.)
+the value later gets the masked one, unless it is a reduction that the value itself suits. (NumPy tiles are as short as
+their block and need no mask.)
 """
 
 from __future__ import annotations

@@ -74,8 +74,7 @@ def merged(a: Map, b: Map) -> Map:
     ports = tuple(port for port in b.ports if port.source not in values)
     body = tuple(substitute(definition, direct) for definition in b.body)
     outputs = tuple(
-        Output(out.names, tuple(str(direct.get(value, value)) for value in out.values), out.monoid)
-        for out in b.outputs
+        Output(out.names, tuple(str(direct.get(value, value)) for value in out.values), out.monoid) for out in b.outputs
     )
     return Map(a.dim, (*a.ports, *ports), (*a.body, *body), (*a.outputs, *outputs), b.span or a.span)
 
@@ -162,4 +161,3 @@ class Writer:
 def used_by(definitions: Graph) -> frozenset[str]:
     """All names that these definitions use."""
     return frozenset().union(*(definition.uses for definition in definitions)) if definitions else frozenset()
-
