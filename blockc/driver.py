@@ -113,7 +113,12 @@ def tiles_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles) ->
 def emit(plan: Plan, program: ArrayProgram, target: str = "cpu") -> str:
     """The standalone source of a plan's kernels."""
     check_target(target)
-    return numpy_source.emit(plan.program, plan.tiles, header(plan, program))
+    return numpy_source.emit(plan.program, plan.tiles, header(plan, program), empty_dims(plan.sizes))
+
+
+def empty_dims(sizes: Mapping[str, int]) -> frozenset[str]:
+    """The dimensions without elements."""
+    return frozenset(dim for dim, size in sizes.items() if size == 0)
 
 
 def header(plan: Plan, program: ArrayProgram) -> tuple[str, ...]:
@@ -201,7 +206,7 @@ class Kernel:
         derivation, stable = self._fused[whole]
         tiles = tiles_for(derivation, sizes, self.tiles)
         snapshot, costs = choose.price(stable, sizes, tiles)
-        key = (whole, tuple(tiles.items()), snapshot)
+        key = (whole, tuple(tiles.items()), snapshot, empty_dims(sizes))
         if key not in self._kernels:
             plan = Plan(choose.compose(stable[snapshot]), snapshot, tiles, dict(sizes), costs)
             source = emit(plan, self.program, self.target)

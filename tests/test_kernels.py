@@ -192,6 +192,13 @@ def test_a_fully_masked_row_is_zeros() -> None:
     assert np.all(np.abs(out[1::2]).sum(axis=1) > 0)
 
 
+def test_a_product_over_nothing_is_zero_times_its_scale() -> None:
+    kernel = blockc.compile(EXAMPLES[0], dtype="f32")
+    for width in (4, 0, 4):  # the same kernel object serves both
+        sizes = {"b": 1, "h": 1, "m": 5, "n": 6, "d": width, "e": 2}
+        check(kernel, random_arrays(kernel.program, sizes, seed=0), f"d={width}")
+
+
 def test_random_programs_run_right() -> None:
     for seed in range(60):
         source = random_program(seed)

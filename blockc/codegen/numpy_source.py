@@ -34,14 +34,20 @@ _SIZE, _TILE, _COUNT = re.compile(r"\bd\d+\b"), re.compile(r"\bt\d+\b"), re.comp
 _ARRAY = re.compile(r"\b[ax]\d+\b")
 
 
-def emit(program: Program, tiles: Mapping[str, int], header: tuple[str, ...] = ()) -> str:
+def emit(
+    program: Program,
+    tiles: Mapping[str, int],
+    header: tuple[str, ...] = (),
+    empty: frozenset[str] = frozenset(),
+) -> str:
     """The Python source of a verified program.
 
     `tiles` gives the elements per block of each dimension that is cut; one that is absent is one block. `header` are
-    lines that go into a comment at the top. The file defines `launch(arrays, threads=None)`, arrays by argument name in
-    any strides. ValueError if the size of a dimension follows from no array and no declaration.
+    lines that go into a comment at the top; `empty` dimensions that will have no elements. The file defines
+    `launch(arrays, threads=None)`, arrays by argument name in any strides. ValueError if the size of a dimension follows
+    from no array and no declaration.
     """
-    program = fold_scales(program)
+    program = fold_scales(program, empty)
     storage = allocate(program, tiles)
     helpers = {"argument", "check", "blas"}
     functions: list[str] = []

@@ -4,7 +4,7 @@
     T: local f32(m, n) = mul(S, 0.125)                   T: local f32(m, n) = contract[d](Q.1, K)
 
 Only where the operand does not change in the loop, so that it is scaled once and each iteration saves a pass over the
-result.
+result. Not where the contracted dimension is empty: a sum of nothing is 0, and 0 times a number such as 1/0 is not.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from blockc.ir.block import (
 from blockc.ir.dtypes import is_float
 
 
-def fold_scales(program: Program) -> Program:
-    """The program with such scales moved out of loops."""
-    return with_body(program, _graph(program.body, Fresh(program)))
+def fold_scales(program: Program, empty: frozenset[str]) -> Program:
+    """The program with such scales moved out of loops. `empty` are the dimensions without elements."""
+    return with_body(program, _graph(program.body, Fresh(program), empty))
 
 
-def _graph(graph: Graph, fresh: Fresh) -> Graph:
+def _graph(graph: Graph, fresh: Fresh, empty: frozenset[str]) -> Graph:
     result: list[Definition] = []
     for definition in graph:
         if not isinstance(definition, Map):
             result.append(definition)
             continue
         inner = Map(
-            definition.dim, definition.ports, _graph(definition.body, fresh), definition.outputs, definition.span
+            definition.dim, definition.ports, _graph(definition.body, fresh, empty), definition.outputs, definition.span
         )
         # A parallel map stays alone in its body, so that its blocks are tasks.
-        result.extend(_out_of_loop(inner, fresh) if inner.is_loop else (inner,))
+        result.extend(_out_of_loop(inner, fresh, empty) if inner.is_loop else (inner,))
     return tuple(result)
 
 
-def _out_of_loop(loop: Map, fresh: Fresh) -> Iterator[Definition]:
+def _out_of_loop(loop: Map, fresh: Fresh, empty: frozenset[str]) -> Iterator[Definition]:
     """The loop with what was moved ahead of it."""
     uses = Counter(name for definition in loop.body for name in definition.uses)
     uses.update(value for output in loop.outputs for value in output.values)
     changing = {port.name for port in loop.ports} | {name for definition in loop.body for name in definition.defines}
-    contractions = {d.name: d for d in loop.body if isinstance(d, Apply) and d.op == "contract" and uses[d.name] == 1}
+    products = [node for node in loop.body if isinstance(node, Apply) and node.op == "contract"]
+    contractions = {node.name: node for node in products if uses[node.name] == 1 and empty.isdisjoint(node.dims)}
     gone: set[str] = set()
     body: list[Definition] = []
     for definition in loop.body:
