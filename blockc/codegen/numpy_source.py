@@ -44,8 +44,8 @@ def emit(
 
     `tiles` gives the elements per block of each dimension that is cut; one that is absent is one block. `header` are
     lines that go into a comment at the top; `empty` dimensions that will have no elements. The file defines
-    `launch(arrays, threads=None)`, arrays by argument name in any strides. ValueError if the size of a dimension follows
-    from no array and no declaration.
+    `launch(arrays, threads=None)`, arrays by argument name in any strides. ValueError if the size of a dimension
+    follows from no array and no declaration.
     """
     program = fold_scales(program, empty)
     storage = allocate(program, tiles)

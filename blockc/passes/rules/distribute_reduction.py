@@ -1,18 +1,20 @@
 """Rules 4 and 5 for loops: a factor from outside a map leaves an accumulated sum and is applied once, behind it.
 
-  map n {
-    x: local f32(m, n) <- X
-    s: local f32(m) = sum[n](x)
-    t: local f32(m) = mul(s, r)
-    => T: local f32(m) = add(t)
-  }
-=>
-  map n {
-    x: local f32(m, n) <- X
-    s: local f32(m) = sum[n](x)
-    => T.1: local f32(m) = add(s)
-  }
-  T: local f32(m) = mul(r, T.1)
+The loop no longer needs the factor, which may come from an earlier loop over the same dimension.
+
+    map n {
+      x: local f32(m, n) <- X
+      s: local f32(m) = sum[n](x)
+      t: local f32(m) = mul(s, r)
+      => T: local f32(m) = add(t)
+    }
+  =>
+    map n {
+      x: local f32(m, n) <- X
+      s: local f32(m) = sum[n](x)
+      => T.1: local f32(m) = add(s)
+    }
+    T: local f32(m) = mul(r, T.1)
 """
 
 from __future__ import annotations
