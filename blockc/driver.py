@@ -89,7 +89,8 @@ def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, 
     for dim in program.dims:
         if dim.name not in sizes and (dim.same_as is None or dim.same_as not in sizes):
             usual = FEATURE_SIZE if dim.name in features else LOOP_SIZE if dim.name in loops[-2:] else OUTER_SIZE
-            sizes = array.sizes(program, {**sizes, dim.name: usual})
+            sizes[dim.name] = usual
+    sizes = array.sizes(program, sizes)
     return {dim.name: sizes[dim.name] for dim in program.dims}
 
 

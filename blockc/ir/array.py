@@ -136,8 +136,9 @@ def sizes(program: HasDims, known: Mapping[str, int]) -> dict[str, int]:
     """Every dimension's size, from declared sizes, `known` ones and renames. Dimensions that stay open are absent."""
     result = {dim.name: dim.size for dim in program.dims if dim.size is not None}
     result.update(known)
-    for _ in program.dims:
-        for dim in program.dims:
+    renamed = [dim for dim in program.dims if dim.same_as is not None]
+    for _ in renamed:
+        for dim in renamed:
             if dim.same_as in result and dim.name not in result:
                 result[dim.name] = result[dim.same_as]
             if dim.same_as is not None and dim.name in result and dim.same_as not in result:

@@ -119,15 +119,16 @@ class _Checker:
 
     def again(self, node: Map, inside: frozenset[str], results: tuple[tuple[str, Type], ...]) -> None:
         """A map that has been verified at such a place: what it uses must be in scope, and it must stand here only."""
-        at = results[0][0]
         if not node.uses <= self.types.keys():
-            self.use(at, min(node.uses - self.types.keys()))
+            self.use(node.defines[0], min(node.uses - self.types.keys()))
         if id(node) in self.seen:
-            raise VerifyError("B01", at, "the same map stands twice in the program")
+            raise VerifyError("B01", node.defines[0], "the same map stands twice in the program")
         self.seen.add(id(node))
         self.skipped.append((node, inside))
-        for name, kind in results:
-            self.bind(at, name, kind)
+        if not self.bound.isdisjoint(node.defines):
+            self.bind(node.defines[0], min(self.bound.intersection(node.defines)), results[0][1])
+        self.bound.update(node.defines)
+        self.types.update(results)
 
     def definition(self, definition: Definition, mapped: tuple[str, ...]) -> None:
         match definition:

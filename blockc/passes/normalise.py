@@ -161,30 +161,37 @@ class _Normaliser:
 
     def fill(self, graph: Graph) -> None:
         """Rebuild the definitions of a graph in the current scope."""
+        remembered, now = self.memory.maps, self.now
         for definition in graph:
             if isinstance(definition, Apply):
-                settled = definition.uses.isdisjoint(self.now) and self.memory.settled(definition, self.applies)
-                if settled and definition.args == self.in_order(definition.op, definition.args):
-                    key = (definition.op, definition.args, definition.dims, definition.dtype)
-                    first = self.known(key)
-                    if first is None:
-                        self.place(definition, key)
-                    else:
-                        self.now[definition.name] = first
-                    continue
-                args = tuple(self.through(arg) for arg in definition.args)
-                result = self.build(definition.op, args, definition.dims, definition.dtype, definition)
-                if result != definition.name:
-                    self.now[definition.name] = result
+                self.refill(definition)
                 continue
-            moved = definition if definition.uses.isdisjoint(self.now) else self.materialised(definition)
-            if isinstance(moved, Map) and id(moved) not in self.memory.maps:
-                moved = self.map(moved)
-            elif isinstance(moved, Reduce) and self.merge_reduce(moved):
-                continue
-            for name in moved.defines:
-                self.bind(name)
-            self.scopes[-1].out.append(moved)
+            moved: Definition | None = definition
+            if id(definition) not in remembered or not definition.uses.isdisjoint(now):
+                moved = self.rebuilt(definition)
+            if moved is not None:
+                for name in moved.defines:
+                    self.bind(name)
+                self.scopes[-1].out.append(moved)
+
+    def refill(self, apply: Apply) -> None:
+        """Rebuild an operator; one that is in normal form, of operands that have not changed, only finds its place."""
+        settled = apply.uses.isdisjoint(self.now) and self.memory.settled(apply, self.applies)
+        if settled and apply.args == self.in_order(apply.op, apply.args):
+            key = (apply.op, apply.args, apply.dims, apply.dtype)
+            result: Operand = self.known(key) or self.place(apply, key)
+        else:
+            args = tuple(self.through(arg) for arg in apply.args)
+            result = self.build(apply.op, args, apply.dims, apply.dtype, apply)
+        if result != apply.name:
+            self.now[apply.name] = result
+
+    def rebuilt(self, definition: Map | Reduce | Rename) -> Definition | None:
+        """A definition that is no operator in normal form; None for a reduce that stands there already."""
+        moved = definition if definition.uses.isdisjoint(self.now) else self.materialised(definition)
+        if isinstance(moved, Map) and id(moved) not in self.memory.maps:
+            return self.map(moved)
+        return None if isinstance(moved, Reduce) and self.merge_reduce(moved) else moved
 
     def materialised(self, definition: Map | Reduce | Rename) -> Definition:
         """The definition with replaced names; a leaf that is stacked in a map stays a definition."""
