@@ -23,7 +23,6 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.plan import Cost, Plan
 from blockc.language import parse
 from blockc.passes import choose, fuse, lower
-from blockc.passes.stabilize import stabilize
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Launch = Callable[..., dict[str, Array]]
@@ -86,7 +85,11 @@ def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, 
     unfused = lower.lower(program, frozenset())
     batches = choose.batch_dimensions(unfused)
     loops = [dim.name for dim in unfused.dims if dim.name not in features | batches]
+    renames = [node.dims for node in program.nodes if node.op == "rename"]
+    equal = [*renames, *((new, old) for old, new in renames)]
     for dim in program.dims:
+        if dim.name not in sizes and (dim.same_as is None or dim.same_as not in sizes):
+            sizes.update((dim.name, sizes[other]) for name, other in equal if name == dim.name and other in sizes)
         if dim.name not in sizes and (dim.same_as is None or dim.same_as not in sizes):
             usual = FEATURE_SIZE if dim.name in features else LOOP_SIZE if dim.name in loops[-2:] else OUTER_SIZE
             sizes[dim.name] = usual
@@ -159,7 +162,7 @@ class Kernel:
     tiles: Tiles
     threads: int | None = None
     _fused: dict[frozenset[str], tuple[Derivation, tuple[Program, ...]]] = field(default_factory=dict)
-    _kernels: dict[tuple[object, ...], tuple[Program, str, Launch]] = field(default_factory=dict)
+    _kernels: dict[tuple[object, ...], tuple[str, Launch]] = field(default_factory=dict)
     _by_sizes: dict[tuple[tuple[str, int], ...], Compiled] = field(default_factory=dict)
     _latest: Compiled | None = None
 
@@ -203,17 +206,16 @@ class Kernel:
         whole = lower.whole_dimensions(self.program, dict(sizes), dict(self.tiles))
         if whole not in self._fused:
             derivation = derive(self.program, sizes, self.tiles)
-            self._fused[whole] = derivation, tuple(map(stabilize, derivation.snapshots))
-        derivation, stable = self._fused[whole]
+            self._fused[whole] = derivation, choose.ready(derivation)
+        derivation, programs = self._fused[whole]
         tiles = tiles_for(derivation, sizes, self.tiles)
-        snapshot, costs = choose.price(stable, sizes, tiles)
+        snapshot, costs = choose.price(programs, sizes, tiles)
+        plan = Plan(programs[snapshot], snapshot, tiles, dict(sizes), costs)
         key = (whole, tuple(tiles.items()), snapshot, empty_dims(sizes))
         if key not in self._kernels:
-            plan = Plan(choose.compose(stable[snapshot]), snapshot, tiles, dict(sizes), costs)
             source = emit(plan, self.program, self.target)
-            self._kernels[key] = plan.program, source, loader.load(source)
-        program, source, launch = self._kernels[key]
-        return Compiled(derivation, Plan(program, snapshot, tiles, dict(sizes), costs), source, launch)
+            self._kernels[key] = source, loader.load(source)
+        return Compiled(derivation, plan, *self._kernels[key])
 
     def _current(self) -> Compiled:
         return self._latest or self.specialise(default_sizes(self.program, self.dims))

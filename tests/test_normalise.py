@@ -115,7 +115,8 @@ STEPS = [
     ("t = log(a); o = exp(t)", "o = broadcast(a)"),
     ("t = log(a); s = neg(t); o = exp(s)", "o = recip(a)"),
     ("t = exp(a); s = mul(b, t); o = log(s)", "t = log(b); o = add(a, t)"),
-    ("t = recip(b); s = mul(a, t); o = log(s)", "t = log(b); s = mul(t, -1); u = log(a); o = add(s, u)"),
+    # a quotient of negative numbers has a logarithm, they have none
+    ("t = recip(b); s = mul(a, t); o = log(s)", "t = recip(b); s = mul(a, t); o = log(s)"),
     ("t = recip(a); o = log(t)", "s = log(a); o = mul(s, -1)"),
     # sigmoid
     ("t = neg(a); s = exp(t); u = add(s, 1); o = recip(u)", "o = sigmoid(a)"),

@@ -87,7 +87,6 @@ SPELLINGS: dict[str, Spelling] = {
     "or": _folded("logical_or"),
     "not": _ufunc("logical_not", 1),
     "where": Spelling(("np.copyto({out}, {2})", "np.copyto({out}, {1}, where={0})"), "np.where({0}, {1}, {2})", (2,)),
-    "trunc": _ufunc("trunc", 1),
     "finite": Spelling(
         (
             "np.equal({0}, -np.inf, out={mask})",

@@ -574,9 +574,11 @@ def kernels(program: Program) -> tuple[Graph, ...]:
     groups: list[list[Definition]] = []
     waiting: list[Definition] = []
     for definition in program.body:
-        if isinstance(definition, Rename):
+        if isinstance(definition, Rename):  # another name for what lies in memory: no work, but it needs its source
             if definition.source in home:
                 home[definition.name] = home[definition.source]
+            else:
+                waiting.append(definition)
             continue
         earlier = [home[name] for name in definition.uses if name in home]
         if isinstance(definition, Map | Reduce):
@@ -595,8 +597,8 @@ def kernels(program: Program) -> tuple[Graph, ...]:
                 prepared.append(other)
         waiting = [other for other in waiting if other not in prepared]
         members = [*reversed(prepared), definition]
-        groups[group].extend(members)
+        groups[group].extend(member for member in members if not isinstance(member, Rename))
         home.update({name: group for member in members for name in member.defines})
     if waiting:
-        groups.append(list(waiting))
-    return tuple(tuple(group) for group in groups)
+        groups.append([member for member in waiting if not isinstance(member, Rename)])
+    return tuple(tuple(group) for group in groups if group)

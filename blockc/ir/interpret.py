@@ -33,7 +33,7 @@ from blockc.ir.block import (
     roots,
     without,
 )
-from blockc.ir.dtypes import DTYPES
+from blockc.ir.dtypes import DTYPES, NUMPY_NAMES
 from blockc.ir.monoids import MONOIDS, identity
 from blockc.ir.ops import OPERATORS, Result
 
@@ -138,7 +138,8 @@ class _Interpreter:
         exact = DTYPES[kind.dtype].kind == "float"
         unpacked = np.asarray(array).reshape([self.sizes[dim] for dim in dims])
         ordered = np.transpose(unpacked, [dims.index(dim) for dim in kind.axes])
-        tile = Tile(kind.axes, ordered.astype(np.float64) if exact else ordered)
+        wide = np.float64 if exact else np.int64 if DTYPES[kind.dtype].kind == "int" else np.bool_
+        tile = Tile(kind.axes, ordered.astype(wide))
         return Stored(kind.lists, tile, ()) if kind.lists else tile
 
     def blocks(self, dim: str) -> list[slice]:
@@ -223,8 +224,7 @@ class _Interpreter:
                 axes = self.program.ordered((*tiles[0].axes, *apply.dims))
                 return Tile(axes, np.broadcast_to(self.aligned(tiles[0], axes), self.shape(axes, blocks)))
             case "cast":
-                exact = {"float": np.float64, "int": np.int64, "bool": np.bool_}[DTYPES[apply.dtype].kind]
-                return Tile(tiles[0].axes, tiles[0].array.astype(exact))
+                return Tile(tiles[0].axes, cast(tiles[0].array, apply.dtype))
             case "contract":
                 return self.contract(apply.dims, *tiles)
             case "sum" | "max" | "min":
@@ -356,3 +356,18 @@ class _Interpreter:
     def item_bytes(self, name: str) -> int:
         kind = self.program.types[name]
         return int(np.prod(self.shape(kind.axes, {}), dtype=int)) * DTYPES[kind.dtype].size
+
+
+def cast(array: Array, dtype: str) -> Array:
+    """A cast: to floats exact, to booleans whether not zero, to integers towards zero; floats saturate, NaN gives 0,
+    and integers wrap around."""
+    kind = DTYPES[dtype]
+    if kind.kind == "float":
+        return array.astype(np.float64)
+    if kind.kind == "bool":
+        return np.asarray(array != 0)
+    limits = np.iinfo(NUMPY_NAMES[dtype])
+    if array.dtype.kind != "f":
+        return array.astype(np.int64).astype(NUMPY_NAMES[dtype]).astype(np.int64)
+    whole = np.nan_to_num(np.trunc(array), nan=0.0, posinf=limits.max, neginf=limits.min)
+    return np.asarray(np.clip(whole, limits.min, limits.max), np.int64)

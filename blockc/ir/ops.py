@@ -107,8 +107,6 @@ OPERATORS: dict[str, Operator] = {
         Operator("or", None, _BOOLEAN, _fold(np.logical_or), commutative=True),
         Operator("not", 1, _BOOLEAN, np.logical_not),
         Operator("where", 3, _SELECT, np.where),
-        # Towards zero, as a cast to an integer type does.
-        Operator("trunc", 1, _NUMBER, np.trunc),
         # Zero where the operand is minus infinity: what an exponent may be subtracted from (design, section 7).
         Operator("finite", 1, _REAL, _finite),
     )

@@ -30,7 +30,7 @@ def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str,
     for dim in program.dims:
         if dim.name not in program.whole:
             usual = 1 if dim.name in batch else TILE
-            tiles[dim.name] = min(usual, power_of_two(sizes.get(dim.name, usual)))
+            tiles[dim.name] = asked.get(dim.name) or min(usual, power_of_two(sizes.get(dim.name, usual)))
     shapes = item_shapes(program)
     for floor in (16, 1):
         while True:
@@ -39,7 +39,7 @@ def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str,
             if largest <= LARGEST_TILE or not shrinkable:
                 break
             tiles[shrinkable[0]] //= 2
-    return {dim: asked.get(dim) or tile for dim, tile in tiles.items()}
+    return tiles
 
 
 def item_shapes(program: Program) -> set[tuple[str, ...]]:
@@ -75,16 +75,21 @@ def _applies(program: Program) -> list[Apply]:
 
 def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
     """The snapshot with the least predicted time, the later of two equal ones, made safe and composed for emission."""
-    stable = tuple(stabilize(snapshot) for snapshot in derivation.snapshots)
-    chosen, costs = price(stable, sizes, tiles)
-    return Plan(compose(stable[chosen]), chosen, dict(tiles), dict(sizes), costs)
+    programs = ready(derivation)
+    chosen, costs = price(programs, sizes, tiles)
+    return Plan(programs[chosen], chosen, dict(tiles), dict(sizes), costs)
+
+
+def ready(derivation: Derivation) -> tuple[Program, ...]:
+    """The snapshots as they would be emitted: made safe, and composed."""
+    return tuple(compose(stabilize(snapshot)) for snapshot in derivation.snapshots)
 
 
 def price(
-    stable: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mapping[str, int]
+    programs: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mapping[str, int]
 ) -> tuple[int, tuple[Cost, ...]]:
-    """Which of the stabilized snapshots has the least predicted time, and the costs of all."""
-    costs = tuple(cost(program, sizes, tiles) for program in stable)
+    """Which of the snapshots has the least predicted time, and the costs of all."""
+    costs = tuple(cost(program, sizes, tiles) for program in programs)
     return min(reversed(range(len(costs))), key=lambda index: costs[index].seconds), costs
 
 

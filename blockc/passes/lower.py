@@ -42,7 +42,7 @@ SMALL = 512  # elements: a dimension of at most this known size may start whole
 def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:
     """The unfused block program. `whole` names the dimensions that are kept in one block."""
     program = without_repeats(program)
-    nodes = push_renames(as_contractions(program))
+    nodes, renamed = push_renames(as_contractions(program))
     order = dimension_order(program)
     dims = tuple(program.dim(name) for name in order)
     stored = {argument.name: argument.dims for argument in program.inputs}
@@ -53,7 +53,7 @@ def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:
         body.extend(builder.node(node))
     results = []
     for result in program.outputs:
-        node = builder.nodes[result.node]
+        node = builder.nodes[renamed.get(result.node, result.node)]
         declared = result.argument
         made_here = node.op != "input" and node.name not in builder.leaves
         if made_here and set(declared.dims) == set(node.shape) and node.dtype == declared.dtype:
@@ -168,8 +168,9 @@ def live(nodes: tuple[Node, ...], wanted: set[str]) -> tuple[Node, ...]:
     return tuple(node for node in nodes if node.name in needed)
 
 
-def push_renames(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """The nodes with renames pushed to the inputs, which are then read as another view of the same array.
+def push_renames(nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], dict[str, str]]:
+    """The nodes with renames pushed to the inputs, which are then read as another view of the same array; and for each
+    rename the node that took its place.
 
     An operator that others use under its old dimension too would be computed twice: there, unless it is elementwise,
     the rename stays, and the value is stored and read again.
@@ -180,7 +181,7 @@ def push_renames(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     for node in nodes:
         pusher.add(replace(node, args=tuple(pusher.now.get(arg, arg) for arg in node.args)))
     outputs = {node.name for node in nodes} - {arg for node in nodes for arg in node.args}
-    return live(tuple(pusher.result.values()), {pusher.now.get(name, name) for name in outputs} | outputs)
+    return live(tuple(pusher.result.values()), {pusher.now.get(name, name) for name in outputs}), pusher.now
 
 
 @dataclass(slots=True)
@@ -281,8 +282,7 @@ class _Builder:
             return None
         if node.op != "cast":
             return Expression(node.op, args)
-        truncates = is_float(self.nodes[node.args[0]].dtype) and not is_float(node.dtype)
-        return Expression("trunc", args) if truncates else args[0]
+        return args[0] if is_float(node.dtype) else None
 
     def nest(
         self,
@@ -295,11 +295,9 @@ class _Builder:
     ) -> Graph:
         """Maps over `free`, then over `reduced`, around the tile operator, whose result is called `name` here."""
         if not free and not reduced:
-            truncates = node.op == "cast" and not is_float(node.dtype) and is_float(self.nodes[node.args[0]].dtype)
-            op = "trunc" if truncates else node.op
             dims = node.dims if node.op not in OPERATORS else ()
             args = tuple(operands[arg] for arg in node.args)
-            return (Apply(name, op, args, dims, node.dtype, node.span),)
+            return (Apply(name, node.op, args, dims, node.dtype, node.span),)
         dim = (free or reduced)[0]
         inner = dict(operands)
         ports = []

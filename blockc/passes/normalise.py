@@ -31,6 +31,7 @@ from blockc.ir.block import (
     Program,
     Reduce,
     Rename,
+    Size,
     Type,
     apply_axes,
     depth,
@@ -307,7 +308,17 @@ class _Normaliser:
         return tuple(sorted(args, key=self.sort_key)) if op in FLATTENED or op == "contract" else args
 
     def sort_key(self, operand: Operand) -> tuple[int, int, str]:
-        return (0, self.position[operand], "") if isinstance(operand, str) else (1, 0, repr(operand))
+        return (0, self.position[operand], "") if isinstance(operand, str) else (1, 0, self.leaf_key(operand))
+
+    def leaf_key(self, operand: Operand) -> str:
+        """A text by which numbers are ordered: without names, which must not matter."""
+        match operand:
+            case Size(dim):
+                return f"size {self.program.rank[dim]:06d}"
+            case Expression(op, args):
+                return f"{op}({','.join(self.leaf_key(arg) for arg in args)})"
+            case _:
+                return repr(operand)
 
     def place(self, apply: Apply, key: tuple[object, ...]) -> str:
         """Define the operator in the outermost graph where its operands are known, but not in the top graph."""
@@ -391,7 +402,7 @@ class _Normaliser:
         lost = self.program.ordered(self.axes(before) - self.axes((result,)))
         if not lost:
             return result
-        dtype = next(self.types[arg].dtype for arg in before if isinstance(arg, str))
+        dtype = result_dtype("add", tuple(self.dtype(arg) for arg in before))
         return self.build("broadcast", (result,), lost, dtype, None)
 
     def coefficient(self, operand: Operand) -> tuple[float, tuple[Operand, ...]]:
@@ -511,7 +522,7 @@ class _Normaliser:
             return self.make("mul", MINUS_ONE, self.make("log", inverse.args[0]))
         product = self.definition(x, "mul")
         factors = product.args if product is not None else ()
-        apart = [f for f in factors if self.definition(f, "exp") or self.definition(f, "recip")]
+        apart = [factor for factor in factors if self.definition(factor, "exp")]  # others might be negative
         if not apart:
             return None
         rest = [factor for factor in factors if factor not in apart]

@@ -37,10 +37,12 @@ from blockc.ir.block import (
 from blockc.ir.decisions import Match
 from blockc.ir.dtypes import is_float, real
 from blockc.ir.verify import verify
+from blockc.passes.linear import terms
 from blockc.passes.normalise import prune
 from blockc.passes.rules import fuse_map_with_reduce
 
 ZERO, ONE, EMPTY = Constant(0.0), Constant(1.0), Constant(-math.inf)
+STATISTIC = frozenset({"maximum", "minimum", "cast", "broadcast"})  # of statistics, these make statistics
 
 Exponents = tuple[tuple[str, float], ...]  # names with how often each counts, in order of appearance, none with 0
 
@@ -98,7 +100,7 @@ class _Stabilizer:
     types: dict[str, Type] = field(init=False)
     exported: set[str] = field(init=False)  # what becomes an output of the program: stored plain
     reread: set[str] = field(init=False)  # what is read again under another dimension: its parts need all axes
-    maxima: set[str] = field(init=False)  # what is -inf only together with all that it is subtracted from
+    statistics: set[Operand] = field(default_factory=set)  # -inf only together with all that they are subtracted from
     applies: dict[str, Apply] = field(default_factory=dict)
     pairs: dict[str, Pair] = field(default_factory=dict)
     scopes: list[_Scope] = field(default_factory=list)
@@ -109,7 +111,6 @@ class _Stabilizer:
         self.exported = stacked_into(self.program, {result.value for result in self.program.outputs})
         reread = {node.source for node in self.program.body if isinstance(node, Rename)}
         self.reread = stacked_into(self.program, reread)
-        self.maxima = maxima(self.program)
 
     def run(self) -> Program:
         self.scopes.append(_Scope())
@@ -207,6 +208,8 @@ class _Stabilizer:
 
     def apply(self, node: Apply) -> None:
         self.applies[node.name] = node
+        if node.op == "max" or (node.op in STATISTIC and all(arg in self.statistics for arg in node.args)):
+            self.statistics.add(node.name)
         result = self.paired(node)
         if result is not None:
             self.pairs[node.name] = result
@@ -226,7 +229,8 @@ class _Stabilizer:
                 exponents: Exponents = ()
                 for pair in pairs:
                     exponents = combine(exponents, pair.exponents)
-                return self.simple(node, Pair(self.product(*(pair.x for pair in pairs)), exponents))
+                hollow = any(pair.hollow for pair in pairs)
+                return self.simple(node, Pair(self.product(*(pair.x for pair in pairs)), exponents, hollow))
             case "recip":
                 return Pair(self.reciprocal(pairs[0]), combine((), pairs[0].exponents, -1))
             case "add" | "maximum" | "minimum":
@@ -234,15 +238,24 @@ class _Stabilizer:
             case "where":
                 return self.select(self.plain(node.args[0]), pairs[1], pairs[2])
             case "sqrt":
-                halves = tuple((name, count / 2) for name, count in pairs[0].exponents)
-                return Pair(None if pairs[0].x is None else self.put("sqrt", (pairs[0].x,)), halves)
+                return self.power(node.op, (), pairs[0], 0.5)
+            case "rsqrt":
+                root = self.power("sqrt", (), pairs[0], 0.5)
+                return Pair(self.reciprocal(root), combine((), root.exponents, -1))
+            case "pow" if isinstance(node.args[1], Constant) and node.args[1].value > 0:
+                return self.power(node.op, node.args[1:], pairs[0], node.args[1].value)
+            case "abs":
+                return self.power(node.op, (), pairs[0], 1)
+            case "lt" | "le" | "gt" | "ge" | "eq" | "ne" if pairs[1] == NOTHING:
+                x = self.put(node.op, (ONE if pairs[0].x is None else pairs[0].x, ZERO), (), "bool")
+                return Pair(self.named(x, self.program.types[node.name]), ())
             case "sum" | "contract":
                 return self.summed(node, pairs)
-            case "max" | "min" if pairs[0].x is None:
+            case "max" | "min":
                 return self.extreme(node, pairs[0])
             case "broadcast":
                 x = self.put("broadcast", (ONE if pairs[0].x is None else pairs[0].x,), node.dims, node.dtype)
-                return Pair(x, pairs[0].exponents)
+                return Pair(x, pairs[0].exponents, pairs[0].hollow)
             case "cast" if is_float(node.dtype):
                 return pairs[0]
             case "log":
@@ -255,35 +268,39 @@ class _Stabilizer:
         if pair.exponents or node.name in self.exported:
             return pair
         value = self.named(ONE if pair.x is None else pair.x, self.program.types[node.name])
-        return Pair(value, ())
+        return Pair(value, (), pair.hollow)
+
+    def power(self, op: str, rest: tuple[Operand, ...], pair: Pair, exponent: float) -> Pair:
+        """An operator that takes x * e^t to f(x) * e^(exponent * t)."""
+        scaled = tuple((name, count * exponent) for name, count in pair.exponents)
+        return Pair(None if pair.x is None else self.put(op, (pair.x, *rest)), scaled, pair.hollow)
 
     def exponents_of(self, operand: Operand) -> Exponents:
-        """The exponent of e^operand, with subtracted row statistics kept apart so that they can cancel."""
+        """The exponent of e^operand, with subtracted statistics of rows kept apart so that they can cancel."""
         name = self.named(operand, Type("f32", (), ()))
-        apply = self.applies.get(name)
-        if apply is not None and apply.op == "mul" and len(apply.args) == 2 and Constant(-1) in apply.args:
-            other = next(factor for factor in apply.args if factor != Constant(-1))
-            return ((other, -1),) if isinstance(other, str) and other in self.maxima else ((name, 1),)
-        if apply is None or apply.op not in ("add", "sub") or apply.name not in self.types:
-            return ((name, 1),)
-        axes = self.types[name].axes
         kept: list[Operand] = []
         removed: list[tuple[str, float]] = []
-        for arg in apply.args:
-            product = self.applies.get(arg) if isinstance(arg, str) else None
-            if product is not None and product.op == "mul" and len(product.args) == 2 and Constant(-1) in product.args:
-                other = next(factor for factor in product.args if factor != Constant(-1))
-                known = self.pairs.get(other) if isinstance(other, str) else None
-                if isinstance(other, str) and (known is None or not known.exponents):
-                    statistic = self.named(self.plain(other), Type("f32", (), ()))
-                    if set(self.types[statistic].axes) < set(axes):
-                        removed.append((statistic, -1))
-                        continue
-            kept.append(self.plain(arg))
-        if not removed or not kept or apply.op != "add":
+        for part in terms(name, self.opens, self.applies):
+            count = math.prod(factor.value for factor in part if isinstance(factor, Constant))
+            factors = tuple(factor for factor in part if not isinstance(factor, Constant))
+            if count < 0 and any(factor in self.statistics for factor in factors):
+                value = self.product(*(self.plain(factor) for factor in factors))
+                assert isinstance(value, str)
+                removed.append((value, count))
+            else:
+                kept.append(self.product(*(self.plain(factor) for factor in part)) or ONE)
+        if not removed:
             return ((name, 1),)
-        rest = kept[0] if len(kept) == 1 else self.put("add", tuple(kept))
-        return ((self.named(rest, Type(self.types[name].dtype, (), ())), 1), *removed)
+        if not kept:
+            return tuple(removed)
+        rest = self.named(kept[0] if len(kept) == 1 else self.put("add", tuple(kept)), Type("f32", (), ()))
+        if any(set(self.types[row].axes) >= set(self.types[rest].axes) for row, _ in removed):
+            return ((name, 1),)
+        return combine(((rest, 1),), tuple(removed))
+
+    def opens(self, operand: Operand) -> bool:
+        """True for a sum or product that an exponent is taken apart at."""
+        return isinstance(operand, str) and operand in self.applies and operand not in self.statistics
 
     def reciprocal(self, pair: Pair) -> Operand | None:
         """1/x, and 0 where the pair is empty: that one line is "a fully masked row gives zeros"."""
@@ -300,13 +317,16 @@ class _Stabilizer:
         """A sum, or maximum, of pairs: all brought to the largest exponent first."""
         first = pairs[0].exponents
         if all(dict(pair.exponents) == dict(first) for pair in pairs):
-            return Pair(self.put(op, tuple(ONE if pair.x is None else pair.x for pair in pairs)), first)
+            hollow = all(pair.hollow or pair == NOTHING for pair in pairs)
+            return Pair(self.put(op, tuple(ONE if pair.x is None else pair.x for pair in pairs)), first, hollow)
         totals = [self.total(pair.exponents) for pair in pairs]
         largest = self.put("maximum", tuple(dict.fromkeys(totals)))
         finite = self.put("finite", (largest,))
         scaled = []
         for pair, total in zip(pairs, totals, strict=True):
-            scale = self.put("exp", (self.put("sub", (total, finite)),))
+            # The largest is scaled by 1, also where it is infinite and the difference no number.
+            same = self.put("eq", (total, largest), (), "bool")
+            scale = self.put("where", (same, ONE, self.put("exp", (self.put("sub", (total, finite)),))))
             scaled.append(scale if pair.x is None else self.put("mul", (pair.x, scale)))
         return Pair(self.put(op, tuple(scaled)), ((largest, 1),))
 
@@ -335,7 +355,7 @@ class _Stabilizer:
             exponents = combine(exponents, tuple(e for e in pair.exponents if e not in varying))
             x = pair.x
             if varying:
-                shift, exponential = self.shifted(varying, node.dims)
+                shift, exponential = self.shifted(varying, node.dims, x)
                 x = self.product(x, exponential)
                 exponents = combine(exponents, ((shift, 1),))
                 aligned = True
@@ -344,9 +364,14 @@ class _Stabilizer:
             operands.append(self.named(ONE if x is None else x, needed))
         return Pair(self.put(node.op, tuple(operands), node.dims, node.dtype), exponents, aligned and not exponents)
 
-    def shifted(self, exponents: Exponents, dims: tuple[str, ...]) -> tuple[str, Operand]:
-        """The largest exponent along the dimensions, and e to the difference: one of each per value and dimension."""
+    def shifted(self, exponents: Exponents, dims: tuple[str, ...], x: Operand | None) -> tuple[str, Operand]:
+        """The largest exponent along the dimensions, and e to the difference: one of each per value and dimension.
+
+        Where `x` is 0 the element is nothing, however large its exponent.
+        """
         total = self.total(exponents)
+        if isinstance(x, str) and not set(dims).isdisjoint(self.types[x].axes):
+            total = self.put("where", (self.put("eq", (x, ZERO), (), "bool"), EMPTY, total))
         assert isinstance(total, str)
         along = tuple(dim for dim in dims if dim in self.types[total].axes)
         largest = self.put("max", (total,), along)
@@ -359,12 +384,18 @@ class _Stabilizer:
         staying = tuple(e for e in pair.exponents if e not in varying)
         if not varying:
             return pair
-        total = self.named(self.total(varying), self.program.types[str(node.args[0])])
-        return Pair(None, combine(((self.put(node.op, (total,), node.dims), 1),), staying))
+        kind = self.program.types[str(node.args[0])]
+        if pair.x is None:
+            largest = self.put(node.op, (self.named(self.total(varying), kind),), node.dims)
+            return Pair(None, combine(((largest, 1),), staying))
+        shift, exponential = self.shifted(varying, node.dims, None)
+        scaled = self.named(self.product(pair.x, exponential) or ONE, kind)
+        return Pair(self.put(node.op, (scaled,), node.dims, node.dtype), combine(((shift, 1),), staying))
 
     def logarithm(self, node: Apply, pair: Pair) -> Pair:
         total = self.total(pair.exponents)
         value = total if pair.x is None else self.put("add", (self.put("log", (pair.x,)), total))
+        self.statistics.add(node.name)
         return Pair(self.named(value, self.program.types[node.name]), ())
 
     def rename(self, node: Rename) -> None:
@@ -389,6 +420,8 @@ class _Stabilizer:
         ports: list[Port] = []
         self.scopes.append(_Scope())
         for port in node.ports:
+            if port.source in self.statistics:
+                self.statistics.add(port.name)
             pair = self.pairs.get(port.source)
             if pair is None:
                 self.port(ports, port, node.dim)
@@ -401,7 +434,7 @@ class _Stabilizer:
                 listed = node.dim in self.types[name].lists
                 inner = self.port(ports, Port(self.fresh(port.name), name), node.dim) if listed else name
                 exponents.append((inner, count))
-            self.pairs[port.name] = Pair(x, tuple(exponents))
+            self.pairs[port.name] = Pair(x, tuple(exponents), pair.hollow)
         self.fill(node.body)
         outputs = self.outputs(node)
         scope = self.scopes.pop()
@@ -419,6 +452,8 @@ class _Stabilizer:
         result: list[Output] = []
         groups: dict[frozenset[tuple[str, float]], int] = {}
         for output in node.outputs:
+            if output.monoid == "max" or (output.monoid is None and output.values[0] in self.statistics):
+                self.statistics.update(output.names)
             pair = self.pairs.get(output.values[0])
             if pair is None:
                 result.append(output)
@@ -496,17 +531,6 @@ class _Stabilizer:
 
 
 NOTHING = Pair(ZERO, ())
-
-
-def maxima(program: Program) -> set[str]:
-    """The largest values of rows, in a tile or accumulated by a map."""
-    result: set[str] = set()
-    for node in walk(program.body):
-        if isinstance(node, Map):
-            result.update(name for output in node.outputs if output.monoid == "max" for name in output.names)
-        elif isinstance(node, Apply) and node.op == "max":
-            result.add(node.name)
-    return result
 
 
 def stacked_into(program: Program, names: set[str]) -> set[str]:

@@ -40,11 +40,8 @@ def find(graph: Graph, name: str) -> int:
 
 
 def map_pairs(graph: Graph) -> Iterator[tuple[int, Map, int, Map]]:
-    """Every two maps of a graph that a list connects: the later one maps what the earlier one makes, or both map it.
-
-    In the order of the later one, nearest first.
-    """
-    positions: dict[str, list[int]] = {}  # the maps so far that make or map a list
+    """Every two maps of a graph that map a common list, in the order of the later one, nearest first."""
+    positions: dict[str, list[int]] = {}  # the maps so far that map a list
     for second, b in enumerate(graph):
         if not isinstance(b, Map):
             continue
@@ -53,8 +50,8 @@ def map_pairs(graph: Graph) -> Iterator[tuple[int, Map, int, Map]]:
             a = graph[first]
             assert isinstance(a, Map)
             yield first, a, second, b
-        for name in {*(port.source for port in b.ports), *b.defines}:
-            positions.setdefault(name, []).append(second)
+        for source in {port.source for port in b.ports}:
+            positions.setdefault(source, []).append(second)
 
 
 def stacked(node: Map) -> dict[str, str]:
@@ -156,8 +153,3 @@ class Writer:
         if isinstance(operand, Expression) and any(operand_names(operand.args)):
             return self.put(like, operand.op, operand.args)
         return operand
-
-
-def used_by(definitions: Graph) -> frozenset[str]:
-    """All names that these definitions use."""
-    return frozenset().union(*(definition.uses for definition in definitions)) if definitions else frozenset()

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from blockc.ir.block import Graph, Map, Path, Program, graph_at, replace_graph
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.graph import merge_at, reaches_around
-from blockc.passes.rules.common import find, map_pairs, merged, reduced, sites, stacked
+from blockc.passes.rules.common import find, merged, reduced, sites, stacked
 
 REASONS = {
     "different_dimensions": "the second map runs over another dimension of the list",
@@ -40,12 +40,16 @@ REASONS = {
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     for site, graph in sites(program, path):
-        for first, a, second, b in map_pairs(graph):
-            shared = [port.source for port in b.ports if port.source in stacked(a)]
-            if shared:
-                at = (a.defines[0], b.defines[0])
-                problem = refusal(graph, first, second, shared[0])
+        makers: dict[str, int] = {}  # the lists that maps have made so far
+        for second, node in enumerate(graph):
+            if not isinstance(node, Map):
+                continue
+            lists = {makers[port.source]: port.source for port in reversed(node.ports) if port.source in makers}
+            for first in sorted(lists, reverse=True):
+                at = (graph[first].defines[0], node.defines[0])
+                problem = refusal(graph, first, second, lists[first])
                 yield Match(site, at) if problem is None else Refusal(problem[0], site, at, problem[1])
+            makers.update(dict.fromkeys(stacked(node), second))
 
 
 def refusal(graph: Graph, first: int, second: int, shared: str) -> tuple[str, str] | None:

@@ -1,0 +1,156 @@
+"""Faults that were found by hand or by review: each a program, the data that showed it, and what must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import blockc
+from blockc import meaning
+from blockc.accuracy import compare, computed_dtype
+from blockc.data import random_arrays
+from blockc.driver import default_sizes
+from blockc.ir.interpret import interpret
+
+Arrays = dict[str, NDArray[Any]]
+ROWS = {"m": 4, "n": 9}
+CUT = {"m": 2, "n": 4}
+
+
+def check(
+    source: str,
+    sizes: dict[str, int],
+    tiles: dict[str, int] | None = None,
+    change: Callable[[Arrays], object] = lambda arrays: None,
+) -> None:
+    """The kernel is within the error rule of the meaning, and predicted traffic is what the interpreter counts."""
+    kernel = blockc.compile(source, tiles=tiles)
+    program = kernel.program
+    full = default_sizes(program, sizes)
+    arrays = random_arrays(program, full, seed=0)
+    change(arrays)
+    outputs = kernel(**arrays)
+    outputs = outputs if isinstance(outputs, dict) else {program.outputs[0].argument.name: outputs}
+    exact, unfused = meaning.evaluate(program, arrays), meaning.baseline(program, arrays)
+    for result in program.outputs:
+        name, dtype = result.argument.name, result.argument.dtype
+        found = compare(outputs[name], exact[name], unfused[name], dtype, computed_dtype(program, result))
+        assert found.ok, f"{source}\n{name}: {found}"
+    plan = kernel.specialise(full).plan
+    run = interpret(plan.program, arrays, full, plan.tiles)
+    counted = {(n, "load"): b for n, b in run.loads.items()} | {(n, "store"): b for n, b in run.stores.items()}
+    predicted = plan.costs[plan.snapshot].traffic
+    assert {k: b for k, b in predicted.items() if b} == {k: b for k, b in counted.items() if b}
+
+
+def set_row(name: str, value: float) -> Callable[[Arrays], object]:
+    return lambda arrays: arrays[name].__setitem__(1, value)
+
+
+def scale(name: str, factor: float) -> Callable[[Arrays], object]:
+    return lambda arrays: arrays[name].__imul__(factor)
+
+
+def test_a_value_that_is_read_only_under_another_dimension_is_made_first() -> None:
+    source = (
+        "program p(W: f32[d=4, e=3], Z: f32[e], V: f32[m, g=8], X: f32[g, f=4]) -> (O: f32[m, f], U: f32[d], B: f32[])"
+        "{ w = max[e](W); O = dot[g](V, X) * w[d -> f] * 1.5; U = w * 2; B = sum[e](Z) }"
+    )
+    check(source, {"m": 5})
+
+
+def test_an_output_may_be_renamed_to_a_dimension_that_it_had_summed() -> None:
+    check(
+        "program p(X: f32[m, d], W: f32[d, e]) -> Y: f32[m, d] { Y = dot[d](X, W)[e -> d] }", {"m": 3, "d": 4, "e": 4}
+    )
+
+
+def test_default_sizes_honour_renames() -> None:
+    program = blockc.compile(
+        "program p(X: f32[m, d], W: f32[d, e]) -> Y: f32[m, d] { Y = relu(dot[d](X, W)[e -> d]) + X }"
+    ).program
+    sizes = default_sizes(program, {})
+    assert sizes["d"] == sizes["e"]
+
+
+def test_what_cancels_leaves_no_integer_behind() -> None:
+    check("program p(I: i32[m], Y: f32[n]) -> O: f32[m, n] { O = I + Y - I }", ROWS)
+
+
+def test_the_logarithm_of_a_quotient_of_negative_numbers() -> None:
+    def negative(arrays: Arrays) -> None:
+        for array in arrays.values():
+            np.negative(np.abs(array), out=array)
+
+    check("program p(A: f32[m], B: f32[m]) -> O: f32[m] { O = log(A / B) }", ROWS, None, negative)
+
+
+@pytest.mark.parametrize(
+    "exponent", ["(S - M) * 0.5", "(S - M) / 2", "(S - M) / size(n)", "S * 0.5 - M * 0.5", "S - M"]
+)
+def test_a_masked_row_is_zeros_at_any_temperature(exponent: str) -> None:
+    body = f"M = max[n](S); E = exp({exponent}); O = E / sum[n](E)"
+    check(f"program p(S: f32[m, n]) -> O: f32[m, n] {{ {body} }}", ROWS, CUT, set_row("S", -np.inf))
+
+
+def test_a_masked_row_of_two_softmaxes_together_is_zeros() -> None:
+    body = "M = max(max[n](S), max[n](T)); A = exp(S - M); B = exp(T - M); O = A / (sum[n](A) + sum[n](B))"
+
+    def both(arrays: Arrays) -> None:
+        arrays["S"][1] = arrays["T"][1] = -np.inf
+
+    check(f"program p(S: f32[m, n], T: f32[m, n]) -> O: f32[m, n] {{ {body} }}", ROWS, CUT, both)
+
+
+@pytest.mark.parametrize(
+    "normalised",
+    ["E / sqrt(sum[n](E * E))", "E / sqrt(sum[n](E))", "E / sum[n](abs(E))", "where(sum[n](E) > 0, E / sum[n](E), 0)"],
+)
+def test_large_exponentials_stay_pairs(normalised: str) -> None:
+    source = f"program p(S: f32[m, n]) -> O: f32[m, n] {{ E = exp(S); O = {normalised} }}"
+    check(source, ROWS, CUT, scale("S", 1000))
+
+
+@pytest.mark.parametrize("weight", ["f32(index(n) <= index(m))", "where(index(n) <= index(m), 1, 0)"])
+def test_a_mask_may_be_a_factor(weight: str) -> None:
+    body = f"S = dot[d](Q, K); E = exp(S) * {weight}; O = dot[n](E, V) / sum[n](E)"
+    source = f"program p(Q: f32[m, d], K: f32[n, d], V: f32[n, e]) -> O: f32[m, e] {{ {body} }}"
+    check(source, {"m": 7, "n": 5, "d": 4, "e": 3}, {"m": 2, "n": 2}, scale("Q", 40))
+
+
+def test_infinite_exponents() -> None:
+    check("program p(A: f32[m]) -> O: f32[m] { O = log(1 + exp(A)) }", ROWS, None, set_row("A", np.inf))
+    source = "program p(A: f32[m], B: f32[n]) -> O: f32[m, n] { O = exp(A - B) }"
+    check(source, ROWS, None, set_row("B", -np.inf))
+
+
+def test_casts_to_integers_and_booleans() -> None:
+    check("program p(A: f32[m]) -> O: i8[m] { O = i8(A * 100) }", ROWS, None, set_row("A", np.nan))
+    check("program p(A: i32[m]) -> O: i8[m] { O = i8(A * 100) }", ROWS)
+    check("program p(A: f32[m]) -> O: i32[m] { O = where(bool(A), 1, 2) }", ROWS, None, set_row("A", 0.0))
+    check("program p(A: i8[m]) -> O: i32[] { O = sum[m](A * A * A) }", ROWS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "program p(A: f32[m], D: f32[n]) -> L: f32[] { L = mean[m](A - 1) + mean[n](D - 2) }",
+        "program p(A: f32[m], D: f32[m]) -> L: f32[] { L = mean[m](exp(A) - D) + mean[n](A[m -> n] - D[m -> n]) }",
+    ],
+)
+def test_numbers_between_kernels_are_counted_as_the_plan_has_them(source: str) -> None:
+    check(source, {"m": 7, "n": 7}, {"m": 2, "n": 3})
+
+
+def test_a_tile_that_is_asked_for_shrinks_the_others() -> None:
+    kernel = blockc.compile(
+        "program p(A: f32[m, k], B: f32[k, n]) -> O: f32[m, n] { O = dot[k](A, B) }",
+        dims={"m": 8192, "n": 8192, "k": 8192},
+        tiles={"n": 8192},
+    )
+    tiles = kernel.explain().plan.tiles
+    assert tiles["n"] == 8192 and tiles["m"] * tiles["n"] <= 2**18
