@@ -382,9 +382,10 @@ class _Stabilizer:
         dims = set(node.dims)
         varying = tuple(e for e in pair.exponents if not dims.isdisjoint(self.types[e[0]].axes))
         staying = tuple(e for e in pair.exponents if e not in varying)
-        if not varying:
-            return pair
         kind = self.program.types[str(node.args[0])]
+        if not varying:
+            x = None if pair.x is None else self.put(node.op, (self.named(pair.x, kind),), node.dims, node.dtype)
+            return Pair(x, staying, pair.hollow)
         if pair.x is None:
             largest = self.put(node.op, (self.named(self.total(varying), kind),), node.dims)
             return Pair(None, combine(((largest, 1),), staying))
@@ -486,10 +487,11 @@ class _Stabilizer:
                 result.append(Output((name,), (value,), output.monoid))
                 self.pairs[name] = Pair(None, combine(((name, 1),), outer))
             else:
-                exact = pair.x if output.monoid == "add" else self.unwrap(Pair(pair.x, inner))
+                # A sum lets the exponents of the outside through; for others the value has to be whole.
+                exact, left = (pair.x, outer) if output.monoid == "add" else (self.unwrap(pair), ())
                 result.append(Output((name,), (self.named(ONE if exact is None else exact, kind),), output.monoid))
-                if outer:
-                    self.pairs[name] = Pair(name, outer)
+                if left:
+                    self.pairs[name] = Pair(name, left)
         return tuple(result)
 
     def stack(self, dim: str, name: str, kind: Type, pair: Pair, outer: Exponents) -> list[Output]:
