@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blockc.data import numpy_dtype
 from blockc.ir import dtypes
-from blockc.ir.array import ArrayProgram, Result
+from blockc.ir.array_program import ArrayProgram, Result
 
 Array = NDArray[Any]
 

@@ -23,7 +23,7 @@ from blockc.files import check_outputs, read_array, read_source, write_arrays, w
 from blockc.options import ARRAY_FILE, NAME, Options, Pair, compile_options, program_options, unique
 
 if TYPE_CHECKING:
-    from blockc.ir.array import ArrayProgram
+    from blockc.ir.array_program import ArrayProgram
     from blockc.ir.block import Program
 
 STAGES = ("array", "block", "snapshot", "stable", "plan", "kernel")
@@ -103,12 +103,12 @@ def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
 def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: int | None) -> str:
     """The text form of a program at a stage."""
     from blockc import driver
-    from blockc.ir import array
+    from blockc.ir import array_program
     from blockc.ir.text import format_program
     from blockc.passes.lower import lower, whole_dimensions
 
     if stage == "array":
-        return array.text(program)
+        return array_program.text(program)
     sizes = driver.default_sizes(program, options.dims)
     if stage == "block":
         return format_program(lower(program, whole_dimensions(program, sizes, dict(options.tiles))))

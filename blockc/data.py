@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockc.errors import LimitError, Problem, UsageError
-from blockc.ir import array, dtypes
-from blockc.ir.array import Argument, ArrayProgram
+from blockc.ir import array_program, dtypes
+from blockc.ir.array_program import Argument, ArrayProgram
 
 Array = NDArray[Any]
 
@@ -75,7 +75,7 @@ def sizes_of(
     """
     _check_names(program, arrays)
     origins = {dim.name: "the program" for dim in program.dims if dim.size is not None}
-    sizes = array.sizes(program, {})
+    sizes = array_program.sizes(program, {})
     for dim, size in (known or {}).items():
         if sizes.setdefault(dim, size) != size:
             raise UsageError(f"dimension `{dim}` has size {sizes[dim]} in {origins.get(dim, 'a rename')}, not {size}")
@@ -85,12 +85,12 @@ def sizes_of(
         for argument in program.inputs
         for position, extent in enumerate(_checked_shape(argument, arrays[argument.name]))
     ]
-    sizes = array.sizes(program, sizes)
+    sizes = array_program.sizes(program, sizes)
     # Every round settles at least one dimension, or it is the last.
     for _ in range(len(program.dims) + 1):
         for argument, position, extent in axes:
             _settle_axis(argument, position, extent, sizes, origins)
-        sizes = array.sizes(program, sizes)
+        sizes = array_program.sizes(program, sizes)
     _check_complete(program, sizes)
     _check_renames(program, sizes)
     return sizes
@@ -103,13 +103,13 @@ def _check_names(program: ArrayProgram, arrays: Mapping[str, Array]) -> None:
             raise UsageError(f"program `{program.name}` has no input `{name}`", f"its inputs: {', '.join(declared)}")
     for argument in program.inputs:
         if argument.name not in arrays:
-            raise UsageError(f"input `{argument.name}` is missing: it is {array.argument_type(argument)}")
+            raise UsageError(f"input `{argument.name}` is missing: it is {array_program.argument_type(argument)}")
 
 
 def _checked_shape(argument: Argument, value: Array) -> tuple[int, ...]:
     shape = np.shape(value)
     if len(shape) != len(argument.axes):
-        wanted, kind = len(argument.axes), array.argument_type(argument)
+        wanted, kind = len(argument.axes), array_program.argument_type(argument)
         raise UsageError(f"input `{argument.name}` has {len(shape)} axes {shape}, not {wanted}: it is {kind}")
     return shape
 

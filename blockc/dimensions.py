@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from blockc.errors import Problem
-from blockc.ir.array import Axis, Dim, Span
+from blockc.ir.array_program import Axis, Dim, Span
 
 
 @dataclass(slots=True)

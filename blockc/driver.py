@@ -15,8 +15,8 @@ from blockc.data import numpy_dtype, sizes_of
 from blockc.errors import UsageError
 from blockc.explain import Explanation, explain_plan
 from blockc.integrations import as_array, like_inputs
-from blockc.ir import array
-from blockc.ir.array import ArrayProgram
+from blockc.ir import array_program
+from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation
 from blockc.ir.dtypes import DTYPES
@@ -67,7 +67,7 @@ def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> 
             least = 0 if option == "dim" else 1
             if value is not None and not least <= value <= 2**40:
                 raise UsageError(f"--{option} {name}={value} is not between {least} and 2^40")
-    settled = array.sizes(program, dims)
+    settled = array_program.sizes(program, dims)
     for dim in program.dims:
         other = dim.same_as
         if dim.size is not None and settled[dim.name] != dim.size:
@@ -79,7 +79,7 @@ def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> 
 def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, int]:
     """Sizes for all dimensions: known ones, and where nobody says 64 for features, 512 for the two innermost loops that
     are no batch, 2 for all others."""
-    sizes = array.sizes(program, known)
+    sizes = array_program.sizes(program, known)
     everything = {dim.name: sizes.get(dim.name, 1) for dim in program.dims}
     features = lower.whole_dimensions(program, everything, {})
     unfused = lower.lower(program, frozenset())
@@ -93,7 +93,7 @@ def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, 
         if dim.name not in sizes and (dim.same_as is None or dim.same_as not in sizes):
             usual = FEATURE_SIZE if dim.name in features else LOOP_SIZE if dim.name in loops[-2:] else OUTER_SIZE
             sizes[dim.name] = usual
-    sizes = array.sizes(program, sizes)
+    sizes = array_program.sizes(program, sizes)
     return {dim.name: sizes[dim.name] for dim in program.dims}
 
 

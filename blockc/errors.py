@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockc.ir.array import Span
+from blockc.ir.array_program import Span
 
 _MAX_WIDTH = 160
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockc.errors import visible
-from blockc.ir.array import ArrayProgram, Span
+from blockc.ir.array_program import ArrayProgram, Span
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation, Refused
 from blockc.ir.plan import Cost, Plan

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from blockc.errors import LimitError, Problem, UsageError, visible
-from blockc.ir.array import Argument, argument_type
+from blockc.ir.array_program import Argument, argument_type
 
 STANDARD_INPUT = "-"
 _LARGEST_FILE = 2**20 + 3  # bytes: what the language takes, and a byte order mark

@@ -12,7 +12,7 @@ from typing import assert_never
 from blockc import operators, syntax
 from blockc.dimensions import Dimensions
 from blockc.errors import Problem
-from blockc.ir.array import Argument, ArrayProgram, Node, Result, Span
+from blockc.ir.array_program import Argument, ArrayProgram, Node, Result, Span
 from blockc.ir.dtypes import DTYPES, is_float
 from blockc.names import (
     ABOUT_DIMENSION,

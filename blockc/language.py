@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from blockc import inline, names, syntax
 from blockc.errors import BlockcError, LimitError, Problem, UsageError
-from blockc.ir.array import ArrayProgram, Span
+from blockc.ir.array_program import ArrayProgram, Span
 from blockc.ir.dtypes import DTYPES, is_float
 from blockc.names import Definitions, listing, suggest
 from blockc.parsing import MAX_PROBLEMS, normalise, parse_file

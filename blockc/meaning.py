@@ -21,7 +21,7 @@ from blockc.accuracy import Comparison, compare, error_bound, same_nonfinite
 from blockc.data import numpy_dtype, sizes_of
 from blockc.extended import Value, plain
 from blockc.ir import dtypes
-from blockc.ir.array import Argument, ArrayProgram, Node
+from blockc.ir.array_program import Argument, ArrayProgram, Node
 from blockc.ir.ops import OPERATORS
 from blockc.named_axes import contract, reduce, to_dims
 from blockc.sampling import Selection, demands, operand_selection, output_demand, restrict_outputs, sample

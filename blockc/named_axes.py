@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blockc import extended
 from blockc.extended import Value, plain
-from blockc.ir.array import Node
+from blockc.ir.array_program import Node
 
 Array = NDArray[Any]
 

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from blockc import syntax
 from blockc.errors import Problem
-from blockc.ir.array import Span
+from blockc.ir.array_program import Span
 from blockc.ir.dtypes import DTYPES
 from blockc.recursion import cycles
 from blockc.syntax import Identifier

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from blockc import syntax
 from blockc.errors import Problem
 from blockc.ir import dtypes
-from blockc.ir.array import Argument, Span, argument_type
+from blockc.ir.array_program import Argument, Span, argument_type
 from blockc.ir.dtypes import is_float
 from blockc.ir.ops import OPERATORS, Result, result_dtype
 from blockc.names import listing

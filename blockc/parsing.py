@@ -14,7 +14,7 @@ import lark
 
 from blockc import syntax
 from blockc.errors import BlockcError, LimitError, Problem, visible
-from blockc.ir.array import Span
+from blockc.ir.array_program import Span
 from blockc.syntax import Identifier
 from blockc.syntax_errors import CLOSING, open_brackets, syntax_problem, token_span
 

@@ -21,8 +21,8 @@ from blockc import driver, meaning
 from blockc.accuracy import Comparison, compare, computed_dtype
 from blockc.data import array_shape, random_arrays, sizes_of
 from blockc.errors import LimitError, Problem
-from blockc.ir import array
-from blockc.ir.array import ArrayProgram
+from blockc.ir import array_program
+from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Graph, Map
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret
@@ -82,7 +82,7 @@ def sizes_for(request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
     UsageError if an array does not fit the program, the options or another array.
     """
     known = {**sizes_from_arrays(request.program, request.arrays, request.dims), **request.dims}
-    given = array.sizes(request.program, known)
+    given = array_program.sizes(request.program, known)
     sizes = driver.default_sizes(request.program, known)
     # Stand-ins of the right shape without memory: the check names the argument and the axis that do not fit.
     stand_ins = {
@@ -95,7 +95,7 @@ def sizes_for(request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
 
 def sizes_from_arrays(program: ArrayProgram, arrays: Mapping[str, Array], dims: Mapping[str, int]) -> dict[str, int]:
     """The sizes that follow from some of the inputs. Contradictions are left for `sizes_of` to name."""
-    sizes = array.sizes(program, dims)
+    sizes = array_program.sizes(program, dims)
     for _ in program.dims:
         for argument in program.inputs:
             value = arrays.get(argument.name)
@@ -106,7 +106,7 @@ def sizes_from_arrays(program: ArrayProgram, arrays: Mapping[str, Array], dims: 
                 product = math.prod(sizes[dim] for dim in axis if dim in sizes)
                 if len(unknown) == 1 and product > 0 and extent % product == 0:
                     sizes[unknown[0]] = extent // product
-        sizes = array.sizes(program, sizes)
+        sizes = array_program.sizes(program, sizes)
     return sizes
 
 

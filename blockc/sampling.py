@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blockc.ir.array import ArrayProgram, Node, Result
+from blockc.ir.array_program import ArrayProgram, Node, Result
 
 Array = NDArray[Any]
 Selection = tuple[tuple[str, str], ...]

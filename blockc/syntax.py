@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from blockc.ir.array import Span
+from blockc.ir.array_program import Span
 
 # Names that stand for a number or a truth value and can name nothing else.
 LITERALS: dict[str, float | bool] = {"inf": math.inf, "nan": math.nan, "true": True, "false": False}

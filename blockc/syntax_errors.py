@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from lark import Token
 
 from blockc.errors import Problem, visible
-from blockc.ir.array import Span
+from blockc.ir.array_program import Span
 
 CLOSING = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from blockc.ir.array import ArrayProgram
+from blockc.ir.array_program import ArrayProgram
 
 _DIMS = ("b", "h", "m", "n", "d", "e")
 _FLOATS = (*("f32",) * 6, "f16", "f16", "bf16", "f64", "f64", "f8e4m3", "f8e5m2")

@@ -18,7 +18,7 @@ from generator import random_program, random_sizes, random_tiles
 from numpy.typing import NDArray
 
 from blockc.data import random_arrays
-from blockc.ir.array import ArrayProgram
+from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation, Match
 from blockc.ir.interpret import interpret

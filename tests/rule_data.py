@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blockc.ir.array import Argument, Dim
+from blockc.ir.array_program import Argument, Dim
 from blockc.ir.block import (
     Definition,
     Graph,

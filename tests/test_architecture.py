@@ -130,8 +130,7 @@ def narrow(module: Module) -> Iterator[str]:
     yield from (f"{node.lineno}: a broad except" for node in broad[allowed:])
 
 
-# The array program, next to the block program; nothing in the package uses the standard module of that name.
-NAMED_ALIKE = {"blockc.ir.array", "blockc.__main__"}
+NAMED_ALIKE = {"blockc.__main__"}
 
 
 def distinct(module: Module) -> Iterator[str]:

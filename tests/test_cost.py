@@ -20,7 +20,7 @@ from oracle import (
 )
 
 from blockc.data import array_shape
-from blockc.ir.array import Argument
+from blockc.ir.array_program import Argument
 from blockc.ir.block import Program
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret

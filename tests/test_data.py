@@ -11,7 +11,7 @@ import pytest
 
 from blockc.data import array_shape, numpy_dtype, random_arrays, sizes_of
 from blockc.errors import LimitError, UsageError
-from blockc.ir.array import ArrayProgram
+from blockc.ir.array_program import ArrayProgram
 from blockc.ir.dtypes import DTYPES
 from blockc.language import parse
 

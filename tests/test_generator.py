@@ -11,7 +11,7 @@ from generator import random_program, random_sizes, random_tiles
 from minimiser import minimise
 
 from blockc.data import random_arrays, sizes_of
-from blockc.ir.array import STRUCTURAL
+from blockc.ir.array_program import STRUCTURAL
 from blockc.ir.ops import OPERATORS
 from blockc.language import parse
 from blockc.meaning import baseline, compare, evaluate

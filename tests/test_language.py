@@ -13,7 +13,7 @@ import pytest
 
 import blockc
 from blockc.errors import BlockcError, LimitError, UsageError
-from blockc.ir.array import ArrayProgram, Dim, Node, sizes, text
+from blockc.ir.array_program import ArrayProgram, Dim, Node, sizes, text
 from blockc.ir.ops import OPERATORS
 from blockc.language import parse, prelude, program_names
 

@@ -17,7 +17,7 @@ import pytest
 from blockc.codegen import loader, numpy_source
 from blockc.codegen.numpy_values import element_dtype
 from blockc.data import random_arrays
-from blockc.ir.array import sizes as complete_sizes
+from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Apply, Definition, Graph, Map, Program, Reduce
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from oracle import difference, example, final_programs
 
-from blockc.ir.array import ArrayProgram
+from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Apply, Map, Program, walk
 from blockc.ir.interpret import interpret
 from blockc.ir.verify import verify

@@ -19,7 +19,7 @@ from blockc.codegen.numpy_values import (
     shape_text,
 )
 from blockc.codegen.scratch import Pool, Scope
-from blockc.ir.array import Argument
+from blockc.ir.array_program import Argument
 from blockc.ir.block import Map, Program, Rename, Result, kernels
 from blockc.ir.dtypes import DTYPES
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import assert_never
 
-from blockc.ir.array import Argument, Dim, Span
+from blockc.ir.array_program import Argument, Dim, Span
 
 REDUCTIONS = {"sum": "add", "max": "max", "min": "min", "contract": "add"}  # tile operator to the monoid of its blocks
 STRUCTURAL = frozenset({*REDUCTIONS, "index", "broadcast", "cast"})

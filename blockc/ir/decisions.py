@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from blockc.ir.array import Span
+from blockc.ir.array_program import Span
 from blockc.ir.block import Path, Program
 
 

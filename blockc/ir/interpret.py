@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from blockc.ir.array import sizes as complete_sizes
+from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import (
     REDUCTIONS,
     Apply,

@@ -23,7 +23,7 @@ from typing import Any, assert_never
 
 from lark import Lark, Token, Transformer
 
-from blockc.ir.array import Argument, Dim, argument_type
+from blockc.ir.array_program import Argument, Dim, argument_type
 from blockc.ir.block import (
     Apply,
     Constant,

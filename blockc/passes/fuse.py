@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from blockc.ir.array import Span
+from blockc.ir.array_program import Span
 from blockc.ir.block import Definition, Map, Path, Program, graph_at, walk
 from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify

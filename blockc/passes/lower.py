@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from blockc.ir import block
-from blockc.ir.array import ArrayProgram, Node
+from blockc.ir.array_program import ArrayProgram, Node
 from blockc.ir.block import (
     REDUCTIONS,
     Apply,
