@@ -232,7 +232,7 @@ CHECKS: dict[Callable[[Module], Iterator[str]], tuple[Module, ...]] = {
         Module("blockc.codegen.triton", ""),
         Module("blockc.utils", ""),
     ),
-    placeless: (Module("blockc.planted", 'open("/home/someone/file")'), Module("blockc.planted", "x = '/tmp/x'")),
+    placeless: (Module("blockc.planted", 'open("/home/someone/file")'), Module("blockc.planted", "x = '/opt/x'")),
     explicit: (
         Module("blockc.planted", "import os\nos.environ['HOME']"),
         Module("blockc.planted", "import os\nos.environ.get('BLOCKC_FAST')"),
