@@ -103,6 +103,8 @@ def write_arrays(arrays: Mapping[str, Any], paths: Mapping[str, str]) -> None:
 
 def write_texts(folder: str, texts: Mapping[str, str]) -> tuple[str, ...]:
     """Write texts by file name into a folder, which is made if it is not there. Returns the paths."""
+    if not folder:
+        raise UsageError("the folder to write to has no name")
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise UsageError(f"cannot write into `{visible(folder)}`: it is not a folder")

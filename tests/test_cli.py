@@ -856,3 +856,10 @@ def test_an_emitted_file_hides_no_module_that_it_needs(run_blockc: Blockc, tmp_p
     assert run_blockc("emit", path, "-o", str(tmp_path)).code == 0
     script = tmp_path / f"{name}_cpu.py"
     subprocess.run([sys.executable, str(script)], capture_output=True, cwd=tmp_path, check=True)
+
+
+def test_emit_needs_a_folder_with_a_name() -> None:
+    command = [sys.executable, "-m", "blockc", "emit", str(ATTENTION), "-o", ""]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 2
+    assert "no name" in result.stderr and result.stdout == ""
