@@ -284,9 +284,8 @@ class _Stabilizer:
             count = math.prod(factor.value for factor in part if isinstance(factor, Constant))
             factors = tuple(factor for factor in part if not isinstance(factor, Constant))
             if count < 0 and any(factor in self.statistics for factor in factors):
-                value = self.product(*(self.plain(factor) for factor in factors))
-                assert isinstance(value, str)
-                removed.append((value, count))
+                row = self.product(*(self.plain(factor) for factor in factors))
+                removed.append((self.named(ONE if row is None else row, Type("f32", (), ())), count))
             else:
                 kept.append(self.product(*(self.plain(factor) for factor in part)) or ONE)
         if not removed:
@@ -472,11 +471,11 @@ class _Stabilizer:
             elif output.monoid == "add" and inner:
                 key = frozenset(inner)
                 x = self.named(ONE if pair.x is None else pair.x, kind)
-                self.define(name, kind)
+                self.types[name] = kind
                 if key not in groups:
                     shift = self.fresh(name)
                     exponent = self.named(self.total(inner), Type(kind.dtype, (), ()))
-                    self.define(shift, self.types[exponent])
+                    self.types[shift] = self.types[exponent]
                     groups[key] = len(result)
                     result.append(Output((shift,), (exponent,), "exponent_add"))
                 group = result[groups[key]]
@@ -527,9 +526,6 @@ class _Stabilizer:
             outputs.append(Output((name,), (value,), None))
             known[key] = name
         return known[key]
-
-    def define(self, name: str, kind: Type) -> None:
-        self.types[name] = kind
 
 
 NOTHING = Pair(ZERO, ())
