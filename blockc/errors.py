@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 
 from blockc.ir.array_program import Span
 
 _MAX_WIDTH = 160
+_LONG_NAME = re.compile(r"`([^`]{30})[^`]{40,}([^`]{20})`")
+# Letters and marks that take no place on a screen, although Python calls them printable.
+_UNSEEN = re.compile(
+    "[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u2800\\u3164\\ufe00-\\ufe0f\\uffa0\\U000e0100-\\U000e01ef]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +60,11 @@ class CheckError(BlockcError):
 
 
 def render(problem: Problem, source: str, filename: str) -> str:
-    """The problem as text: headline, place, source line with a caret, hint. Control characters appear escaped."""
-    head = f"error[{problem.code}]: {problem.message}"
+    """The problem as text: headline, place, source line with a caret, hint. Control characters appear escaped, and of
+    very long names the middle is left out."""
+    head, hint = f"error[{problem.code}]: {_shown(problem.message)}", _shown(problem.hint)
     if problem.span is None:
-        return f"{head}\n  hint: {problem.hint}" if problem.hint else head
+        return f"{head}\n  hint: {hint}" if hint else head
     lines = source.split("\n")
     line = lines[problem.span.line - 1] if problem.span.line <= len(lines) else ""
     gutter = " " * len(str(problem.span.line))
@@ -67,8 +75,8 @@ def render(problem: Problem, source: str, filename: str) -> str:
     right = left + _MAX_WIDTH
     before = "..." if left else ""
     prefix = before + visible(line[left:start])
-    width = max(1, len(visible(line[start : min(end, right)])))
-    carets = " " * len(prefix) + "^" * width
+    width = max(1, _columns(visible(line[start : min(end, right)])))
+    carets = " " * _columns(prefix) + "^" * width
     shown = before + visible(line[left:right]) + ("..." if right < len(line) else "")
     return "\n".join(
         (
@@ -76,13 +84,35 @@ def render(problem: Problem, source: str, filename: str) -> str:
             f"{gutter}--> {visible(filename)}:{problem.span.line}:{problem.span.column}",
             f"{gutter} |",
             f"{problem.span.line} | {shown}",
-            f"{gutter} | {carets} {problem.hint}".rstrip(),
+            f"{gutter} | {carets} {hint}".rstrip(),
         )
     )
 
 
 def visible(text: str) -> str:
-    """The text with tabs as one space and every other unprintable character (escapes, bidi controls) escaped."""
+    """The text with tabs as one space and every other character that cannot be seen (escapes, bidi controls, zero-width
+    characters) escaped."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
-        " " if char == "\t" else char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+        " "
+        if char == "\t"
+        else char
+        if char.isprintable() and not _UNSEEN.match(char)
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def _shown(text: str) -> str:
+    """A sentence of a problem, which may quote what the user wrote."""
+    return _LONG_NAME.sub(r"`\1...\2`", visible(text))
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes: wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
     )

@@ -43,10 +43,14 @@ _MAX_LISTED = 12
 
 @dataclass(slots=True)
 class Findings:
-    """The problems found so far, and the places that are already known to be wrong and are not to be reported again."""
+    """The problems found so far, and the places that are already known to be wrong and are not to be reported again.
+
+    `programs` holds the names of the file's programs, which nothing may call.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     broken: set[Span] = field(default_factory=set)
+    programs: frozenset[str] = frozenset()
 
     def suggest(self, name: str, candidates: Iterable[str]) -> str:
         """A hint with the candidate that `name` probably meant; nothing once there are more problems than are shown,
@@ -61,7 +65,7 @@ class Findings:
 
 def check(file: syntax.File, definitions: Definitions) -> Findings:
     """The mistakes in the names of a file. `definitions` holds its own definitions and the prelude's."""
-    findings = Findings()
+    findings = Findings(programs=frozenset(program.name.text for program in file.programs))
     _check_items(file, findings)
     _check_recursion(file, findings)
     for definition in file.definitions:
@@ -74,6 +78,9 @@ def check(file: syntax.File, definitions: Definitions) -> Findings:
 def suggest(name: str, candidates: Iterable[str]) -> str:
     """A hint with the candidate that `name` probably meant, or nothing."""
     known = sorted(set(candidates))
+    for candidate in known:
+        if candidate.lower() == name.lower() and candidate != name:
+            return f"did you mean `{candidate}`?"
     close = difflib.get_close_matches(name, known, 1, 0.6) if len(known) <= _MAX_CANDIDATES else []
     return f"did you mean `{close[0]}`?" if close else ""
 
@@ -160,8 +167,12 @@ def _check_program(program: syntax.Program, definitions: Definitions, findings: 
         hint = f"assign it: `{program.outputs[0].name.text} = ...`" if program.outputs else ""
         findings.add("E0120", "a program has no `return`", statement.keyword, hint)
     for name, span in inputs.items():
-        if name not in body.used:
+        if name not in body.used and name not in syntax.LITERALS:
             findings.add("E0114", f"input `{name}` is never used", span, "remove it from the program's inputs")
+    if not program.outputs:
+        findings.add(
+            "E0115", f"program `{program.name.text}` has no output", program.name.span, "such as `-> Y: f32[m, n]`"
+        )
     for output in program.outputs:
         name, span = output.name.text, output.name.span
         if name in inputs:
@@ -230,6 +241,8 @@ class _Body:
     def _hint(self, name: str, later: dict[str, Span]) -> str:
         if name in self.dims:
             return f"it is a dimension: `size({name})` is its extent, `index({name})` the position along it"
+        if name.lower() == "infinity":
+            return "did you mean `inf`?"
         few = "assign it first, or make it an input"
         if 0 < len(self.values) <= 6:
             few = f"the names here are {listing(self.values)}"
@@ -259,7 +272,8 @@ def unknown_dtype(dtype: Identifier) -> tuple[str, str, Span, str]:
     """The problem of a type that does not exist, as arguments for `Findings.add`."""
     aliases = {"float": "f32", "float64": "f64", "float32": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16"}
     aliases |= {"double": "f64", "int": "i32", "int32": "i32", "int8": "i8", "f8": "f8e4m3", "boolean": "bool"}
-    alias = aliases.get(dtype.text)
+    aliases |= {"fp16": "f16", "fp32": "f32", "fp64": "f64", "bfloat": "bf16", "long": "i32", "char": "i8"}
+    alias = aliases.get(dtype.text.lower())
     hint = f"did you mean `{alias}`?" if alias else suggest(dtype.text, DTYPES) or f"the types are {listing(DTYPES)}"
     return "E0106", f"unknown type `{dtype.text}`", dtype.span, hint
 
@@ -302,6 +316,8 @@ def call_problem(call: syntax.Call, definitions: Definitions, findings: Findings
 
 
 def _operator_hint(name: str, definitions: Definitions, findings: Findings) -> str:
+    if name in findings.programs:
+        return f"`{name}` is a program, and only what `def` defines can be called"
     known = {"matmul": "`dot[d](a, b)` multiplies along d", "einsum": "`dot[d](a, b)` multiplies along d"}
     known |= {"transpose": "dimensions have names: nothing needs transposing", "power": "write `a ** b`"}
     known |= {
@@ -313,6 +329,9 @@ def _operator_hint(name: str, definitions: Definitions, findings: Findings) -> s
         "var": "variance is `mean[n]((x - mean[n](x)) ** 2)`",
         "len": "write `size(n)`",
         "arange": "write `index(n)`",
+        "pow": "write `a ** b`",
+        "ln": "write `log(x)`",
+        "argmax": "positions of extremes cannot be computed",
     }
     return (
         known.get(name) or findings.suggest(name, chain(BUILTINS, definitions)) or f"define it: `def {name}(x) = ...`"

@@ -55,7 +55,9 @@ def constant(literal: syntax.Literal) -> Outcome:
     if isinstance(value, float):
         return Made("constant", (), (), frozenset(), "f32", value)
     if not -(2**31) <= value < 2**31:
-        return Problem("E0119", "this whole number does not fit i32", literal.span, "write it as a real number: `1e12`")
+        return Problem(
+            "E0119", "this whole number does not fit i32", literal.span, f"write it as a real number: `{value}.0`"
+        )
     return Made("constant", (), (), frozenset(), "i32", value)
 
 

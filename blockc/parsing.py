@@ -16,7 +16,7 @@ from blockc import syntax
 from blockc.errors import BlockcError, LimitError, Problem, visible
 from blockc.ir.array_program import Span
 from blockc.syntax import Identifier
-from blockc.syntax_errors import CLOSING, open_brackets, syntax_problem, token_span
+from blockc.syntax_errors import CLOSING, open_brackets, starts_item, syntax_problem, token_span
 
 MAX_BYTES = 2**20
 MAX_NESTING = 64
@@ -287,7 +287,8 @@ def _number(token: lark.Token) -> float | int:
     # 2147483648 is only legal behind a minus sign, which the builder has not seen yet: the type checker decides.
     if token.isdigit():
         if len(token) > 20 or int(token) > 2**31:
-            raise _Mistake("E0119", "this whole number does not fit i32", span, "write it as a real number: `1e12`")
+            real = f"`{token}.0`" if len(token) <= 20 else "`1e30`"
+            raise _Mistake("E0119", "this whole number does not fit i32", span, f"write it as a real number: {real}")
         return int(token)
     value = float(token)
     nonzero = any(digit in "123456789" for digit in token.lower().split("e")[0])
@@ -337,23 +338,22 @@ def _without_statement(tokens: list[lark.Token], at: int) -> list[lark.Token] | 
             tokens[start - 1].type == "END" and tokens[start - 1] != ";"
         ):
             start -= 1
+        inner = 0  # braces within the statement, which has no place for them
         for end in range(at, len(tokens)):
-            if _starts_item(tokens, end):
+            if starts_item(tokens, end):
                 break
-            if tokens[end].type == "RBRACE":
+            if tokens[end].type == "LBRACE":
+                inner += 1
+            elif tokens[end].type == "RBRACE" and inner:
+                inner -= 1
+            elif tokens[end].type == "RBRACE":
                 return tokens[:start] + tokens[end:]
-            if tokens[end].type == "END" and len(open_brackets(tokens[start:end])) == 0:
+            elif tokens[end].type == "END" and len(open_brackets(tokens[start:end])) == 0:
                 return tokens[:start] + tokens[end + 1 :]
-    items = [number for number in range(len(tokens)) if _starts_item(tokens, number)]
+    items = [number for number in range(len(tokens)) if starts_item(tokens, number)]
     start = max((number for number in items if number < at), default=0)
     later = [number for number in items if number > start and number >= at]
     return tokens[:start] + tokens[later[0] :] if later else None
-
-
-def _starts_item(tokens: list[lark.Token], at: int) -> bool:
-    if tokens[at].type not in ("PROGRAM", "DEF"):
-        return False
-    return at == 0 or tokens[at - 1].type in ("END", "RBRACE") or tokens[at - 1].line != tokens[at].line
 
 
 def _attempt(tokens: list[lark.Token]) -> syntax.File | tuple[Problem, int]:

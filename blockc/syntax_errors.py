@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
 from collections.abc import Collection, Sequence
 
 from lark import Token
 
 from blockc.errors import Problem, visible
 from blockc.ir.array_program import Span
+from blockc.names import REDUCTIONS, usage
 
 CLOSING = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 
@@ -23,9 +26,21 @@ _WORDS = {
 _STRANGERS = {
     "&": "`and` joins conditions", "|": "`or` joins conditions", "!": "write `not`", "^": "a power is written `a ** b`",
     "@": "a product is written `dot[d](a, b)`", "%": "a remainder is written `a - b * floor(a / b)`",
-    "'": "the language has no texts", '"': "the language has no texts", ".": "operators stand alone: `exp(x)`",
+    "'": "the language has no texts", '"': "the language has no texts",
+    ".": "there are no modules, methods or attributes: `exp(x)`, `sum[n](x)`",
     "$": "names are made of ASCII letters, digits and `_`", "?": "write `where(condition, a, b)`",
+    "\\": "a statement goes on in the next line within parentheses",
 }  # fmt: skip
+_LOOKALIKES = {
+    "\u2010": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u00d7": "*", "\u00b7": "*",
+    "\u22c5": "*", "\u00f7": "/", "\u2192": "->", "\u2264": "<=", "\u2265": ">=", "\u2260": "!=", "\u221e": "inf",
+    "\u2227": "and", "\u2228": "or", "\u00ac": "not",
+}  # fmt: skip
+_COMMENT = "a comment starts with `#`"
+_IMPORTS = ("import", "include", "from", "use", "using")
+_NUMBERS = "a product is written with `*`, a number as in `64`, `0.5` or `1e-5`"
+_OUTSIDE = "statements stand within `program name(inputs) -> output { ... }`"
+_NO_SLICES = "there are no slices; `[m -> n]` renames a dimension"
 _GO_ON = "put the expression in parentheses to go on in the next line"
 
 
@@ -43,13 +58,13 @@ def syntax_problem(tokens: Sequence[Token], at: int, accepted: Collection[str]) 
         return _stranger(token)
     brackets = open_brackets(tokens[:at])
     found = _found(tokens, at)
-    if brackets and _left_open(brackets[-1], token, at == len(tokens)):
+    if brackets and _left_open(brackets[-1], tokens, at):
         bracket = brackets[-1]
-        expected = _one_of([_WORDS[CLOSING[bracket.type]]])
         where = f"{found} in line {token.line}" if token.type != "END" and at < len(tokens) else found
-        return Problem(
-            "E0121", f"`{bracket}` is never closed", token_span(bracket), f"expected {expected} before {where}"
-        )
+        hint = f"expected {_WORDS[CLOSING[bracket.type]]} before {where}"
+        if at < len(tokens) and token.type in ("PROGRAM", "DEF"):
+            hint += "; programs and definitions do not nest"
+        return Problem("E0121", f"`{bracket}` is never closed", token_span(bracket), hint)
     expected = _one_of(_expected(set(accepted)))
     return Problem(
         "E0100", f"expected {expected}, found {found}", token_span(token), _hint(tokens, at, set(accepted), brackets)
@@ -73,22 +88,40 @@ def open_brackets(tokens: Sequence[Token]) -> list[Token]:
     return stack
 
 
-def _left_open(bracket: Token, token: Token, at_end: bool) -> bool:
+def starts_item(tokens: Sequence[Token], at: int) -> bool:
+    """True if a program or a definition probably begins at `tokens[at]`, whatever stands before it."""
+    if tokens[at].type not in ("PROGRAM", "DEF") or (at + 1 < len(tokens) and tokens[at + 1].type in ("EQUAL", "END")):
+        return False
+    return at == 0 or tokens[at - 1].type in ("END", "RBRACE") or tokens[at - 1].line != tokens[at].line
+
+
+def _left_open(bracket: Token, tokens: Sequence[Token], at: int) -> bool:
+    token = tokens[at] if at < len(tokens) else Token("$END", "")
     if bracket.type == "LBRACE":
-        return at_end or token == "" or (token.type in ("PROGRAM", "DEF") and token.line != bracket.line)
+        return token == "" or (starts_item(tokens, at) and token.line != bracket.line)
     return token.type in ("RBRACE", "LBRACE", "RETURN") or token in ("\n", "")
 
 
 def _stranger(token: Token) -> Problem:
     text = str(token)
-    if text.isascii():
-        hint = _STRANGERS.get(text, "remove it" if text.isprintable() else "an invisible character: remove it")
-    elif not text.isprintable():
-        hint = "an invisible character: remove it"
-    else:
-        hint = "names are made of ASCII letters, digits and `_`; everything else belongs in a comment"
-    shown = visible(text if len(text) <= 20 else text[:20] + "...")
-    return Problem("E0101", f"the language has no character `{shown}`", token_span(token), hint)
+    shown = f"`{visible(text if len(text) <= 20 else text[:20] + '...')}`"
+    if len(text) == 1 and not text.isascii():
+        # The name tells an invisible character, or one that only looks like an ASCII letter.
+        shown += f" (U+{ord(text):04X} {unicodedata.name(text, 'without a name')})"
+    return Problem("E0101", f"the language has no character {shown}", token_span(token), _stranger_hint(text))
+
+
+def _stranger_hint(text: str) -> str:
+    if text in _STRANGERS:
+        return _STRANGERS[text]
+    plain = _LOOKALIKES.get(text) or unicodedata.normalize("NFKC", text)
+    if plain != text and plain.isascii() and plain.isprintable():
+        return f"write `{plain}`" if plain.strip() else "write an ordinary space"
+    if text.isascii() and text.isprintable():
+        return "remove it"
+    if not text.isprintable():
+        return "it does not show on a screen: remove it"
+    return "names are made of ASCII letters, digits and `_`; everything else belongs in a comment"
 
 
 def _found(tokens: Sequence[Token], at: int) -> str:
@@ -145,21 +178,32 @@ def _general_hint(tokens: Sequence[Token], at: int, accepted: set[str], brackets
 def _particular_hint(tokens: Sequence[Token], at: int, accepted: set[str], brackets: list[Token]) -> str:
     token = tokens[at] if at < len(tokens) else Token("$END", "")
     before = tokens[at - 1] if at else Token("$START", "")
+    after = tokens[at + 1] if at + 1 < len(tokens) else Token("$END", "")
     in_block = bool(brackets) and brackets[0].type == "LBRACE"
     value_expected = accepted >= {"NUMBER", "NAME", "LPAR"}
     if token.type in ("RPAR", "RSQB", "RBRACE") and (not brackets or CLOSING[brackets[-1].type] != token.type):
         return _closing_hint(token, brackets)
+    if token == "/" and after in ("/", "*", "**") and not value_expected:
+        return _COMMENT
     if value_expected:
         return _value_hint(token, before)
     if token.type in _KEYWORDS and "NAME" in accepted:
         return f"`{token}` is a word of the language and cannot be a name"
     if "NAME" in accepted and token.type == "NUMBER":
-        return "dimensions have names: `d=64` fixes a size"
+        return (
+            "a name starts with a letter or `_`"
+            if "RETURN" in accepted
+            else "dimensions have names: `d=64` fixes a size"
+        )
     if "RETURN" in accepted and token.type in _OPERATORS:
         return _GO_ON
     if not in_block:
         return _header_hint(token, before, accepted)
-    return _statement_hint(token, before, accepted, brackets)
+    if brackets[-1].type == "LSQB":
+        if token.type == "COLON":
+            return _NO_SLICES
+        return _closing_hint(token, brackets) if token.type in ("LPAR", "NAME") and "RSQB" in accepted else ""
+    return _statement_hint(token, before, after, accepted, brackets)
 
 
 def _closing_hint(token: Token, brackets: list[Token]) -> str:
@@ -172,40 +216,85 @@ def _closing_hint(token: Token, brackets: list[Token]) -> str:
 def _value_hint(token: Token, before: Token) -> str:
     if token.type == "END" and before.type in _OPERATORS | {"EQUAL", "NOT"}:
         return _GO_ON
-    if token.type == "SLASH" and before.type == "SLASH":
+    if token == "/" and before == "/":
         return "`floor(a / b)` divides and rounds down"
+    if token.type == "EQUAL" and before.type == "COMPARE":
+        return "a comparison is one of `<`, `<=`, `>`, `>=`, `==` and `!=`"
     if token.type == "EQUAL":
         return "`==` compares; a comparison can also be `<=` or `>=`"
-    return ""
+    if token.type == "LSQB":
+        return "there are no lists: brackets stand behind a name, as in `sum[n](x)`"
+    if token.type in _KEYWORDS:
+        return f"`{token}` is a word of the language and cannot be a value"
+    missing = token.type in _OPERATORS or token.type in ("RPAR", "RBRACE")
+    return f"a value is missing before `{token}`" if missing else ""
 
 
 def _header_hint(token: Token, before: Token, accepted: set[str]) -> str:
+    if "PROGRAM" in accepted and token.type == "NAME":
+        if token in _IMPORTS:
+            return "nothing needs importing: the prelude's definitions are always there"
+        close = difflib.get_close_matches(token.lower(), ("program", "def"), 1, 0.8)
+        return f"did you mean `{close[0]}`?" if close else _OUTSIDE
     if "ARROW" in accepted:
         return "name the outputs: `-> Y: f32[m, n]`"
     if accepted == {"COLON"}:
         return f"give it a type: `{before}: f32[m, n]`"
     if accepted == {"LSQB"}:
         return f"a type has its dimensions in brackets: `{before}[m, n]`, or `{before}[]` for a single number"
-    if "PROGRAM" in accepted and token.type == "NAME":
-        return "statements stand within `program name(inputs) -> output { ... }`"
+    if accepted == {"NUMBER"}:
+        return "a size is a whole number, as in `d=64`, or is left open, as in `d`"
+    if token.type == "COMMA" and "LBRACE" in accepted:
+        return "several outputs stand in parentheses: `-> (A: f32[m], B: f32[n])`"
     return ""
 
 
-def _statement_hint(token: Token, before: Token, accepted: set[str], brackets: list[Token]) -> str:
+def _statement_hint(token: Token, before: Token, after: Token, accepted: set[str], brackets: list[Token]) -> str:
+    if accepted <= {"EQUAL", "COLON", "LSQB", "LPAR"} and "COLON" in accepted:
+        return _assignment_hint(token, before, after)
+    if token.type == "EQUAL" and before.type == "COLON":
+        return "`name = ...` assigns; what stands after a colon is a type: `name: f32[m] = ...`"
     if token.type == "EQUAL" and brackets[-1].type == "LPAR":
+        if after.type == "COMPARE" or before.type == "COMPARE":
+            return "a comparison is one of `<`, `<=`, `>`, `>=`, `==` and `!=`"
         return "`==` compares; values are given in order, without names"
     if token.type == "EQUAL":
         return "`==` compares; a statement assigns one name"
-    if accepted == {"EQUAL", "COLON"} or accepted == {"COLON", "EQUAL", "LSQB", "LPAR"}:
-        if before in ("if", "for", "while", "let", "var", "const"):
-            return "there are only statements of the form `name = expression`; `where(condition, a, b)` chooses"
-        return (
-            "every name is assigned once" if token.type in _OPERATORS else "a statement gives a value a name: `S = ...`"
-        )
     if token in ("if", "else"):
         return "write `where(condition, a, b)`"
+    if token == ";":
+        return "`;` ends a statement; values are separated by commas"
+    if token.type == "COLON":
+        return "a statement of its own gives a value a name" if after.type == "EQUAL" else _NO_SLICES
+    return _second_value_hint(token, before, after)
+
+
+def _assignment_hint(token: Token, before: Token, after: Token) -> str:
+    """What to write where a statement's first word is not followed by `=`."""
+    if before in ("if", "for", "while", "let", "var", "const"):
+        return "there are only statements of the form `name = expression`; `where(condition, a, b)` chooses"
+    if token == "==":
+        return f"`{before} = ...` assigns; `==` compares"
+    if token == "-" and after.type == "NAME":
+        return f"names are made of letters, digits and `_`: `{before}_{after}`"
+    if token.type in _OPERATORS and token.type != "COMPARE":
+        return "every name is assigned once"
+    return "a statement assigns one name: `S = ...`"
+
+
+def _second_value_hint(token: Token, before: Token, after: Token) -> str:
+    """What to write where a value follows another one."""
+    if token.type not in _VALUE | {"LSQB"}:
+        return ""
+    adjacent = before.line == token.line and (before.column or 0) + len(before) == token.column
+    if before.type == "NUMBER" and adjacent and token.type != "LPAR":
+        return _NUMBERS
+    if before in REDUCTIONS:
+        return f"dimensions stand in brackets: {usage(before, {})}"
+    if before == "lambda":
+        return "outside of programs, `def name(x) = ...` defines an operator"
     if token.type == "LSQB" or (token.type == "NAME" and before.type == "NUMBER"):
         return "a product is written with `*`"
-    if token.type == "COLON":
-        return "there are no slices; `[m -> n]` renames a dimension"
-    return "two values need an operator between them" if token.type in _VALUE else ""
+    if after.type == "EQUAL":
+        return "a line break or `;` ends a statement"
+    return "two values need an operator between them"
