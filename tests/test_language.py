@@ -487,6 +487,8 @@ def test_examples_are_well_formed(path: Path) -> None:
 def test_the_promised_examples_are_there() -> None:
     names = "attention cross_attention grouped_heads attention_lse linear_attention"
     names += " matmul_epilogue mlp rmsnorm_swiglu cross_entropy"
+    names += " causal_attention sliding_window_attention softcap_attention sigmoid_attention differential_attention"
+    names += " triangle_attention layernorm_matmul rmsnorm_qkv cosine_attention attention_entropy"
     assert {path.stem for path in EXAMPLES} >= set(names.split())
 
 
