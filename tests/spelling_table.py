@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from oracle import difference
 
 from blockc.data import random_arrays
-from blockc.driver import Tiles, derive, load_program
+from blockc.driver import Tiles, derive, load_program, tiles_for
 from blockc.explain import table
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
+from blockc.ir.decisions import Derivation
 from blockc.ir.interpret import interpret
 from blockc.meaning import evaluate
 from blockc.passes import choose
@@ -37,21 +38,25 @@ PLAIN = "plain"
 SIZES = {"h": 2, "m": 7, "n": 11, "d": 6, "e": 10, "k": 5, "v": 9, "z": 13}
 TILE = 4  # elements of a block of a dimension that is cut
 
-# The cuts of every group: the dimensions that are cut into tiles. With `?`, the others are left to the driver, which
-# keeps small features whole; otherwise they are whole.
+# The cuts of every group: the dimensions that are cut into tiles, all others being whole.
 CUTS = {
-    "attention": ("h m n ?", "h m n e", "h m n d", "h m n d e"),
-    "cross_entropy": ("m v ?", "m d v"),
-    "differential_attention": ("m n ?", "m n e", "m n d e"),
-    "divergence": ("m ?", "m n"),
-    "entropy": ("m n ?", "m n d"),
-    "layernorm_matmul": ("m ?", "m d", "m n", "m d n"),
-    "masked_attention": ("h m n ?", "h m n e", "h m n d e"),
-    "rmsnorm_qkv": ("m ?", "m d", "m d e k v"),
-    "rmsnorm_swiglu": ("m z", "m z ?", "m d z", "m d z e"),
-    "variance": ("m ?", "m n"),
+    "attention": ("h m n", "h m n e", "h m n d", "h m n d e"),
+    "cross_entropy": ("m v", "m d v"),
+    "differential_attention": ("m n", "m n e", "m n d e"),
+    "divergence": ("m", "m n"),
+    "entropy": ("m n", "m n d"),
+    "layernorm_matmul": ("m", "m d", "m n", "m d n"),
+    "masked_attention": ("h m n", "h m n e", "h m n d e"),
+    "rmsnorm_qkv": ("m", "m d", "m d e k v"),
+    "rmsnorm_swiglu": ("m z", "m z e", "m d z", "m d z e"),
+    "variance": ("m", "m n"),
 }
 
+# Sizes at which all is left to the driver: what is whole, and the tiles.
+DRIVEN = {
+    "small features": {"h": 2, "m": 4096, "n": 4096, "d": 64, "e": 128, "k": 64, "v": 512, "z": 4096},
+    "large features": {"h": 2, "m": 4096, "n": 4096, "d": 2048, "e": 1024, "k": 1024, "v": 8192, "z": 8192},
+}
 
 H, M, N, D, E, K, V, Z = (SIZES[dim] for dim in "hmndekvz")
 ROWS = -(-M // TILE)  # blocks along m
@@ -59,45 +64,61 @@ ATTENTION = H * M * D + H * M * E + ROWS * H * N * (D + E)
 
 # Elements of four bytes that the last snapshot has to move, by group and cut: no snapshot moves fewer.
 ELEMENTS = {
-    ("attention", "h m n ?"): ATTENTION,
-    ("cross_entropy", "m v ?"): M * D + ROWS * D * V + M + M,
-    ("differential_attention", "m n ?"): 2 * M * D + M * E + ROWS * N * (2 * D + E) + 1,
-    ("divergence", "m ?"): 2 * M * N + M,
+    ("attention", "h m n"): ATTENTION,
+    ("cross_entropy", "m v"): M * D + ROWS * D * V + M + M,
+    ("differential_attention", "m n"): 2 * M * D + M * E + ROWS * N * (2 * D + E) + 1,
+    ("divergence", "m"): 2 * M * N + M,
     ("divergence", "m n"): 2 * M * N + M,
-    ("entropy", "m n ?"): M * D + ROWS * N * D + M,
-    ("layernorm_matmul", "m ?"): M * D + M * N + D * N + 2 * D,
+    ("entropy", "m n"): M * D + ROWS * N * D + M,
+    ("layernorm_matmul", "m"): M * D + M * N + D * N + 2 * D,
     ("layernorm_matmul", "m d"): M * D + M * N + ROWS * (D * N + 2 * D),
     ("layernorm_matmul", "m n"): M * D + M * N + ROWS * D * N + 2 * D,
-    ("masked_attention", "h m n ?"): ATTENTION,
-    ("rmsnorm_qkv", "m ?"): M * D + (M + D) * (E + K + V) + D,
+    ("masked_attention", "h m n"): ATTENTION,
+    ("rmsnorm_qkv", "m"): M * D + (M + D) * (E + K + V) + D,
     ("rmsnorm_qkv", "m d"): M * D + M * (E + K + V) + ROWS * (D * (E + K + V) + D),
     ("rmsnorm_swiglu", "m z"): M * D + M * E + ROWS * Z * (2 * D + E) + D,
-    ("variance", "m ?"): M * N + 2 * M,
+    ("variance", "m"): M * N + 2 * M,
     ("variance", "m n"): M * N + 2 * M,
 }
 
 # Rows that still fall short, by group and cut. One that no longer does has to leave.
 PENDING: dict[str, dict[str, str]] = {
+    "attention": {
+        "small features": "scale_in_sum sum_as_product values_divided",
+        "large features": "scale_in_sum sum_as_product values_divided",
+    },
     "cross_entropy": {
-        "m v ?": "log_of_probability log_softmax log_softmax_product shifted_logits",
+        "m v": "log_of_probability log_softmax log_softmax_product shifted_logits",
         "m d v": "log_of_probability log_softmax log_softmax_product shifted_logits",
+        "small features": "log_of_probability log_softmax log_softmax_product one_hot_in_product shifted_logits",
+        "large features": "log_of_probability log_softmax log_softmax_product one_hot_in_product shifted_logits",
     },
     "differential_attention": {
-        "m n ?": "plain by_hand maximum_subtracted negated_share one_denominator own_definition share_in_sum"
+        "m n": "plain by_hand maximum_subtracted negated_share one_denominator own_definition share_in_sum"
         " through_logsumexp",
         "m n e": "plain by_hand divided_after_products maximum_subtracted negated_share one_denominator"
         " own_definition share_in_sum share_on_values through_logsumexp two_products",
         "m n d e": "plain by_hand divided_after_products maximum_subtracted negated_share one_denominator"
         " own_definition share_in_sum share_on_values through_logsumexp two_products",
+        "small features": "plain by_hand divided_after_products maximum_subtracted negated_share one_denominator"
+        " own_definition share_in_sum share_on_values through_logsumexp two_products",
+        "large features": "plain by_hand divided_after_products maximum_subtracted negated_share one_denominator"
+        " own_definition share_in_sum share_on_values through_logsumexp two_products",
     },
     "divergence": {
         "m n": "plain by_hand difference_of_logarithms exponential_of_log_softmax log_softmax negated products"
         " two_sums",
+        "small features": "expectation unnormalised",
+        "large features": "expectation unnormalised",
     },
     "entropy": {
-        "m n ?": "plain by_hand exponential_of_log_softmax log_of_reciprocal log_softmax maximum_in_softmax"
+        "m n": "plain by_hand exponential_of_log_softmax log_of_reciprocal log_softmax maximum_in_softmax"
         " maximum_subtracted product repeated sign_inside unnormalised",
         "m n d": "plain by_hand expectation expectation_divided exponential_of_log_softmax log_of_reciprocal"
+        " log_softmax maximum_in_softmax maximum_subtracted product repeated sign_inside unnormalised",
+        "small features": "plain by_hand expectation expectation_divided exponential_of_log_softmax log_of_reciprocal"
+        " log_softmax maximum_in_softmax maximum_subtracted product repeated sign_inside unnormalised",
+        "large features": "plain by_hand expectation expectation_divided exponential_of_log_softmax log_of_reciprocal"
         " log_softmax maximum_in_softmax maximum_subtracted product repeated sign_inside unnormalised",
     },
     "layernorm_matmul": {
@@ -108,20 +129,33 @@ PENDING: dict[str, dict[str, str]] = {
         "m n": "corrected_by_column_sums corrected_two_pass gain_in_weights root_after_product",
         "m d n": "corrected_by_column_sums corrected_two_pass gain_in_weights root_after_product"
         " variance_from_squares variance_from_sums",
+        "small features": "corrected_by_column_sums corrected_two_pass gain_in_weights root_after_product",
+        "large features": "corrected_by_column_sums corrected_two_pass gain_in_weights root_after_product"
+        " variance_from_squares variance_from_sums",
     },
     "masked_attention": {
-        "h m n ?": "maximum_of_all renormalised",
+        "h m n": "maximum_of_all renormalised",
         "h m n e": "maximum_of_all renormalised",
         "h m n d e": "maximum_of_all renormalised weights_masked weights_multiplied",
+        "small features": "maximum_of_all product_masked renormalised weights_multiplied",
+        "large features": "maximum_of_all product_masked renormalised weights_masked weights_multiplied",
+    },
+    "rmsnorm_qkv": {
+        "large features": "each_differently gain_first",
     },
     "rmsnorm_swiglu": {
-        "m z ?": "four_factors sigmoid_of_exponentials weights_between weights_first weights_with_gate"
+        "m z e": "four_factors sigmoid_of_exponentials weights_between weights_first weights_with_gate"
         " weights_with_value",
         "m d z e": "four_factors sigmoid_of_exponentials weights_between weights_first weights_with_gate"
+        " weights_with_value",
+        "small features": "four_factors weights_between weights_first weights_with_gate weights_with_value",
+        "large features": "four_factors sigmoid_of_exponentials weights_between weights_first weights_with_gate"
         " weights_with_value",
     },
     "variance": {
         "m n": "plain expanded half_centred product_of_centred scaled_inside squared",
+        "small features": "from_powers from_products from_squares from_sums",
+        "large features": "from_powers from_products from_squares from_sums",
     },
 }
 
@@ -148,7 +182,7 @@ def members(group: str) -> list[str]:
 
 def places() -> list[tuple[str, str, str]]:
     """Group, member and cut of every row."""
-    return [(group, member, cut) for group in CUTS for cut in CUTS[group] for member in members(group)]
+    return [(group, member, cut) for group in CUTS for cut in (*CUTS[group], *DRIVEN) for member in members(group)]
 
 
 @cache
@@ -167,24 +201,30 @@ def dimensions(group: str, member: str) -> dict[str, str]:
 def sizes_and_tiles(group: str, member: str, cut: str) -> tuple[dict[str, int], Tiles]:
     """The sizes of a member's dimensions, and the tiles that are asked for."""
     names = dimensions(group, member)
-    asked = cut.split()
-    sizes = {new: SIZES[old] for old, new in names.items()}
-    tiles = {new: TILE if old in asked else None for old, new in names.items() if old in asked or "?" not in asked}
-    return sizes, tiles
+    sizes = {new: DRIVEN.get(cut, SIZES)[old] for old, new in names.items()}
+    if cut in DRIVEN:
+        return sizes, {}
+    return sizes, {new: TILE if old in cut.split() else None for old, new in names.items()}
+
+
+@cache
+def derivation(group: str, member: str, cut: str) -> Derivation:
+    """How a member was fused."""
+    return derive(spelling(group, member), *sizes_and_tiles(group, member, cut))
 
 
 @cache
 def snapshots(group: str, member: str, cut: str) -> tuple[Program, ...]:
     """The snapshots as they would be emitted."""
-    sizes, tiles = sizes_and_tiles(group, member, cut)
-    return choose.ready(derive(spelling(group, member), sizes, tiles))
+    return choose.ready(derivation(group, member, cut))
 
 
 @cache
 def row(group: str, member: str, cut: str) -> Row:
     """The figures of one member at one cut."""
-    sizes, _ = sizes_and_tiles(group, member, cut)
-    chosen, costs = choose.price(snapshots(group, member, cut), sizes, dict.fromkeys(sizes, TILE))
+    sizes, asked = sizes_and_tiles(group, member, cut)
+    tiles = tiles_for(derivation(group, member, cut), sizes, asked)
+    chosen, costs = choose.price(snapshots(group, member, cut), sizes, tiles)
     least = min(cost.traffic_bytes for cost in costs)
     last = costs[-1]
     return Row(group, member, cut, costs[chosen].kernels, last.kernels, last.traffic_bytes, least, last.buffered)
@@ -234,7 +274,7 @@ def disagreement(group: str, outputs: Mapping[str, NDArray[Any]]) -> str:
 def wrong_snapshots(group: str, member: str, cut: str) -> Iterator[str]:
     """What the interpreter finds different from the meaning of the plain program, for every snapshot of a member."""
     program, arrays = spelling(group, member), arguments(group, member)
-    sizes, _ = sizes_and_tiles(group, member, cut)
+    sizes = {new: SIZES[old] for old, new in dimensions(group, member).items()}
     for number, snapshot in enumerate(snapshots(group, member, cut)):
         outputs = interpret(snapshot, arrays, sizes, dict.fromkeys(sizes, TILE)).outputs
         problem = disagreement(
