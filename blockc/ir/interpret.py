@@ -1,4 +1,4 @@
-"""The interpreter: the float64 meaning of a block program, block by block, counting every load and store.
+"""The interpreter: the meaning of a block program in float64, block by block, counting every load and store.
 
 It is the oracle of the rewrite rules: slow, direct, and independent of the emitters and of the cost model. Traffic is
 counted as design section 4 defines it, in bytes of the declared types, per value and per direction.
@@ -10,13 +10,13 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import assert_never
 
 import numpy as np
 
+from blockc.ir.arithmetic import FLOAT64, Arithmetic, Array
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import (
-    REDUCTIONS,
     Apply,
     Constant,
     Definition,
@@ -33,11 +33,8 @@ from blockc.ir.block import (
     roots,
     without,
 )
-from blockc.ir.dtypes import DTYPES, NUMPY_NAMES
+from blockc.ir.dtypes import DTYPES
 from blockc.ir.monoids import MONOIDS, identity
-from blockc.ir.ops import OPERATORS, Result
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +85,9 @@ def interpret(
     sizes: Mapping[str, int],
     tiles: Mapping[str, int],
     padding: float | None = None,
+    arithmetic: Arithmetic = FLOAT64,
 ) -> Run:
-    """Execute `program` in float64. `arrays` by argument name; `sizes` and `tiles` in elements, by dimension.
+    """Execute `program`, in float64 or another arithmetic. `arrays` by argument name; `sizes` and `tiles` in elements.
 
     Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed. With `padding`,
     tiles have their full size in the last block too, filled up with that number when they are read, as on hardware
@@ -97,7 +95,7 @@ def interpret(
     """
     known = complete_sizes(program, dict(sizes))
     blocks = {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()}
-    machine = _Interpreter(program, known, blocks, padding)
+    machine = _Interpreter(program, known, blocks, padding, arithmetic)
     environment: dict[str, Value] = {}
     for entry in program.inputs:
         environment[entry.name] = machine.stored(entry.dims, arrays[entry.argument], program.input_types[entry.name])
@@ -124,6 +122,7 @@ class _Interpreter:
     sizes: dict[str, int]
     tiles: dict[str, int]
     padding: float | None
+    arithmetic: Arithmetic
     loads: Counter[str] = field(default_factory=Counter)
     stores: Counter[str] = field(default_factory=Counter)
     roots: dict[str, str] = field(init=False)
@@ -134,12 +133,10 @@ class _Interpreter:
     # Values
 
     def stored(self, dims: tuple[str, ...], array: Array, kind: Type) -> Value:
-        """An argument as a value: packed axes taken apart, axes in canonical order, float64 unless integer."""
-        exact = DTYPES[kind.dtype].kind == "float"
+        """An argument as a value: packed axes taken apart, axes in canonical order, in the interpreter's arithmetic."""
         unpacked = np.asarray(array).reshape([self.sizes[dim] for dim in dims])
         ordered = np.transpose(unpacked, [dims.index(dim) for dim in kind.axes])
-        wide = np.float64 if exact else np.int64 if DTYPES[kind.dtype].kind == "int" else np.bool_
-        tile = Tile(kind.axes, ordered.astype(wide))
+        tile = Tile(kind.axes, self.arithmetic.encode(ordered, kind.dtype))
         return Stored(kind.lists, tile, ()) if kind.lists else tile
 
     def blocks(self, dim: str) -> list[slice]:
@@ -186,7 +183,7 @@ class _Interpreter:
             array = np.zeros(self.shape(kind.axes, blocks), value.array.dtype)
             array[...] = self.aligned(value, kind.axes)
             return Tile(kind.axes, array)
-        array = np.zeros(self.shape(kind.axes, blocks))
+        array = self.arithmetic.full(self.shape(kind.axes, blocks), 0)
         for indices in itertools.product(*(enumerate(self.blocks(dim)) for dim in kind.lists)):
             element: Value = value
             for dim, (index, _) in zip(kind.lists, indices, strict=True):
@@ -208,10 +205,7 @@ class _Interpreter:
     def elementwise(self, op: str, *tiles: Tile) -> Tile:
         """An elementwise operator on tiles that broadcast by axis name."""
         axes = self.program.ordered(axis for tile in tiles for axis in tile.axes)
-        arrays = [self.aligned(tile, axes) for tile in tiles]
-        if OPERATORS[op].result in (Result.NUMBER, Result.REAL):
-            arrays = [array.astype(np.int64) if array.dtype.kind == "b" else array for array in arrays]
-        return Tile(axes, np.asarray(OPERATORS[op].meaning(*arrays)))
+        return Tile(axes, self.arithmetic.elementwise(op, *(self.aligned(tile, axes) for tile in tiles)))
 
     def apply(self, apply: Apply, environment: Mapping[str, Value], blocks: Blocks) -> Tile:
         tiles = [self.operand(arg, environment) for arg in apply.args]
@@ -219,12 +213,12 @@ class _Interpreter:
             case "index":
                 (dim,) = apply.dims
                 block = blocks.get(dim, slice(0, self.sizes[dim]))
-                return Tile((dim,), np.arange(block.start, block.stop))
+                return Tile((dim,), self.arithmetic.encode(np.arange(block.start, block.stop), "i32"))
             case "broadcast":
                 axes = self.program.ordered((*tiles[0].axes, *apply.dims))
                 return Tile(axes, np.broadcast_to(self.aligned(tiles[0], axes), self.shape(axes, blocks)))
             case "cast":
-                return Tile(tiles[0].axes, cast(tiles[0].array, apply.dtype))
+                return Tile(tiles[0].axes, self.arithmetic.cast(tiles[0].array, apply.dtype))
             case "contract":
                 return self.contract(apply.dims, *tiles)
             case "sum" | "max" | "min":
@@ -239,30 +233,24 @@ class _Interpreter:
                 assert isinstance(value, Tile)
                 return value
             case Constant(number):
-                return Tile((), np.asarray(number))
+                return Tile((), self.arithmetic.encode(np.asarray(number), number_dtype(number)))
             case Size(dim):
-                return Tile((), np.asarray(self.sizes[dim]))
+                return Tile((), self.arithmetic.encode(np.asarray(self.sizes[dim]), "i32"))
             case Expression(op, args):
                 return self.elementwise(op, *(self.operand(arg, environment) for arg in args))
             case _:
                 assert_never(operand)
 
     def contract(self, dims: tuple[str, ...], a: Tile, b: Tile) -> Tile:
-        if a.array.dtype.kind != "f" or b.array.dtype.kind != "f":
-            return self.reduce("sum", dims, self.elementwise("mul", a, b))
         letters = {axis: position for position, axis in enumerate(self.program.ordered((*a.axes, *b.axes)))}
         axes = tuple(axis for axis in letters if axis not in dims)
         subscripts = [[letters[axis] for axis in held] for held in (a.axes, b.axes, axes)]
-        return Tile(axes, np.asarray(np.einsum(a.array, subscripts[0], b.array, *subscripts[1:], optimize=True)))
+        return Tile(axes, self.arithmetic.contract(a.array, subscripts[0], b.array, subscripts[1], subscripts[2]))
 
     def reduce(self, op: str, dims: tuple[str, ...], tile: Tile) -> Tile:
         positions = tuple(tile.axes.index(dim) for dim in dims)
         axes = tuple(axis for axis in tile.axes if axis not in dims)
-        function = {"sum": np.add, "max": np.maximum, "min": np.minimum}[op]
-        array = tile.array.astype(np.float64 if tile.array.size == 0 or tile.array.dtype.kind == "f" else np.int64)
-        if array.dtype.kind == "i":
-            return Tile(axes, np.asarray(function.reduce(array, axis=positions)))
-        return Tile(axes, np.asarray(function.reduce(array, axis=positions, initial=identity(REDUCTIONS[op], 0))))
+        return Tile(axes, self.arithmetic.reduce(op, tile.array, positions))
 
     # Definitions
 
@@ -324,7 +312,7 @@ class _Interpreter:
     def accumulate(self, monoid: str, names: tuple[str, ...], runs: list[list[Value]], blocks: Blocks) -> list[Value]:
         kinds = [self.program.types[name] for name in names]
         results = tuple(
-            Tile(kind.axes, np.full(self.shape(kind.axes, blocks), identity(monoid, component)))
+            Tile(kind.axes, self.arithmetic.full(self.shape(kind.axes, blocks), identity(monoid, component)))
             for component, kind in enumerate(kinds)
         )
         for run in runs:
@@ -358,16 +346,6 @@ class _Interpreter:
         return int(np.prod(self.shape(kind.axes, {}), dtype=int)) * DTYPES[kind.dtype].size
 
 
-def cast(array: Array, dtype: str) -> Array:
-    """A cast: to floats exact, to booleans whether not zero, to integers towards zero; floats saturate, NaN gives 0,
-    and integers wrap around."""
-    kind = DTYPES[dtype]
-    if kind.kind == "float":
-        return array.astype(np.float64)
-    if kind.kind == "bool":
-        return np.asarray(array != 0)
-    limits = np.iinfo(NUMPY_NAMES[dtype])
-    if array.dtype.kind != "f":
-        return array.astype(np.int64).astype(NUMPY_NAMES[dtype]).astype(np.int64)
-    whole = np.nan_to_num(np.trunc(array), nan=0.0, posinf=limits.max, neginf=limits.min)
-    return np.asarray(np.clip(whole, limits.min, limits.max), np.int64)
+def number_dtype(number: float | int | bool) -> str:
+    """The element type of a constant."""
+    return "bool" if isinstance(number, bool) else "i32" if isinstance(number, int) else "f64"
