@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from itertools import product
 from math import prod
+from pathlib import Path
 
+import numpy as np
 import pytest
+import sympy
 from oracle import (
     NORMAL_RUN,
     Case,
@@ -26,6 +29,7 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret
 from blockc.ir.text import parse_program
 from blockc.language import parse
+from blockc.passes.choose import compose
 from blockc.passes.cost import NOMINAL, buffered_lists, cost, local_bytes, traffic, traffic_formula, work
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
@@ -154,6 +158,61 @@ def test_traffic_of_a_tiny_program_by_hand() -> None:
         ("h", "load"): 3 * 4,
         ("k", "store"): 4,
     }
+
+
+ACCUMULATORS = (Path(__file__).parent / "data" / "broken" / "bases" / "accumulators.txt").read_text()
+ACCUMULATED = [(m, e, n) for m in (0, 3, 4) for e in (0, 1, 5) for n in (0, 2, 3, 7)]
+
+
+def counted(program: Program, sizes: dict[str, int], tiles: dict[str, int]) -> dict[tuple[str, str], int]:
+    """What the interpreter counts, by value and direction."""
+    arrays = {arg.name: np.ones([sizes[dim] for dim in arg.dims]) for arg in program.arguments}
+    run = interpret(program, arrays, sizes, tiles)
+    found = {(name, "load"): count for name, count in run.loads.items()}
+    return found | {(name, "store"): count for name, count in run.stores.items()}
+
+
+@pytest.mark.parametrize(("m", "e", "n"), ACCUMULATED)
+def test_accumulated_lists_are_predicted_as_they_are_counted(m: int, e: int, n: int) -> None:
+    program, sizes, tiles = parse_program(ACCUMULATORS), {"m": m, "e": e, "n": n, "d": 3}, {"m": 2, "e": 3, "n": 2}
+    for form in (program, compose(program)):
+        expected = {key: count for key, count in counted(form, sizes, tiles).items() if count}
+        assert {key: count for key, count in traffic(form, sizes, tiles).items() if count} == expected
+
+
+def test_traffic_of_accumulated_lists_by_hand() -> None:
+    sizes, tiles = {"m": 5, "e": 4, "n": 7, "d": 3}, {"m": 2, "e": 3, "n": 3}
+    rows, inner, item = 5 * 4, 3, 4  # elements of an accumulator, iterations of the loop over n, bytes
+    moved = traffic(parse_program(ACCUMULATORS), sizes, tiles)
+    inputs = {"X": 5 * 7, "V": 3 * 7 * 4, "W": 3 * 7 * 3, "Y": rows}  # in elements; V and W once for each block of m
+    assert moved == {
+        **{(name, "load"): elements * item for name, elements in inputs.items()},
+        # Read once more by the loop over e; what is part of an output is that output.
+        **{(name, "load"): rows * item * (inner - 1 + 1) for name in ("C", "G", "K")},
+        **{(name, "load"): 3 * rows * item * (inner - 1 + 1) for name in ("D", "F")},
+        ("O", "load"): rows * item * (inner - 1),
+        **{(name, "store"): rows * item * inner for name in ("C", "G", "K", "O")},
+        **{(name, "store"): 3 * rows * item * inner for name in ("D", "F")},
+        ("L", "store"): rows * item * inner,  # stacked for good, though it is accumulated too
+        ("P", "store"): rows * item,
+        ("Z", "store"): 3 * rows * item,
+    }
+    assert buffered_lists(parse_program(ACCUMULATORS)) == ("C", "D", "G", "F", "K", "L")
+
+
+def test_an_accumulated_list_takes_no_local_memory() -> None:
+    program, sizes = parse_program(ACCUMULATORS), {"m": 8, "e": 64, "n": 8, "d": 3}
+    tiles = {"m": 8, "e": 1, "n": 8}
+    assert local_bytes(program, sizes, tiles) == local_bytes(program, {**sizes, "e": 640}, tiles)
+
+
+def test_traffic_formula_of_an_accumulated_list() -> None:
+    inputs = "4*B_m*d*n + 4*B_m*e*n + 4*e*m + 4*m*n"
+    lists = "8*B_n*e*m*(3 + 2*d) + 4*e*m*(2*B_n - 1) + 4*B_n*e*m"  # C, G, K, D, F; O; L
+    found = traffic_formula(parse_program(ACCUMULATORS))
+    symbols = {str(symbol): symbol for symbol in found.free_symbols}
+    outputs = "4*e*m + 4*d*e*m"
+    assert sympy.expand(found - sympy.sympify(f"{inputs} + {lists} + {outputs}", locals=symbols)) == 0
 
 
 def test_traffic_formula_of_a_tiny_program() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,39 @@ output O = o
     run = interpret(parse_program(text), {"X": np.arange(6.0)}, {"h": 2, "d": 3}, {})
     assert np.array_equal(run.outputs["O"], np.arange(6.0).reshape(2, 3).T)
     assert run.loads == {"X": 24} and run.stores == {"o": 24}
+
+
+BROKEN = Path(__file__).parent / "data" / "broken" / "bases"
+
+
+@pytest.mark.parametrize(("m", "e", "n"), [(5, 4, 7), (1, 1, 1), (4, 6, 3), (3, 2, 0), (2, 0, 4), (0, 3, 4)])
+def test_lists_are_accumulated_item_by_item(m: int, e: int, n: int) -> None:
+    program = parse_program((BROKEN / "accumulators.txt").read_text())
+    draw = np.random.default_rng(m + 10 * n)
+    shapes = {"X": (m, n), "V": (n, e), "W": (n, 3), "Y": (m, e)}
+    x, v, w, y = (arrays := {name: draw.standard_normal(shape) for name, shape in shapes.items()}).values()
+    for tile in (1, 2, 3, 10):
+        run = interpret(program, arrays, {"m": m, "e": e, "n": n, "d": 3}, {"m": 2, "e": tile, "n": 3})
+        blocks = [slice(start, start + 3) for start in range(0, n, 3)]
+        t = np.array([x[:, block].max(1) for block in blocks]).reshape(len(blocks), m)
+        largest = t.max(0, initial=-np.inf)
+        scale = np.exp(t - np.where(np.isfinite(largest), largest, 0))
+        p = np.array([x[:, block] @ v[block] for block in blocks]).reshape(len(blocks), m, e)
+        s = np.array([x[:, block] @ w[block] for block in blocks]).reshape(len(blocks), m, 3)
+        c = (p * scale[:, :, None]).sum(0)
+        z = ((p[..., None] * s[:, :, None]) * scale[:, :, None, None]).sum(0)
+        q = s.sum((0, 2))
+        assert np.allclose(run.outputs["P"], c + y + p.sum(0) + (q + 2 * largest)[:, None])
+        assert np.allclose(run.outputs["Z"], 2 * z.swapaxes(1, 2))
+        assert np.array_equal(run.outputs["O"], np.broadcast_to(largest[:, None], (m, e)))
+
+
+def test_a_list_accumulated_over_no_iterations_is_the_identity_and_never_moves() -> None:
+    program = parse_program((BROKEN / "accumulators.txt").read_text())
+    arrays = {"X": np.ones((2, 0)), "V": np.ones((0, 4)), "W": np.ones((0, 3)), "Y": np.ones((2, 4))}
+    run = interpret(program, arrays, {"m": 2, "e": 4, "n": 0, "d": 3}, {"m": 1, "e": 3, "n": 3})
+    assert run.stores["C"] == 0 and run.loads["C"] == 2 * 4 * 4, "only the loop behind reads it"
+    assert np.all(run.outputs["O"] == -np.inf) and np.all(run.outputs["Z"] == 0)
 
 
 def apply(op: str, *operands: float) -> float:

@@ -8,7 +8,8 @@
               | names = reduce[dim, monoid](list*)             Reduce: a list over dim to one item
               | name = rename[old -> new](list)                Rename: a stored list, read again under another dimension
     port     := name <- list                                   the body sees the element for its block
-    output   := names = stack(value) | names = monoid(value*)  one more list dimension, or accumulated
+    output   := names = stack(value) | names = monoid(value*)  one more list dimension, or accumulated: items, or
+                                                               lists that a map of the body stacks, item by item
     operand  := name | constant | size(dim) | op(operand*)     the last: an elementwise operator, composed
     op       := an elementwise operator of ops.py | contract | sum | max | min | index | broadcast | cast
 

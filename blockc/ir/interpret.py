@@ -1,14 +1,15 @@
 """The interpreter: the meaning of a block program in float64, block by block, counting every load and store.
 
 It is the oracle of the rewrite rules: slow, direct, and independent of the emitters and of the cost model. Traffic is
-counted as design section 4 defines it, in bytes of the declared types, per value and per direction.
+counted as design section 4 defines it, in bytes of the declared types, per value and per direction. An accumulated list
+is stored in every iteration and loaded in all but the first; the lists that feed it are never stored themselves.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -102,7 +103,7 @@ def interpret(
     with np.errstate(all="ignore"):
         for kernel in kernels(program):
             machine.cross(kernel)
-        machine.graph(program.body, environment, {})
+        machine.graph(program.body, environment, {}, frozenset())
     outputs = {}
     for result in program.outputs:
         value = machine.assemble(environment[result.value], program.types[result.value], {})
@@ -254,21 +255,23 @@ class _Interpreter:
 
     # Definitions
 
-    def graph(self, graph: Graph, environment: dict[str, Value], blocks: Blocks) -> None:
+    def graph(self, graph: Graph, environment: dict[str, Value], blocks: Blocks, passed: frozenset[str]) -> None:
+        """Execute a graph. `passed` are the lists that only accumulations read, which are never stored."""
         for definition in graph:
-            self.definition(definition, environment, blocks)
+            self.definition(definition, environment, blocks, passed)
 
-    def definition(self, definition: Definition, environment: dict[str, Value], blocks: Blocks) -> None:
+    def definition(
+        self, definition: Definition, environment: dict[str, Value], blocks: Blocks, passed: frozenset[str]
+    ) -> None:
         match definition:
             case Apply():
                 environment[definition.name] = self.apply(definition, environment, blocks)
             case Map():
-                self.map(definition, environment, blocks)
+                self.map(definition, environment, blocks, passed)
             case Reduce(names, sources, dim, monoid):
                 count = len(self.blocks(dim))
                 runs = [[self.peel(environment[source], dim, i) for source in sources] for i in range(count)]
-                for name, value in zip(names, self.accumulate(monoid, names, runs, blocks), strict=True):
-                    environment[name] = value
+                environment.update(zip(names, self.accumulate(monoid, names, runs, blocks), strict=True))
             case Rename(name, source, old, new):
                 kind = self.program.types[source]
                 tile = self.assemble(environment[source], kind, {})
@@ -280,10 +283,10 @@ class _Interpreter:
             case _:
                 assert_never(definition)
 
-    def map(self, node: Map, environment: dict[str, Value], blocks: Blocks) -> None:
-        body_uses = {value for output in node.outputs for value in output.values}
-        for definition in node.body:
-            body_uses |= definition.uses
+    def map(self, node: Map, environment: dict[str, Value], blocks: Blocks, passed: frozenset[str]) -> None:
+        used = {name for definition in node.body for name in definition.uses}
+        body_uses = used.union(*(output.values for output in node.outputs))
+        kept = used.union(*(out.values for out in node.outputs if out.monoid is None and out.names[0] not in passed))
         runs: list[dict[str, Value]] = []
         for index, block in enumerate(self.blocks(node.dim)):
             inner = dict(environment)
@@ -291,37 +294,79 @@ class _Interpreter:
                 element = inner[port.name] = self.peel(environment[port.source], node.dim, index)
                 if isinstance(element, Tile) and port.name in body_uses:
                     self.loads[self.roots.get(port.source, port.source)] += self.bytes(element, port.source)
-            self.graph(node.body, inner, {**blocks, node.dim: block})
+            self.graph(node.body, inner, {**blocks, node.dim: block}, frozenset(body_uses - kept))
             runs.append(inner)
             for output in node.outputs:
                 value = inner[output.values[0]]
-                if output.monoid is None and isinstance(value, Tile):
-                    name = output.names[0]
+                name = output.names[0]
+                if output.monoid is None and isinstance(value, Tile) and name not in passed:
                     self.stores[self.roots.get(name, name)] += self.bytes(value, name)
         for output in node.outputs:
             if output.monoid is None:
                 environment[output.names[0]] = Stack(node.dim, tuple(run[output.values[0]] for run in runs))
                 continue
             values = [[run[value] for value in output.values] for run in runs]
+            for index, run in enumerate(values):
+                self.count_accumulation(output.names, run, index)
             results = self.accumulate(output.monoid, output.names, values, blocks)
             environment.update(zip(output.names, results, strict=True))
 
     def bytes(self, tile: Tile, name: str) -> int:
         return int(tile.array.size) * DTYPES[self.program.types[name].dtype].size
 
+    def count_accumulation(self, names: tuple[str, ...], values: list[Value], index: int) -> None:
+        """Count what one iteration loads and stores of accumulated lists."""
+        for name, value in zip(names, values, strict=True):
+            if isinstance(value, Tile):
+                continue
+            moved = sum(self.bytes(tile, name) for tile in tiles_of(value))
+            root = self.roots.get(name, name)
+            self.stores[root] += moved
+            if index:
+                self.loads[root] += moved
+
     def accumulate(self, monoid: str, names: tuple[str, ...], runs: list[list[Value]], blocks: Blocks) -> list[Value]:
+        """The values of all iterations combined, from the identity on, one component after the other."""
         kinds = [self.program.types[name] for name in names]
-        results = tuple(
-            Tile(kind.axes, self.arithmetic.full(self.shape(kind.axes, blocks), identity(monoid, component)))
-            for component, kind in enumerate(kinds)
+        results: list[Value] = []
+        for component in range(len(names)):
+            # A scalar part acts on every payload alike, whatever the others are.
+            parts = (0, component) if component and MONOIDS[monoid].has_scalar else (component,)
+            chosen = [tuple(run[part] for part in parts) for run in runs]
+            results.append(self.combined(monoid, parts, [kinds[part] for part in parts], chosen, blocks))
+        return results
+
+    def combined(
+        self,
+        monoid: str,
+        parts: tuple[int, ...],
+        kinds: list[Type],
+        runs: list[tuple[Value, ...]],
+        blocks: Blocks,
+    ) -> Value:
+        """The last of some components; of a list, block by block."""
+        if kinds[-1].lists:
+            dim = kinds[-1].lists[0]
+            inner = [Type(kind.dtype, without(kind.lists, dim), kind.axes) for kind in kinds]
+            elements = []
+            for index, block in enumerate(self.blocks(dim)):
+                peeled = [
+                    tuple(
+                        self.peel(value, dim, index) if dim in kind.lists else value
+                        for value, kind in zip(run, kinds, strict=True)
+                    )
+                    for run in runs
+                ]
+                elements.append(self.combined(monoid, parts, inner, peeled, {**blocks, dim: block}))
+            return Stack(dim, tuple(elements))
+        total = tuple(
+            Tile(kind.axes, self.arithmetic.full(self.shape(kind.axes, blocks), identity(monoid, part)))
+            for part, kind in zip(parts, kinds, strict=True)
         )
         for run in runs:
-            tiles = []
-            for value in run:
-                assert isinstance(value, Tile)
-                tiles.append(value)
-            results = MONOIDS[monoid].combine(self.elementwise, results, tuple(tiles))
-        return list(results)
+            tiles = tuple(value for value in run if isinstance(value, Tile))
+            total = MONOIDS[monoid].combine(self.elementwise, total, tiles)
+        return total[-1]
 
     def cross(self, kernel: Graph) -> None:
         """Count the items of the top graph that one launch loads, and those that it stores."""
@@ -349,3 +394,17 @@ class _Interpreter:
 def number_dtype(number: float | int | bool) -> str:
     """The element type of a constant."""
     return "bool" if isinstance(number, bool) else "i32" if isinstance(number, int) else "f64"
+
+
+def tiles_of(value: Value) -> Iterator[Tile]:
+    """The tiles of a list that a map made, in order."""
+    match value:
+        case Tile():
+            yield value
+        case Stack(_, elements):
+            for element in elements:
+                yield from tiles_of(element)
+        case Stored():
+            raise TypeError("an input cannot be accumulated")
+        case _:
+            assert_never(value)

@@ -6,11 +6,13 @@ B03 every dimension is declared           B09 a monoid gets the number of values
 B04 a port or reduce peels a list         B10 whole dimensions are neither mapped nor list dimensions
 B05 a dimension never nests in itself     B11 a tile with the axis of a cut dimension stays inside a map over it
 B06 a tile operator takes items, as       B12 an output has the dimensions that are declared for it
-    many as it needs
+    many as it needs                      B13 an accumulated list is stacked in the same body; a reduce gives items
+                                          B14 a scalar part has no list dimension or axis that a payload lacks
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -144,7 +146,10 @@ class _Checker:
                     kind = self.peel(at, source, dim)
                     if dim in kind.axes:
                         raise VerifyError("B08", at, f"the elements of `{source}` have the axis `{dim}`")
+                    if kind.lists:
+                        raise VerifyError("B13", at, f"the elements of `{source}` are lists")
                     self.bind(at, name, kind)
+                self.acts(at, monoid, names)
             case Rename(name, source, old, new):
                 self.dims(name, (old, new))
                 kind = self.use(name, source)
@@ -164,6 +169,16 @@ class _Checker:
         monoid = MONOIDS.get(name)
         if monoid is None or values != names or (values < 2 if monoid.has_scalar else values != 1):
             raise VerifyError("B09", at, f"`{name}` does not take {values} values to {names} names")
+
+    def acts(self, at: str, monoid: str, names: tuple[str, ...]) -> None:
+        """B14: a scalar part acts on every element of its payloads."""
+        if not MONOIDS[monoid].has_scalar:
+            return
+        scalar, *payloads = (self.types[name] for name in names)
+        for name, payload in zip(names[1:], payloads, strict=True):
+            extra = {*scalar.lists, *scalar.axes}.difference(payload.lists, payload.axes)
+            if extra or not set(scalar.lists) <= set(payload.lists):
+                raise VerifyError("B14", at, f"`{names[0]}` has dimensions that `{name}` lacks")
 
     def apply(self, apply: Apply, mapped: tuple[str, ...]) -> None:
         at = apply.name
@@ -220,28 +235,42 @@ class _Checker:
             self.bind(at, port.name, self.peel(at, port.source, node.dim))
         self.graph(node.body, (*mapped, node.dim))
         results = []
+        stacks = {name for inner in node.body if isinstance(inner, Map) for name in stacked(inner)}
         for output in node.outputs:
             if output.monoid is not None:
                 self.monoid(at, output.monoid, len(output.values), len(output.names))
             elif len(output.values) != 1 or len(output.names) != 1:
                 raise VerifyError("B09", at, "a stack takes one value")
             for name, value in zip(output.names, output.values, strict=True):
-                results.append((name, self.output(at, node.dim, output.monoid, value)))
+                kind = self.output(at, node.dim, output.monoid, value)
+                if output.monoid is not None and kind.lists and value not in stacks:
+                    raise VerifyError("B13", at, f"no map of the body stacks the list `{value}`")
+                results.append((name, kind))
         self.types = outside
         inside = frozenset(self.bound - before[1]).union(*(names for _, names in self.skipped[before[0] :]))
         self.verified.maps[id(node)] = (node, mapped, inside, tuple(results))
         for name, kind in results:
             self.bind(at, name, kind)
+        for output in node.outputs:
+            if output.monoid is not None:
+                self.acts(at, output.monoid, output.names)
 
     def output(self, at: str, dim: str, monoid: str | None, value: str) -> Type:
         kind = self.use(at, value)
         if monoid is not None:
-            if dim in kind.axes:
-                raise VerifyError("B08", at, f"`{value}` has the axis `{dim}`")
+            if dim in kind.axes or dim in kind.lists:
+                raise VerifyError("B08", at, f"`{value}` has the dimension `{dim}`")
             return kind
         if dim in kind.lists:
             raise VerifyError("B05", at, f"`{value}` is already a list over `{dim}`")
         return Type(kind.dtype, self.program.ordered((*kind.lists, dim)), kind.axes)
+
+
+def stacked(node: Map) -> Iterator[str]:
+    """The names of the stacked outputs of a map."""
+    for output in node.outputs:
+        if output.monoid is None:
+            yield from output.names
 
 
 def _arity_fits(op: str, count: int) -> bool:

@@ -1,8 +1,10 @@
 """What a block program moves and computes: exact formulas in the sizes of dimensions and their numbers of blocks.
 
 Traffic follows design section 4: a port or stacked output whose element is an item moves one tile per execution of the
-body; nothing else moves, except the items of the top graph between launches. Since the tiles of all blocks of a
-dimension add up to its size, a product of sizes (for axes) and block counts (for other enclosing maps) is exact.
+body; an accumulated list is stored in every iteration of its loop and loaded in all but the first, and what is stacked
+only to be accumulated is not stored; nothing else moves, except the items of the top graph between launches. Since the
+tiles of all blocks of a dimension add up to its size, a product of sizes (for axes) and block counts (for other
+enclosing maps) is exact.
 """
 
 from __future__ import annotations
@@ -15,17 +17,14 @@ from typing import TYPE_CHECKING
 from blockc.ir.block import (
     REDUCTIONS,
     Apply,
-    Definition,
     Expression,
     Graph,
     Map,
     Operand,
+    Output,
     Program,
-    Reduce,
-    Rename,
     kernels,
     roots,
-    walk,
 )
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.ops import OPERATORS
@@ -37,24 +36,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number of elements: the sizes of `sizes` times the numbers of blocks of `blocks`, times `times`."""
+    """A number of elements: the sizes of `sizes` times the numbers of blocks of `blocks`, times `times`.
+
+    `again` are dimensions whose first block does not count.
+    """
 
     sizes: tuple[str, ...]
     blocks: tuple[str, ...]
     times: int = 1
+    again: tuple[str, ...] = ()
 
     def value(self, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
         """The number, for sizes and tiles in elements."""
         whole = math.prod(sizes[dim] for dim in self.sizes)
-        return self.times * whole * math.prod(-(-sizes[dim] // tiles[dim]) for dim in self.blocks)
+        repeats = math.prod(-(-sizes[dim] // tiles[dim]) for dim in self.blocks)
+        return self.times * whole * repeats * math.prod(max(0, -(-sizes[dim] // tiles[dim]) - 1) for dim in self.again)
 
     def symbol(self) -> sympy.Expr:
-        """The number as a formula: a size is the name of its dimension, B_x the number of blocks of x."""
+        """The number as a formula, for dimensions that are not empty: a size is the name of its dimension, B_x the
+        number of blocks of x."""
         import sympy
 
         names = (*self.sizes, *(f"B_{dim}" for dim in self.blocks))
         symbols = (sympy.Symbol(name, integer=True, nonnegative=True) for name in names)
-        return sympy.Mul(self.times, *symbols)
+        further = (sympy.Symbol(f"B_{dim}", integer=True, nonnegative=True) - 1 for dim in self.again)
+        return sympy.Mul(self.times, *symbols, *further)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Movement:
 def movements(program: Program) -> tuple[Movement, ...]:
     """Everything that moves between slow and local memory."""
     names = roots(program)
-    return (*_items(program), *_of_graph(program, program.body, (), names))
+    return (*_items(program), *_of_graph(program, program.body, (), names, frozenset()))
 
 
 def _items(program: Program) -> Iterator[Movement]:
@@ -95,7 +101,10 @@ def _movement(program: Program, name: str, root: str, direction: str, mapped: tu
     return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks))
 
 
-def _of_graph(program: Program, graph: Graph, mapped: tuple[str, ...], names: Mapping[str, str]) -> Iterator[Movement]:
+def _of_graph(
+    program: Program, graph: Graph, mapped: tuple[str, ...], names: Mapping[str, str], fed: frozenset[str]
+) -> Iterator[Movement]:
+    """What the maps of a graph move. `fed` are its lists that accumulations take item by item: they lie nowhere."""
     for node in graph:
         if not isinstance(node, Map):
             continue
@@ -104,11 +113,36 @@ def _of_graph(program: Program, graph: Graph, mapped: tuple[str, ...], names: Ma
         for port in node.ports:
             if program.types[port.name].is_item and port.name in read:
                 yield _movement(program, port.name, names[port.name], "load", inside)
-        yield from _of_graph(program, node.body, inside, names)
+        yield from _of_graph(program, node.body, inside, names, _feeding(node, fed))
         for output in node.outputs:
-            if output.monoid is None and program.types[output.values[0]].is_item:
-                root = names.get(output.names[0], output.names[0])
+            root = names.get(output.names[0], output.names[0])
+            if output.monoid is not None:
+                yield from _accumulated(program, output, mapped, node.dim, names)
+            elif program.types[output.values[0]].is_item and output.names[0] not in fed:
                 yield _movement(program, output.values[0], root, "store", inside)
+
+
+def _feeding(node: Map, fed: frozenset[str]) -> frozenset[str]:
+    """The values of a map's body that are accumulated, or part of what is, and read by nothing else."""
+    elsewhere = {name for definition in node.body for name in definition.uses}
+    taken: set[str] = set()
+    for output in node.outputs:
+        stored = output.monoid is None and output.names[0] not in fed
+        (elsewhere if stored else taken).update(output.values)
+    return frozenset(taken - elsewhere)
+
+
+def _accumulated(
+    program: Program, output: Output, mapped: tuple[str, ...], dim: str, names: Mapping[str, str]
+) -> Iterator[Movement]:
+    """What a loop over `dim` moves of lists that it accumulates: all items, in every iteration."""
+    for name in output.names:
+        kind = program.types[name]
+        if not kind.is_item:
+            blocks = tuple(other for other in (*mapped, *kind.lists) if other not in kind.axes)
+            root, size = names.get(name, name), DTYPES[kind.dtype].size
+            yield Movement(root, "load", size, Count(kind.axes, blocks, again=(dim,)))
+            yield Movement(root, "store", size, Count(kind.axes, (*blocks, dim)))
 
 
 def traffic_formula(program: Program) -> sympy.Expr:
@@ -205,21 +239,21 @@ def local_bytes(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, 
 
 
 def buffered_lists(program: Program) -> tuple[str, ...]:
-    """The lists in slow memory that are neither an input nor an output of the program, by their outermost name."""
+    """The lists in slow memory that are neither an input nor an output of the program, by their outermost name.
+
+    Accumulated lists are among them; what is stacked only to be accumulated is not.
+    """
     names = roots(program)
     outputs = {result.value for result in program.outputs}
-    found: dict[str, None] = {}
-    for definition in walk(program.body):
-        for name in _lists(program, definition):
-            root = names.get(name, name)
-            if root not in outputs:
-                found[root] = None
-    return tuple(found)
+    found = (names.get(name, name) for name in _lists(program, program.body, frozenset()))
+    return tuple(dict.fromkeys(root for root in found if root not in outputs))
 
 
-def _lists(program: Program, definition: Definition) -> Iterator[str]:
-    if isinstance(definition, Map | Reduce | Rename):
-        yield from (name for name in definition.defines if program.types[name].lists)
+def _lists(program: Program, graph: Graph, fed: frozenset[str]) -> Iterator[str]:
+    for definition in graph:
+        yield from (name for name in definition.defines if program.types[name].lists and name not in fed)
+        if isinstance(definition, Map):
+            yield from _lists(program, definition.body, _feeding(definition, fed))
 
 
 @dataclass(frozen=True, slots=True)
