@@ -18,6 +18,7 @@ _DIMS = ("b", "h", "m", "n", "d", "e")
 _FLOATS = (*("f32",) * 6, "f16", "f16", "bf16", "f64", "f64", "f8e4m3", "f8e5m2")
 _LIMIT = 20.0  # what an intermediate value may reach, roughly
 _MAX_RANK = 4
+_CHAINED = 0.08  # of the programs end with a product of a product
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def random_program(seed: int) -> str:
     wanted = choice.randint(3, 9)
     while len(draft.statements) < wanted:
         choice.choice(_MOTIFS)(draft)
+    if len(dims) >= 3 and random.Random(f"chain {seed}").random() < _CHAINED:
+        _chained(draft)
     return _written(draft, seed)
 
 
@@ -348,6 +351,20 @@ def _self_product(draft: _Draft) -> None:
     renamed = f"{value.text}[{old} -> {new}]"
     text = f"dot[{shared}]({value.text}, {renamed}) / sqrt(size({shared}))"
     draft.assign(_Term(text, (value.dims | {new}) - {shared}, value.bound * value.bound))
+
+
+def _chained(draft: _Draft) -> None:
+    """A product of a product with nothing between that is not linear, and a quotient with its sum."""
+    choice = draft.choice
+    row, along, inner, *spare = choice.sample(draft.dims, len(draft.dims))
+    queries = _declare_over(draft, (row, inner), "f32", "float")
+    keys = _declare_over(draft, (along, inner), "f32", "float")
+    weights = _declare_over(draft, (along, *spare[:1]), "f32", "float")
+    keys_text = choice.choice((keys.text, f"exp(0.25 * {keys.text})", f"abs({keys.text})"))
+    scores = draft.assign(_Term(f"dot[{inner}]({queries.text}, {keys_text}) * 0.25", frozenset((row, along)), 8.0))
+    divisor = choice.choice(("2.0", f"(1.5 + abs(sum[{along}]({scores.text})))"))
+    product = f"dot[{along}]({scores.text}, {weights.text})"
+    draft.assign(_Term(f"{product} / {divisor}", (scores.dims | weights.dims) - {along}, 80.0))
 
 
 def _masked(draft: _Draft) -> None:

@@ -492,12 +492,6 @@ def test_the_promised_examples_are_there() -> None:
     assert {path.stem for path in EXAMPLES} >= set(names.split())
 
 
-def test_linear_attention_forms_the_product_of_keys_and_values() -> None:
-    source = Path(EXAMPLES[0].parent, "linear_attention.blk").read_text(encoding="utf-8")
-    program = parse(source)
-    assert node(program, "A").shape == ("b", "h", "d", "e")
-
-
 @pytest.mark.parametrize("name", sorted(prelude()))
 def test_every_definition_of_the_prelude_can_be_called(name: str) -> None:
     definition = prelude()[name]

@@ -33,6 +33,11 @@ AROUND_DOCSTRING = {
     "split_exponential": "dims n m\n",
     "rematerialise": "given r: local f32(m)\ndims e n m\n",
     "extend_map": "around b\ndims b e n m\n",
+    "reassociate_contraction": "around n\n"
+    "given q: local f32(m, d)\n"
+    "given k: local f32(n, d)\n"
+    "given v: local f32(n, e)\n",
+    "hoist_map": "dims m n d\n",
     "fuse_elementwise": "around m\ngiven s: local f32(m, n)\ngiven t: local f32(m)\n",
 }
 
@@ -152,6 +157,13 @@ GUARDS = {
     ("extend_map", "nests_dimension"): "verifier",
     ("extend_map", "needs_mapped_value"): "cost",
     ("extend_map", "stays_for_others"): "cost",
+    ("reassociate_contraction", "not_linear"): "rewrite",
+    ("reassociate_contraction", "made_by_a_loop"): "rewrite",
+    ("reassociate_contraction", "varies_along_the_sum"): "rewrite",
+    ("reassociate_contraction", "nothing_saved"): "rewrite",
+    ("reassociate_contraction", "name_taken"): "rewrite",
+    ("reassociate_contraction", "used_elsewhere"): "cost",
+    ("hoist_map", "asks_for_the_position"): "verifier",
     ("fuse_elementwise", "too_deep"): "depth",
     ("fuse_elementwise", "several_readers"): "cost",
     ("fuse_elementwise", "other_graph"): "cost",

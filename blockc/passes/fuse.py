@@ -15,8 +15,10 @@ from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import Memory, normalise
-from blockc.passes.rules import RULES, extend_map
+from blockc.passes.rules import RULES, extend_map, hoist_map, reassociate_contraction
 from blockc.passes.rules.common import find
+
+REASSOCIATE, HOIST = reassociate_contraction.RULE, hoist_map.RULE
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ def fuse(program: Program, budget: Budget | None = None) -> Derivation:
         run.snapshot = len(snapshots)
         current = run.settle(run.apply(extend_map.RULE, current, found))
         snapshots.append(current)
+    if not run.stopped:
+        run.snapshot = len(snapshots)
+        snapshots.extend(run.reassociate(snapshots))
     return Derivation(start, tuple(snapshots), tuple(run.steps), tuple(run.refusals), not run.stopped, run.stopped)
 
 
@@ -80,6 +85,22 @@ class _Run:
             if len(self.steps) == before:
                 break
         return program
+
+    def reassociate(self, snapshots: list[Program]) -> list[Program]:
+        """The first snapshot in which contractions can change places, with all of them changed and what no longer
+        depends on a block moved out; none if there is no such snapshot."""
+        start = next((snapshot for snapshot in snapshots if first_place(REASSOCIATE, snapshot)), None)
+        if start is None:
+            return []
+        program = start
+        while (found := first_place(REASSOCIATE, program)) is not None and not self.over_budget():
+            program = self.apply(REASSOCIATE, program, found)
+        program = self.settle(program)
+        while (found := first_place(HOIST, program)) is not None and not self.over_budget():
+            program = self.apply(HOIST, program, found)
+        program = self.settle(program)
+        self.refuse(program)
+        return [program]
 
     def descend(self, program: Program, path: Path, done: dict[int, Map]) -> Program:
         """Apply rules in the graph at `path` until none matches, then in the graphs inside it, then here again.
@@ -128,7 +149,7 @@ class _Run:
 
     def refuse(self, program: Program) -> None:
         """Record every refusal that stands in a snapshot."""
-        for rule in (*RULES, extend_map.RULE):
+        for rule in (*RULES, extend_map.RULE, REASSOCIATE):
             for found in rule.match(program, None):
                 if isinstance(found, Refusal):
                     self.refusals.append(Refused(self.snapshot, rule.name, found.reason, found.at, found.why))
@@ -150,6 +171,11 @@ def first_match(program: Program, path: Path) -> tuple[Rule, Match] | None:
             if isinstance(found, Match):
                 return rule, found
     return None
+
+
+def first_place(rule: Rule, program: Program) -> Match | None:
+    """The first match of a rule in the whole program."""
+    return next((found for found in rule.match(program, None) if isinstance(found, Match)), None)
 
 
 def span_of(program: Program, match: Match) -> Span | None:

@@ -16,6 +16,8 @@ from blockc.passes.rules import (
     fuse_elementwise,
     fuse_map_with_reduce,
     fuse_sibling_maps,
+    hoist_map,
+    reassociate_contraction,
     rematerialise,
     split_exponential,
     swap_scale_and_contraction,
@@ -30,6 +32,6 @@ RULES: tuple[Rule, ...] = (
     rematerialise.RULE,
     fuse_sibling_maps.RULE,
 )
-SNAPSHOT_RULES: tuple[Rule, ...] = (extend_map.RULE,)
+SNAPSHOT_RULES: tuple[Rule, ...] = (extend_map.RULE, reassociate_contraction.RULE, hoist_map.RULE)
 EMISSION_RULES: tuple[Rule, ...] = (fuse_elementwise.RULE,)
 ALL_RULES: tuple[Rule, ...] = (*RULES, *SNAPSHOT_RULES, *EMISSION_RULES)
