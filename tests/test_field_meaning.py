@@ -1,0 +1,115 @@
+"""Every rewrite means the same in the prime field: rules on all small shapes, and all steps of whole derivations."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from oracle import (
+    NORMAL_RUN,
+    Case,
+    derive,
+    example,
+    example_names,
+    lowered,
+    random_case,
+    random_derivation,
+)
+from rule_data import Example, complete, small_shapes
+from test_meaning import EXAMPLE_TILES, example_case
+from test_rules import POSITIVE, applied, name_of
+
+from blockc.field_meaning import evaluate, judge, random_inputs
+from blockc.ir.block import Program
+from blockc.ir.decisions import Derivation, Rule
+from blockc.ir.interpret import interpret
+from blockc.ir.prime_field import FIELD, Verdict, random_numbers
+from blockc.language import parse
+from blockc.passes.normalise import normalise
+
+MOST_SHAPES = 64  # of one example: all of them with up to three dimensions that are cut, else a seeded choice
+
+
+def shapes(program: Program) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """Sizes and tiles: 1 to 4 blocks along every cut dimension, the last one short."""
+    every = list(small_shapes(program))
+    if len(every) <= MOST_SHAPES:
+        return every
+    return [every[0], every[-1], *random.Random(program.name).sample(every[1:-1], MOST_SHAPES - 2)]
+
+
+def agreement(first: Program, second: Program) -> Verdict:
+    """How two block programs with the same inputs agree in the field, over small shapes."""
+    found = Verdict(0, 0, 0)
+    for number, (sizes, tiles) in enumerate(shapes(first)):
+        arrays = {
+            argument.name: random_numbers(
+                tuple(sizes[dim] for dim in argument.dims), np.random.default_rng([number, position])
+            )
+            for position, argument in enumerate(first.arguments)
+        }
+        expected = interpret(first, arrays, sizes, tiles, arithmetic=FIELD).outputs
+        found += judge(second, arrays, sizes, tiles, expected)
+    return found
+
+
+@pytest.mark.parametrize(("rule", "example"), POSITIVE, ids=name_of)
+def test_rule_keeps_the_meaning_at_all_small_shapes(rule: Rule, example: Example) -> None:
+    before, after = complete(example.before, example.after)
+    for result in (applied(rule, before), after, normalise(before)):
+        found = agreement(before, result)
+        assert found.equal > 0 and found.different == 0, found
+
+
+def steps(case: Case, derivation: Derivation) -> Iterator[tuple[str, Program]]:
+    """Every program before `stabilize`."""
+    yield "lowered", lowered(case)
+    yield "in normal form", derivation.unfused
+    for number, step in enumerate(derivation.steps):
+        yield f"step {number}: {step.rule} at {', '.join(step.at)}", step.after
+
+
+def checked(case: Case, derivation: Derivation) -> Verdict:
+    """How the last program of a derivation agrees with the text; AssertionError if one on the way differs."""
+    arrays = random_inputs(case.program, case.sizes, case.seed)
+    expected = evaluate(case.program, arrays, case.sizes)
+    found = Verdict(0, 0, 0)
+    for stage, program in steps(case, derivation):
+        found = judge(program, arrays, case.sizes, case.tiles, expected)
+        assert found.different == 0, f"{stage}: {found}\n{case.reproduction()}"
+    return found
+
+
+RANDOM = NORMAL_RUN[:60]
+
+
+def test_random_programs_keep_their_meaning() -> None:
+    found = [checked(random_case(seed), random_derivation(seed)) for seed in RANDOM]
+    outside = [seed for seed, verdict in zip(RANDOM, found, strict=True) if verdict.is_outside]
+    assert len(outside) <= len(RANDOM) / 8, f"most programs should be inside the field's fragment, not {outside}"
+
+
+# P * log(P): one factor knows its residue mod p only, the other the one mod q only.
+OUTSIDE = {"attention_entropy"}
+
+
+@pytest.mark.parametrize("whole", ["", "d e"])
+@pytest.mark.parametrize("name", example_names())
+def test_examples_keep_their_meaning(name: str, whole: str) -> None:
+    source = example(name).replace("d=64", "d=6").replace("e=128", "e=10")
+    case = example_case(source, EXAMPLE_TILES[0], whole)
+    assert checked(case, derive(case)).is_outside == (name in OUTSIDE)
+
+
+def test_a_wrong_program_is_found() -> None:
+    case = Case(
+        "program p(X: f32[m, n]) -> O: f32[m, n] {\n    O = X * rsqrt(mean[n](X * X) + 1e-6)\n}\n",
+        {"m": 3, "n": 5}, {"m": 2, "n": 2}, frozenset(),
+    )  # fmt: skip
+    wrong = parse(case.source.replace("1e-6", "1e-12"))
+    arrays = random_inputs(case.program, case.sizes, 0)
+    expected = evaluate(wrong, arrays, case.sizes)
+    found = judge(derive(case).snapshots[-1], arrays, case.sizes, case.tiles, expected)
+    assert found.different > 0 and found.equal == 0
