@@ -151,9 +151,9 @@ def as_contractions(program: ArrayProgram) -> tuple[Node, ...]:
     return live(tuple(result), {result.node for result in program.outputs})
 
 
-def unused(name: str, taken: Collection[str]) -> str:
-    """A name that is not taken, with the same stem."""
-    stem, number = name.split(".")[0], 1
+def unused(name: str, taken: Collection[str], first: int = 1) -> str:
+    """A name that is not taken, with the same stem and a number from `first` on."""
+    stem, number = name.split(".")[0], first
     while f"{stem}.{number}" in taken:
         number += 1
     return f"{stem}.{number}"
@@ -238,10 +238,13 @@ class _Builder:
     taken: set[str]
     nodes: dict[str, Node] = field(default_factory=dict)
     leaves: dict[str, Leaf] = field(default_factory=dict)
+    latest: dict[str, int] = field(default_factory=dict)  # by stem, the number that was free last
 
     def fresh(self, name: str) -> str:
         """An unused name with the same stem."""
-        chosen = unused(name, self.taken)
+        stem = name.split(".")[0]
+        chosen = unused(name, self.taken, self.latest.get(stem, 1))
+        self.latest[stem] = int(chosen.rpartition(".")[2])
         self.taken.add(chosen)
         return chosen
 
