@@ -37,9 +37,9 @@ class Dimensions:
         for old, new in self.renames:
             # A dimension that an input determines keeps its own size; that both agree is a matter for run time.
             if new not in by_inputs:
-                same_as.setdefault(new, old)
+                _join(same_as, new, old)
             elif old not in by_inputs:
-                same_as.setdefault(old, new)
+                _join(same_as, old, new)
         determined = self._determined(same_as)
         problems = self._size_conflicts()
         problems += [self._undetermined(name, span) for name, span in self.first.items() if name not in determined]
@@ -83,3 +83,21 @@ class Dimensions:
         if packed:
             hint = f"`({', '.join(packed[0])})` is one array axis: fix the size of all but one, such as `{name}=8`"
         return Problem("E0112", f"nothing determines the size of dimension `{name}`", span, hint)
+
+
+def _join(same_as: dict[str, str], name: str, other: str) -> None:
+    """Gives `name` the size of `other`; if it has another one's already, these two become one."""
+    top = _origin(same_as, other)
+    if top == _origin(same_as, name):
+        return
+    if name in same_as:
+        same_as[top] = same_as[name]
+    else:
+        same_as[name] = other
+
+
+def _origin(same_as: dict[str, str], name: str) -> str:
+    """The dimension at the end of the chain that gives `name` its size."""
+    while name in same_as:
+        name = same_as[name]
+    return name
