@@ -362,6 +362,8 @@ class _Inliner:
 
     def make(self, made: operators.Made | Problem, expression: syntax.Expression, scope: Scope) -> Value | None:
         """Emits what an operator function decided on, or reports its problem."""
+        if not isinstance(made, Problem):
+            made = operators.in_range(made, [self.drafts[operand.node].value for operand in made.args], expression)
         if isinstance(made, Problem):
             self.report(made, scope)
             return None

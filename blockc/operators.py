@@ -5,6 +5,7 @@ One function per kind of operator. Each returns `Made`, a node to be, or the `Pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from blockc.ir.ops import OPERATORS, Result, result_dtype
 from blockc.names import listing
 from blockc.syntax import Identifier
 
+_LARGEST_F32 = (2 - 2**-23) * 2.0**127
 _COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 _LOGIC = {"and", "or", "not"}
 
@@ -87,6 +89,20 @@ def _type_problem(op: str, expression: syntax.Expression, types: tuple[str, ...]
     if set(types) == {"bool"} and OPERATORS[op].result is not Result.SELECT:
         return Problem("E0109", f"`{spelling}` takes numbers, not bool", place, "`where(x, 1, 0)` makes a number of it")
     return None
+
+
+def in_range(made: Made, constants: Sequence[float | None], expression: syntax.Expression) -> Outcome:
+    """The node, or the problem that a constant operand is too large for the type in which the node is computed.
+
+    `constants` has the value of every operand that is a constant, and None for the others.
+    """
+    if made.dtype == "f64" or "f64" in {operand.dtype for operand in made.args}:
+        return made
+    for value, operand in zip(constants, syntax.operands(expression), strict=False):  # a mean has an operand of its own
+        if value is not None and _LARGEST_F32 < abs(value) < math.inf:
+            hint = f"`{'-inf' if value < 0 else 'inf'}` is infinity; with an f64 operand the result is f64"
+            return Problem("E0119", "this number is too large for f32", operand.span, hint)
+    return made
 
 
 def _written(expression: syntax.Expression) -> tuple[str, Span, tuple[Span, ...]]:
