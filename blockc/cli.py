@@ -297,8 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        shown = io.StringIO()
+        error.show(shown)  # click repeats what was typed
+        return failed("\n".join(map(visible, shown.getvalue().rstrip("\n").split("\n"))), error.exit_code)
     except BlockcError as error:
         return failed(str(error), error.exit_code)
     except KeyboardInterrupt:

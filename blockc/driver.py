@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from blockc import meaning
+from blockc import files, meaning
 from blockc.codegen import loader, numpy_source
 from blockc.data import numpy_dtype, sizes_of
-from blockc.errors import UsageError
+from blockc.errors import LimitError, Problem, UsageError, visible
 from blockc.explain import Explanation, explain_plan
 from blockc.integrations import as_array, like_inputs
 from blockc.ir import array_program
@@ -22,6 +23,7 @@ from blockc.ir.decisions import Derivation
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.plan import Cost, Plan
 from blockc.language import parse
+from blockc.parsing import MAX_SIZE
 from blockc.passes import choose, fuse, lower
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,11 +39,7 @@ def read_source(source: str | Path) -> tuple[str, str]:
     """The text and the name of a program: a path (a Path, or a string that ends in ".blk"), or the text itself."""
     if isinstance(source, str) and ("\n" in source or not source.endswith(".blk")):
         return source, "<string>"
-    try:
-        return Path(source).read_text(encoding="utf-8"), str(source)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"cannot read `{source}`: {reason}") from error
+    return files.read_source(str(source))
 
 
 def load_program(source: str | Path, program: str | None = None, dtype: str | None = None) -> ArrayProgram:
@@ -57,7 +55,8 @@ def check_target(target: str) -> None:
 
 
 def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> None:
-    """UsageError for sizes or tiles of dimensions that the program does not have, or that cannot be."""
+    """UsageError for sizes or tiles of dimensions that the program does not have, or that cannot be; LimitError for too
+    large ones."""
     known = {dim.name for dim in program.dims}
     for option, values in (("dim", dims), ("tile", tiles)):
         for name, value in values.items():
@@ -65,15 +64,19 @@ def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> 
                 hint = f"it has {', '.join(sorted(known))}"
                 raise UsageError(f"program `{program.name}` has no dimension `{name}`", hint)
             least = 0 if option == "dim" else 1
-            if value is not None and not least <= value <= 2**40:
+            if value is not None and value < least:
                 raise UsageError(f"--{option} {name}={value} is not between {least} and 2^40")
+            if value is not None and value > MAX_SIZE:
+                message = f"--{option} {name}={value} is not between {least} and 2^40"
+                raise LimitError((Problem("E0194", message, None, f"at most {MAX_SIZE}"),))
     settled = array_program.sizes(program, dims)
     for dim in program.dims:
         other = dim.same_as
         if dim.size is not None and settled[dim.name] != dim.size:
             raise UsageError(f"dimension `{dim.name}` has the size {dim.size} in the program, not {settled[dim.name]}")
         if other is not None and settled.get(other) != settled.get(dim.name):
-            raise UsageError(f"dimensions `{dim.name}` and `{other}` have one size, not {settled}")
+            both = f"{settled[dim.name]} and {settled[other]}"
+            raise UsageError(f"dimensions `{dim.name}` and `{other}` have the same size, not {both}")
 
 
 def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, int]:
@@ -134,7 +137,7 @@ def header(plan: Plan, program: ArrayProgram) -> tuple[str, ...]:
         f"Program {program.name}, snapshot {plan.snapshot} of {len(plan.costs)}; kernels: {cost.kernels}.",
         f"At {sizes}: {cost.traffic_bytes} bytes moved, {cost.flops} operations, {cost.special} special functions.",
         f"Tiles: {tiles or 'none, everything is whole'}.",
-        *program.source.splitlines(),
+        *map(visible, program.source.splitlines()),
     )
 
 
@@ -168,7 +171,7 @@ class Kernel:
 
     def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         given = self._bind(arrays, named)
-        plain = {name: as_array(value) for name, value in given.items()}
+        plain = plain_arrays(given)
         self._check_types(plain)
         sizes = sizes_of(self.program, plain, self.dims)
         results = self.specialise(sizes).launch(plain, self.threads)
@@ -189,7 +192,9 @@ class Kernel:
         for argument in self.program.inputs:
             value = arrays.get(argument.name)
             if value is not None and value.dtype.newbyteorder("=") != numpy_dtype(argument.dtype):
-                hint = f"cast it, or compile with dtype= for another type than {argument.dtype}"
+                hint = (
+                    "convert the array, or compile the program for another float type (`--dtype`, in Python `dtype=`)"
+                )
                 raise UsageError(f"input `{argument.name}` must be {argument.dtype}, not {value.dtype}", hint)
 
     def specialise(self, sizes: Mapping[str, int]) -> Compiled:
@@ -237,6 +242,25 @@ class Kernel:
         return explain_plan(self.program, self.target, current.derivation, current.plan)
 
 
+def plain_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
+    """The values as NumPy arrays; UsageError for one that is none."""
+    arrays = {}
+    for name, value in given.items():
+        try:
+            arrays[name] = as_array(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"input `{name}` is no array: {error}") from error
+    return arrays
+
+
+def whole_numbers(option: str, values: Mapping[str, Any]) -> dict[str, int]:
+    """The values of an option as integers, from NumPy's as well; UsageError for one that is no whole number."""
+    for name, value in values.items():
+        if not hasattr(value, "__index__"):
+            raise UsageError(f"{option} `{name}` must be a whole number, not {value!r}")
+    return {name: operator.index(value) for name, value in values.items()}
+
+
 def compile(
     source: str | Path,
     target: str = "cpu",
@@ -257,8 +281,11 @@ def compile(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"unknown type `{dtype}`", f"known: {', '.join(DTYPES)}")
     loaded = load_program(source, program, dtype)
-    check_dims(loaded, dims or {}, tiles or {})
-    kernel = Kernel(loaded, target, dict(dims or {}), dict(tiles or {}), threads)
+    sizes = whole_numbers("dimension", dims or {})
+    cut = whole_numbers("tile", {name: tile for name, tile in (tiles or {}).items() if tile is not None})
+    blocks = {name: cut.get(name) for name in tiles or {}}
+    check_dims(loaded, sizes, blocks)
+    kernel = Kernel(loaded, target, sizes, blocks, threads)
     kernel.specialise(default_sizes(loaded, kernel.dims))
     return kernel
 
@@ -266,5 +293,9 @@ def compile(
 def reference(source: str | Path, /, program: str | None = None, **arrays: Any) -> Any:
     """The float64 meaning of a program on arrays by name: one output as it is, several as a dictionary."""
     loaded = load_program(source, program)
-    results = meaning.evaluate(loaded, {name: as_array(value) for name, value in arrays.items()})
+    plain = plain_arrays(arrays)
+    for name, array in plain.items():
+        if array.dtype.kind not in "biufV" or array.dtype.fields is not None:  # V: the types of ml_dtypes
+            raise UsageError(f"input `{name}` must hold real numbers, not {array.dtype}")
+    results = meaning.evaluate(loaded, plain)
     return next(iter(results.values())) if len(results) == 1 else results

@@ -41,11 +41,15 @@ def read_source(file: str) -> tuple[str, str]:
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read `{visible(name)}`: {_reason(error)}") from error
     if len(content) > _LARGEST_FILE:
-        raise LimitError((Problem("E0190", f"`{visible(name)}`: the file is larger than 1 MiB"),))
+        message = f"`{visible(name)}`: the file is larger than 1 MiB"
+        raise LimitError((Problem("E0190", message, None, "split it into several files"),))
     try:
         return content.decode("utf-8"), name
     except UnicodeDecodeError as error:
-        raise UsageError(f"cannot read `{visible(name)}`: byte {error.start} is not UTF-8 text") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        column = len(content[content.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8")) + 1
+        message = f"cannot read `{visible(name)}:{line}:{column}`: byte 0x{content[error.start]:02x} is not UTF-8 text"
+        raise UsageError(message, "save the program as UTF-8") from error
 
 
 def read_array(path: str, argument: Argument) -> Any:
@@ -103,8 +107,8 @@ def write_arrays(arrays: Mapping[str, Any], paths: Mapping[str, str]) -> None:
 
 def write_texts(folder: str, texts: Mapping[str, str]) -> tuple[str, ...]:
     """Write texts by file name into a folder, which is made if it is not there. Returns the paths."""
-    if not folder:
-        raise UsageError("the folder to write to has no name")
+    if not folder or "\0" in folder:
+        raise UsageError(f"the folder to write to has {'no name' if not folder else 'a name that cannot be'}")
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise UsageError(f"cannot write into `{visible(folder)}`: it is not a folder")

@@ -43,8 +43,8 @@ class PairType(click.ParamType[Pair]):
         return Pair(name, text)
 
 
-SIZE = PairType("NAME=SIZE", r"-?[0-9]{1,19}", "a dimension and its size, such as m=4096")
-TILE = PairType("NAME=SIZE", r"-?[0-9]{1,19}|whole", "a dimension and its block size, such as m=256 or d=whole")
+SIZE = PairType("NAME=SIZE", r"-?[0-9]{1,100}", "a dimension and its size, such as m=4096")
+TILE = PairType("NAME=SIZE", r"-?[0-9]{1,100}|whole", "a dimension and its block size, such as m=256 or d=whole")
 ARRAY_FILE = PairType("NAME=FILE", r".+", "an array and a .npy file, such as Q=q.npy")
 
 

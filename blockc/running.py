@@ -27,12 +27,16 @@ from blockc.ir.block import Graph, Map
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret
 from blockc.ir.plan import Plan
+from blockc.sampling import largest_value
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CHECKED_ELEMENTS = 2**21  # of the largest value in the reference: about a second
 SHORT, LONG = 0.5, 10.0  # seconds: a short run is timed again until they have passed; a long one is timed once
 FEWEST_RUNS, MOST_RUNS = 3, 50
+MOST_BLOCKS = 10**7  # of all kernels: several minutes even where every block is empty
+MOST_ELEMENTS = 2**58  # of one value: NumPy counts its bytes in 64 bits, also if there are none
+REFERENCE_BYTES = 32  # by element: a value in float64 with its exponent, and the same again for a result
 SIMULATED_OPERATIONS, SIMULATED_BLOCKS = 10**11, 10**6  # what the interpreter does in about a minute
 
 
@@ -79,11 +83,13 @@ class Report:
 def sizes_for(request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
     """The size of every dimension, and the dimensions whose size is only a default.
 
-    UsageError if an array does not fit the program, the options or another array.
+    UsageError if an array does not fit the program, the options or another array; LimitError for sizes that no array
+    has.
     """
     known = {**sizes_from_arrays(request.program, request.arrays, request.dims), **request.dims}
     given = array_program.sizes(request.program, known)
     sizes = driver.default_sizes(request.program, known)
+    check_shapes(request.program, sizes)
     # Stand-ins of the right shape without memory: the check names the argument and the axis that do not fit.
     stand_ins = {
         argument.name: np.broadcast_to(np.zeros((), np.int8), array_shape(argument, sizes))
@@ -118,9 +124,12 @@ def run(request: Request) -> tuple[Report, dict[str, Array]]:
     kernel = driver.Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads)
     plan = kernel.specialise(sizes).plan
     check_memory(request.program, plan)
+    check_work(plan)
+    positions = meaning.sample(request.program, sizes, request.seed, CHECKED_ELEMENTS)
+    check_reference(request.program, sizes, positions)
     arrays = inputs_for(request, sizes)
     outputs, times = timed(kernel, arrays)
-    output, comparison, rows = checked(request, arrays, outputs, sizes)
+    output, comparison = checked(request.program, arrays, outputs, sizes, positions)
     report = Report(
         request.program.name,
         request.target,
@@ -131,10 +140,20 @@ def run(request: Request) -> tuple[Report, dict[str, Array]]:
         len(times),
         output,
         comparison,
-        rows,
+        {dim: len(chosen) for dim, chosen in positions.items()},
         outputs,
     )
     return report, arrays
+
+
+def check_shapes(program: ArrayProgram, sizes: Mapping[str, int]) -> None:
+    """LimitError for values that NumPy cannot have, not even where another dimension is empty."""
+    shapes = {node.name: node.shape for node in program.nodes}
+    shapes |= {result.argument.name: result.argument.dims for result in program.outputs}
+    for name, dims in shapes.items():
+        if math.prod(max(1, sizes[dim]) for dim in dims) > MOST_ELEMENTS:
+            message = f"`{name}` would have more than {MOST_ELEMENTS:,} elements"
+            raise LimitError((Problem("E0902", message, None, "give smaller sizes with --dim"),))
 
 
 def check_memory(program: ArrayProgram, plan: Plan) -> None:
@@ -146,13 +165,33 @@ def check_memory(program: ArrayProgram, plan: Plan) -> None:
         kind = plan.program.types.get(name)
         if kind is not None:
             held += math.prod(plan.sizes[dim] for dim in {*kind.lists, *kind.axes}) * DTYPES[kind.dtype].size
+    _check_bytes("the arrays need", held)
+
+
+def check_reference(program: ArrayProgram, sizes: Mapping[str, int], positions: Mapping[str, Array]) -> None:
+    """LimitError if the float64 meaning of a sample is larger than this machine's memory."""
+    needed = REFERENCE_BYTES * largest_value(program, sizes, positions)
+    _check_bytes("the check against the float64 meaning needs", needed)
+
+
+def _check_bytes(what: str, count: int) -> None:
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells
         return
-    if held > memory:
-        message = f"the arrays need {held / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB"
+    if count > memory:
+        message = f"{what} {count / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB"
         raise LimitError((Problem("E0902", message, None, "give smaller sizes with --dim"),))
+
+
+def check_work(plan: Plan) -> None:
+    """LimitError for a plan with so many blocks that nobody would wait for them."""
+    steps = iterations(plan.program.body, plan.sizes, plan.tiles)
+    if steps > MOST_BLOCKS:
+        message = f"the kernels go over {steps:,} blocks, and more than {MOST_BLOCKS:,} take too long"
+        raise LimitError(
+            (Problem("E0906", message, None, "give smaller sizes with --dim, or larger tiles with --tile"),)
+        )
 
 
 def inputs_for(request: Request, sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -177,11 +216,13 @@ def timed(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str,
 
 
 def checked(
-    request: Request, arrays: Mapping[str, Array], outputs: Mapping[str, Array], sizes: Mapping[str, int]
-) -> tuple[str, Comparison, dict[str, int]]:
-    """The output that is furthest from the float64 meaning, how far it is, and how many positions were compared."""
-    program = request.program
-    positions = meaning.sample(program, sizes, request.seed, CHECKED_ELEMENTS)
+    program: ArrayProgram,
+    arrays: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    sizes: Mapping[str, int],
+    positions: Mapping[str, Array],
+) -> tuple[str, Comparison]:
+    """The output that is furthest from the float64 meaning at these positions, and how far it is."""
     exact = meaning.evaluate(program, arrays, positions)
     unfused = meaning.baseline(program, arrays, positions)
     rows = meaning.restrict_outputs(program, outputs, sizes, positions)
@@ -196,7 +237,7 @@ def checked(
         for result in program.outputs
     }
     worst = max(comparisons, key=lambda name: _badness(comparisons[name]))
-    return worst, comparisons[worst], {dim: len(chosen) for dim, chosen in positions.items()}
+    return worst, comparisons[worst]
 
 
 def _badness(comparison: Comparison) -> tuple[bool, float]:
@@ -231,10 +272,11 @@ def simulate(plan: Plan, arrays: Mapping[str, Array]) -> Simulation:
 
 
 def iterations(graph: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
-    """How often bodies of maps are executed, all together."""
+    """How often bodies of maps are executed, all together. Those that never are count as if they were once: it takes
+    time and memory to go over the blocks of the others."""
     total = 0
     for node in graph:
         if isinstance(node, Map):
             blocks = -(-sizes[node.dim] // max(1, tiles.get(node.dim, sizes[node.dim])))
-            total += blocks * (1 + iterations(node.body, sizes, tiles))
+            total += max(1, blocks) * (1 + iterations(node.body, sizes, tiles))
     return total

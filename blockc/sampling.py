@@ -8,7 +8,7 @@ value may be needed under several selections: self-attention needs some rows as 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,15 +57,10 @@ def sample(program: ArrayProgram, sizes: Mapping[str, int], seed: int, limit: in
     """
     candidates = sorted({dim for result in program.outputs for dim in result.argument.dims if sizes[dim] > 2})
     counts = {dim: sizes[dim] for dim in candidates}
-    nodes = {node.name: node for node in program.nodes}
-    needed = demands(program, frozenset(candidates))
-    # Inputs do not count: they are there already.
-    shapes = [(nodes[name].shape, dict(chosen)) for name, chosen in needed if nodes[name].op != "input"]
-    shapes += [(result.argument.dims, {dim: dim for dim in candidates}) for result in program.outputs]
+    shapes = _evaluated(program, candidates)
 
     def elements(entry: tuple[tuple[str, ...], dict[str, str]]) -> int:
-        shape, chosen = entry
-        return math.prod(counts[chosen[dim]] if dim in chosen else sizes[dim] for dim in shape)
+        return _elements(*entry, sizes, counts)
 
     while shapes and elements(largest := max(shapes, key=elements)) > limit:
         reducible = sorted(source for source in largest[1].values() if counts[source] > 2)
@@ -78,6 +73,28 @@ def sample(program: ArrayProgram, sizes: Mapping[str, int], seed: int, limit: in
         for number, dim in enumerate(candidates)
         if counts[dim] < sizes[dim]
     }
+
+
+def largest_value(program: ArrayProgram, sizes: Mapping[str, int], positions: Mapping[str, Array]) -> int:
+    """The elements of the largest value, other than an input, in the evaluation at a sample's positions."""
+    counts = {dim: len(chosen) for dim, chosen in positions.items()}
+    shapes = _evaluated(program, sorted(counts))
+    return max((_elements(shape, chosen, sizes, counts) for shape, chosen in shapes), default=0)
+
+
+def _evaluated(program: ArrayProgram, sampled: Collection[str]) -> list[tuple[tuple[str, ...], dict[str, str]]]:
+    """The shapes of all values that the evaluation needs, each with the sample that applies to its dimensions."""
+    nodes = {node.name: node for node in program.nodes}
+    needed = demands(program, frozenset(sampled))
+    # Inputs do not count: they are there already.
+    shapes = [(nodes[name].shape, dict(chosen)) for name, chosen in needed if nodes[name].op != "input"]
+    return shapes + [(result.argument.dims, {dim: dim for dim in sampled}) for result in program.outputs]
+
+
+def _elements(
+    shape: tuple[str, ...], chosen: Mapping[str, str], sizes: Mapping[str, int], counts: Mapping[str, int]
+) -> int:
+    return math.prod(counts[chosen[dim]] if dim in chosen else sizes[dim] for dim in shape)
 
 
 def _positions(size: int, count: int, generator: np.random.Generator) -> Array:
