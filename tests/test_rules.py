@@ -141,7 +141,7 @@ def test_every_reason_has_an_example(rule: Rule) -> None:
 # reader of a kernel, the depth of what is composed.
 GUARDS = {
     ("fuse_map_with_reduce", "not_made_by_a_map"): "rewrite",
-    ("fuse_map_with_reduce", "other_dimension"): "verifier",
+    ("fuse_map_with_reduce", "other_dimension"): "rewrite",
     ("fuse_consecutive_maps", "different_dimensions"): "verifier",
     ("fuse_consecutive_maps", "reads_reduced_value"): "verifier",
     ("fuse_consecutive_maps", "reads_whole_list"): "verifier",
@@ -174,7 +174,7 @@ def caught_by(rule: Rule, program: Program, refusal: Refusal) -> str:
     """What notices that the rule is applied where it refuses, or ""."""
     try:
         result = rule.rewrite(program, Match(refusal.path, refusal.at))
-    except (AssertionError, StopIteration):
+    except (AssertionError, KeyError, StopIteration):
         return "rewrite"
     try:
         verify(result)
