@@ -75,6 +75,20 @@ def test_all_codes_of_mistakes_occur_among_the_cases() -> None:
     assert mistakes == seen
 
 
+def test_all_codes_of_limits_occur() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "blockc").glob("*.py"))
+    limits = set(re.findall(r'"(E019\d)"', sources))
+    head = "program f(X: f32[m]) -> Y: f32[m] { Y = "
+    texts = (
+        "#" * (2**20 + 1), head + "X }" + " ;" * 250_000, head + "(" * 65 + "X }", head + "X" + " + X" * 10_000 + " }",
+        f"program f(X: f32[m={2**40 + 1}]) -> Y: f32[m] {{ Y = X }}",
+        "program f(X: f32[a, b, c, d, e, f, g, h, i]) -> Y: f32[a, b, c, d, e, f, g, h, i] { Y = X }",
+    )  # fmt: skip
+    many = head + "X" + "".join(f"; a{number} = Q" for number in range(60)) + " }"
+    assert limits <= {problem.code for text in (*texts, many) for problem in failure(text).problems}
+    assert {failure(text).exit_code for text in texts} == {3}
+
+
 @pytest.mark.parametrize(
     ("statements", "codes"),
     [
