@@ -7,6 +7,7 @@ an output, dimensions that no map runs over are whole. Lines before the definiti
     around b                   the fragment stands in a map over b; inputs with that axis, or all if nothing has it,
                                are mapped, results are stacked, or added up if they lack an axis of the fragment
     output E                   a name that is an output though the fragment uses it
+    chunks n                   `n_chunk` are chunks of the blocks of n, in what follows the rewrite at least
     dims n e                   the order of the dimensions, where it is not that of appearance
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blockc.ir.array_program import Argument, Dim
+from blockc.ir.array_program import Argument, Dim, chunk_dim
 from blockc.ir.block import (
     Definition,
     Graph,
@@ -42,7 +43,7 @@ from blockc.ir.text import format_program, parse_program
 
 FOLDER = Path(__file__).parent / "data" / "rules"
 TYPED = re.compile(r"([A-Za-z_][\w.]*): (?:slow|local) (\w+)((?:\[\w+\])*)\(([^)]*)\)")
-PREAMBLE = ("given ", "around ", "output ", "dims ")
+PREAMBLE = ("given ", "around ", "output ", "dims ", "chunks ")
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,11 @@ def complete(before: str, after: str) -> tuple[Program, Program]:
     free = free_names(first)
     around = [dim for line in said["around"] for dim in line.split()]
     mapped = {node.dim for node in walk(first) if isinstance(node, Map)} | set(around)
+    chunked = said["chunks"]
     axes = [axis for kind in types.values() for axis in kind.axes]
     fragment_axes = set(axes)
-    dims = list(dict.fromkeys([*" ".join(said["dims"]).split(), *around, *axes, *sorted(mapped)]))
+    names = dict.fromkeys([*" ".join(said["dims"]).split(), *around, *axes, *sorted(mapped)])
+    dims = [name for name in names if name.removesuffix("_chunk") not in chunked or name in chunked]
     used = {name for node in first for name in node.uses}
     wanted = [name for name in bound(first) if name not in used or name in said["output"]]
     extra = [dim for dim in around if dim not in fragment_axes]
@@ -167,12 +170,29 @@ def complete(before: str, after: str) -> tuple[Program, Program]:
         inputs.append((name, types[name].dtype, own))
     programs = []
     for graph in (first, second):
-        programs.append(_program(tuple(dims), frozenset(dims) - mapped, inputs, graph, wanted, around))
+        used = {node.dim for node in walk(graph) if isinstance(node, Map)}
+        whole = frozenset(dims) - mapped
+        programs.append(_program(_declared(dims, chunked, used), whole, inputs, graph, wanted, around))
     return programs[0], programs[1]
 
 
+def _declared(dims: list[str], chunked: list[str], used: set[str]) -> tuple[Dim, ...]:
+    """The dimensions, with chunks, where a map goes through them, ahead of what they are chunks of."""
+    result: list[Dim] = []
+    for dim in dims:
+        if dim in chunked and f"{dim}_chunk" in used:
+            result.append(chunk_dim(f"{dim}_chunk", dim))
+        result.append(Dim(dim))
+    return tuple(result)
+
+
+def with_chunks(program: Program, tiles: dict[str, int]) -> dict[str, int]:
+    """The tiles with chunks of two blocks."""
+    return {**tiles, **{chunk: 2 * tiles[base] for chunk, base in program.chunks.items()}}
+
+
 def _program(
-    dims: tuple[str, ...],
+    dims: tuple[Dim, ...],
     whole: frozenset[str],
     inputs: list[tuple[str, str, tuple[str, ...]]],
     graph: Graph,
@@ -197,7 +217,7 @@ def _program(
     sources = tuple(Input(name, name, own, dtype) for name, dtype, own in entries)
     body = graph
     results = list(wanted)
-    empty = Program("fragment", tuple(Dim(dim) for dim in dims), whole, arguments, sources, (), ())
+    empty = Program("fragment", dims, whole, arguments, sources, (), ())
     for level in reversed(range(len(around))):
         dim = around[level]
         bare = _nest(around[:level], ports[:level], Map(dim, tuple(ports[level]), body, ()))
@@ -255,7 +275,7 @@ def random_inputs(program: Program, sizes: dict[str, int], seed: int) -> dict[st
 
 def small_shapes(program: Program) -> Iterator[tuple[dict[str, int], dict[str, int]]]:
     """Sizes and tiles with 1 to 4 blocks along every dimension that is cut, the last one short."""
-    cut = [dim.name for dim in program.dims if dim.name not in program.whole]
+    cut = [dim.name for dim in program.dims if dim.name not in program.whole | program.chunks.keys()]
     for counts in product(range(1, 5), repeat=len(cut)):
         tiles = {dim: 2 + at % 2 for at, dim in enumerate(cut)}
         sizes = {dim.name: 2 for dim in program.dims if dim.name in program.whole}

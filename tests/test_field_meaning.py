@@ -17,7 +17,7 @@ from oracle import (
     random_case,
     random_derivation,
 )
-from rule_data import Example, complete, small_shapes
+from rule_data import Example, complete, small_shapes, with_chunks
 from test_meaning import EXAMPLE_TILES, example_case
 from test_rules import POSITIVE, applied, name_of
 
@@ -51,7 +51,7 @@ def agreement(first: Program, second: Program) -> Verdict:
             for position, argument in enumerate(first.arguments)
         }
         expected = interpret(first, arrays, sizes, tiles, arithmetic=FIELD).outputs
-        found += judge(second, arrays, sizes, tiles, expected)
+        found += judge(second, arrays, sizes, with_chunks(second, tiles), expected)
     return found
 
 

@@ -36,6 +36,7 @@ from blockc.language import parse
 from blockc.meaning import evaluate
 from blockc.passes.fuse import FuseError
 from blockc.passes.rules import ALL_RULES, EMISSION_RULES
+from blockc.passes.split import split
 from blockc.passes.stabilize import stabilize
 
 # Whatever a fault of ours may raise.
@@ -89,8 +90,9 @@ def occurrences(derivations: list[Derivation]) -> tuple[Counter[str], Counter[tu
     rules: Counter[str] = Counter()
     refusals: Counter[tuple[str, str]] = Counter()
     for derivation in derivations:
-        rules.update(step.rule for step in derivation.steps)
-        refusals.update((refusal.rule, refusal.reason) for refusal in derivation.refusals)
+        divided = split(derivation, {dim.name for dim in derivation.unfused.dims})
+        rules.update(step.rule for step in divided.steps)
+        refusals.update((refusal.rule, refusal.reason) for refusal in divided.refusals)
         for snapshot in derivation.snapshots:
             stable = stabilize(snapshot)
             rules.update(rule for rule, _ in compose_steps(stable))

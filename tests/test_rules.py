@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 from oracle import NORMAL_RUN, difference, random_derivation
-from rule_data import Example, canonical, complete, files, from_docstring, random_inputs, small_shapes
+from rule_data import Example, canonical, complete, files, from_docstring, random_inputs, small_shapes, with_chunks
 
 from blockc.ir.block import Apply, Expression, Program, depth, walk
 from blockc.ir.decisions import Match, Refusal, Rule
@@ -38,6 +38,7 @@ AROUND_DOCSTRING = {
     "given k: local f32(n, d)\n"
     "given v: local f32(n, e)\n",
     "hoist_map": "dims m n d\n",
+    "split_reduction": "chunks n\ndims m n d\n",
     "fuse_elementwise": "around m\ngiven s: local f32(m, n)\ngiven t: local f32(m)\n",
 }
 
@@ -81,7 +82,7 @@ def applied(rule: Rule, program: Program) -> Program:
 
 
 def outputs(program: Program, sizes: dict[str, int], tiles: dict[str, int]) -> dict[str, np.ndarray]:
-    return interpret(program, random_inputs(program, sizes, 1), sizes, tiles).outputs
+    return interpret(program, random_inputs(program, sizes, 1), sizes, with_chunks(program, tiles)).outputs
 
 
 def same_meaning(first: Program, second: Program) -> str:
@@ -164,6 +165,11 @@ GUARDS = {
     ("reassociate_contraction", "name_taken"): "rewrite",
     ("reassociate_contraction", "used_elsewhere"): "cost",
     ("hoist_map", "asks_for_the_position"): "verifier",
+    ("split_reduction", "inside_a_loop"): "cost",
+    ("split_reduction", "also_stacked"): "verifier",
+    ("split_reduction", "accumulates_a_list"): "verifier",
+    ("split_reduction", "waits_for_another_loop"): "cost",
+    ("split_reduction", "already_in_chunks"): "verifier",
     ("fuse_elementwise", "too_deep"): "depth",
     ("fuse_elementwise", "several_readers"): "cost",
     ("fuse_elementwise", "other_graph"): "cost",
@@ -183,7 +189,7 @@ def caught_by(rule: Rule, program: Program, refusal: Refusal) -> str:
     if same_meaning(program, result):
         return "meaning"
     sizes, tiles = list(small_shapes(program))[-1]
-    before, after = costs(program, sizes, tiles), costs(result, sizes, tiles)
+    before, after = costs(program, sizes, tiles), costs(result, sizes, with_chunks(result, tiles))
     dearer = any(new > old for old, new in zip(before, after, strict=True))
     if dearer or (rule in RULES and not decreases(program, result)):
         return "cost"

@@ -31,11 +31,21 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """A dimension. `size` is None until run time; `same_as` names the dimension whose size a renamed one shares."""
+    """A dimension. `size` is None until run time; `same_as` names the dimension whose size a renamed one shares.
+
+    In a block program a dimension may be cut a second time: `chunks_of` names the dimension whose blocks this one
+    groups. It has the same elements, in larger blocks.
+    """
 
     name: str
     size: int | None = None
     same_as: str | None = None
+    chunks_of: str | None = None
+
+
+def chunk_dim(name: str, of: str) -> Dim:
+    """The dimension of chunks of another one's blocks."""
+    return Dim(name, None, of, of)
 
 
 @dataclass(frozen=True, slots=True)

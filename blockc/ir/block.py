@@ -16,8 +16,10 @@
     type     := dtype, lists, axes                             no lists: an item, in local memory; else buffered
 
 A dimension that is not *whole* is cut into blocks: it is a list dimension outside the maps over it and an axis of the
-tiles inside. List dimensions and axes are sets, kept in the order of `Program.dims`. Names are unique in the whole
-program. Values are frozen: a rewrite returns a new program. Source: Blockbuster, part 1 (Dekel 2025), section 2.
+tiles inside. A dimension of *chunks* cuts another one a second time: a map over it goes through groups of neighbouring
+blocks, and a map over the other dimension inside goes through the blocks of one group. List dimensions and axes are
+sets, kept in the order of `Program.dims`. Names are unique in the whole program. Values are frozen: a rewrite returns a
+new program. Source: Blockbuster, part 1 (Dekel 2025), section 2.
 """
 
 from __future__ import annotations
@@ -263,6 +265,11 @@ class Program:
     def rank(self) -> Mapping[str, int]:
         """The position of each dimension in the canonical order of list dimensions and axes."""
         return {dim.name: position for position, dim in enumerate(self.dims)}
+
+    @cached_property
+    def chunks(self) -> Mapping[str, str]:
+        """For each dimension of chunks the dimension whose blocks it groups."""
+        return {dim.name: dim.chunks_of for dim in self.dims if dim.chunks_of is not None}
 
     def ordered(self, dims: Iterable[str]) -> tuple[str, ...]:
         """A set of dimensions in canonical order."""
@@ -517,7 +524,7 @@ def with_body(program: Program, body: Graph, outputs: tuple[Result, ...] | None 
     """The program with another top graph, as a step of a derivation: it takes over what is known of the names."""
     results = program.outputs if outputs is None else outputs
     result = Program(program.name, program.dims, program.whole, program.arguments, program.inputs, body, results)
-    result.__dict__.update(_origin=program, rank=program.rank, input_types=program.input_types)
+    result.__dict__.update(_origin=program, rank=program.rank, chunks=program.chunks, input_types=program.input_types)
     return result
 
 

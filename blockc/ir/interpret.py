@@ -48,10 +48,11 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A list that a map made: one element per block of `dim`."""
+    """A list that a map made: one element per block of `dim`, from the block `first` on (in a chunk, not from 0)."""
 
     dim: str
     elements: tuple[Value, ...]
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,13 @@ def interpret(
 
     Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed. With `padding`,
     tiles have their full size in the last block too, filled up with that number when they are read, as on hardware
-    with tiles of fixed sizes (the traffic then includes it).
+    with tiles of fixed sizes (the traffic then includes it). ValueError if chunks are not made of whole blocks.
     """
     known = complete_sizes(program, dict(sizes))
     blocks = {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()}
+    for dim, base in program.chunks.items():
+        if blocks[dim] < known[dim] and blocks[dim] % blocks[base]:
+            raise ValueError(f"chunks of {blocks[dim]} elements are not whole blocks of {blocks[base]}")
     machine = _Interpreter(program, known, blocks, padding, arithmetic)
     environment: dict[str, Value] = {}
     for entry in program.inputs:
@@ -140,22 +144,30 @@ class _Interpreter:
         tile = Tile(kind.axes, self.arithmetic.encode(ordered, kind.dtype))
         return Stored(kind.lists, tile, ()) if kind.lists else tile
 
-    def blocks(self, dim: str) -> list[slice]:
-        """The blocks of a dimension; the last may be short."""
-        size, tile = self.sizes[dim], self.tiles[dim]
-        end = size if self.padding is None else size + tile
-        return [slice(start, min(start + tile, end)) for start in range(0, size, tile)]
+    def blocks(self, dim: str, around: Blocks) -> list[slice]:
+        """The blocks of a dimension, of the current chunk if a map around has chunks of it; the last may be short."""
+        base = self.program.chunks.get(dim, dim)
+        cuts = [block for other, block in around.items() if self.program.chunks.get(other) == base]
+        bounds = cuts[-1] if cuts else slice(0, self.sizes[dim])
+        starts = range(bounds.start, bounds.stop, self.tiles[dim])
+        return [self.block(dim, start // self.tiles[dim], bounds.stop) for start in starts]
+
+    def block(self, dim: str, index: int, end: int) -> slice:
+        """One block by its number, not beyond `end` unless it is padded."""
+        tile = self.tiles[dim]
+        padded = self.padding is not None and dim not in self.program.chunks
+        return slice(index * tile, (index + 1) * tile if padded else min((index + 1) * tile, end))
 
     def peel(self, value: Value, dim: str, index: int) -> Value:
         """The element of a list for one block."""
         match value:
-            case Stack(own, elements) if own == dim:
-                return elements[index]
-            case Stack(own, elements):
-                return Stack(own, tuple(self.peel(element, dim, index) for element in elements))
+            case Stack(own, elements, first) if own == dim:
+                return elements[index - first]
+            case Stack(own, elements, first):
+                return Stack(own, tuple(self.peel(element, dim, index) for element in elements), first)
             case Stored(lists, tile, blocks):
                 rest = without(lists, dim)
-                chosen = (*blocks, (dim, self.blocks(dim)[index]))
+                chosen = (*blocks, (dim, self.block(dim, index, self.sizes[dim])))
                 if rest:
                     return Stored(rest, tile, chosen)
                 slices = dict(chosen)
@@ -185,7 +197,7 @@ class _Interpreter:
             array[...] = self.aligned(value, kind.axes)
             return Tile(kind.axes, array)
         array = self.arithmetic.full(self.shape(kind.axes, blocks), 0)
-        for indices in itertools.product(*(enumerate(self.blocks(dim)) for dim in kind.lists)):
+        for indices in itertools.product(*(enumerate(self.blocks(dim, {})) for dim in kind.lists)):
             element: Value = value
             for dim, (index, _) in zip(kind.lists, indices, strict=True):
                 element = self.peel(element, dim, index)
@@ -269,8 +281,8 @@ class _Interpreter:
             case Map():
                 self.map(definition, environment, blocks, passed)
             case Reduce(names, sources, dim, monoid):
-                count = len(self.blocks(dim))
-                runs = [[self.peel(environment[source], dim, i) for source in sources] for i in range(count)]
+                indices = [block.start // self.tiles[dim] for block in self.blocks(dim, blocks)]
+                runs = [[self.peel(environment[source], dim, index) for source in sources] for index in indices]
                 environment.update(zip(names, self.accumulate(monoid, names, runs, blocks), strict=True))
             case Rename(name, source, old, new):
                 kind = self.program.types[source]
@@ -288,7 +300,9 @@ class _Interpreter:
         body_uses = used.union(*(output.values for output in node.outputs))
         kept = used.union(*(out.values for out in node.outputs if out.monoid is None and out.names[0] not in passed))
         runs: list[dict[str, Value]] = []
-        for index, block in enumerate(self.blocks(node.dim)):
+        sections = self.blocks(node.dim, blocks)
+        for block in sections:
+            index = block.start // self.tiles[node.dim]
             inner = dict(environment)
             for port in node.ports:
                 element = inner[port.name] = self.peel(environment[port.source], node.dim, index)
@@ -303,7 +317,8 @@ class _Interpreter:
                     self.stores[self.roots.get(name, name)] += self.bytes(value, name)
         for output in node.outputs:
             if output.monoid is None:
-                environment[output.names[0]] = Stack(node.dim, tuple(run[output.values[0]] for run in runs))
+                first = sections[0].start // self.tiles[node.dim] if sections else 0
+                environment[output.names[0]] = Stack(node.dim, tuple(run[output.values[0]] for run in runs), first)
                 continue
             values = [[run[value] for value in output.values] for run in runs]
             for index, run in enumerate(values):
@@ -349,7 +364,9 @@ class _Interpreter:
             dim = kinds[-1].lists[0]
             inner = [Type(kind.dtype, without(kind.lists, dim), kind.axes) for kind in kinds]
             elements = []
-            for index, block in enumerate(self.blocks(dim)):
+            sections = self.blocks(dim, blocks)
+            first = sections[0].start // self.tiles[dim] if sections else 0
+            for index, block in enumerate(sections, first):
                 peeled = [
                     tuple(
                         self.peel(value, dim, index) if dim in kind.lists else value
@@ -358,7 +375,7 @@ class _Interpreter:
                     for run in runs
                 ]
                 elements.append(self.combined(monoid, parts, inner, peeled, {**blocks, dim: block}))
-            return Stack(dim, tuple(elements))
+            return Stack(dim, tuple(elements), first)
         total = tuple(
             Tile(kind.axes, self.arithmetic.full(self.shape(kind.axes, blocks), identity(monoid, part)))
             for part, kind in zip(parts, kinds, strict=True)
@@ -401,7 +418,7 @@ def tiles_of(value: Value) -> Iterator[Tile]:
     match value:
         case Tile():
             yield value
-        case Stack(_, elements):
+        case Stack(elements=elements):
             for element in elements:
                 yield from tiles_of(element)
         case Stored():

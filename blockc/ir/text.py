@@ -18,12 +18,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, assert_never
 
 from lark import Lark, Token, Transformer
 
-from blockc.ir.array_program import Argument, Dim, argument_type
+from blockc.ir.array_program import Argument, Dim, argument_type, chunk_dim
 from blockc.ir.block import (
     Apply,
     Constant,
@@ -48,8 +49,7 @@ def format_program(program: Program) -> str:
     """The whole program as text."""
     lines = [f"program {program.name}"]
     for dim in program.dims:
-        size = f" = {dim.size}" if dim.size is not None else f" = size({dim.same_as})" if dim.same_as else ""
-        lines.append(f"dim {dim.name}{size}{' whole' if dim.name in program.whole else ''}")
+        lines.append(f"dim {dim.name}{_size(dim)}{' whole' if dim.name in program.whole else ''}")
     for argument in (*program.arguments, *(result.argument for result in program.outputs)):
         lines.append(f"array {argument.name}: {argument_type(argument)}")
     for entry in program.inputs:
@@ -58,6 +58,12 @@ def format_program(program: Program) -> str:
     lines.extend(format_graph(program, program.body, ""))
     lines.extend(f"output {result.argument.name} = {result.value}" for result in program.outputs)
     return "\n".join(lines) + "\n"
+
+
+def _size(dim: Dim) -> str:
+    if dim.chunks_of is not None:
+        return f" = chunks({dim.chunks_of})"
+    return f" = {dim.size}" if dim.size is not None else f" = size({dim.same_as})" if dim.same_as else ""
 
 
 def format_graph(program: Program, graph: Graph, indent: str) -> list[str]:
@@ -128,7 +134,7 @@ def _bound(program: Program, names: tuple[str, ...]) -> str:
 GRAMMAR = r"""
 start: "program" NAME dim* array* input* definition* output*
 dim: "dim" NAME ["=" dim_size] [WHOLE]
-dim_size: INT -> fixed | "size" "(" NAME ")" -> same
+dim_size: INT -> fixed | "size" "(" NAME ")" -> same | "chunks" "(" NAME ")" -> chunks
 array: "array" NAME ":" DTYPE "[" [axis ("," axis)*] "]"
 axis: NAME | "(" NAME ("," NAME)* ")"
 input: "input" NAME ":" type "=" NAME "[" [names] "]"
@@ -164,8 +170,13 @@ class _Build(Transformer):  # type: ignore[type-arg]
     def same(self, items: list[Token]) -> str:
         return str(items[0])
 
+    def chunks(self, items: list[Token]) -> Dim:
+        return chunk_dim("", str(items[0]))
+
     def dim(self, items: list[Any]) -> tuple[Dim, bool]:
         name, size, whole = items
+        if isinstance(size, Dim):
+            return replace(size, name=str(name)), whole is not None
         fixed = size if isinstance(size, int) else None
         return Dim(str(name), fixed, size if isinstance(size, str) else None), whole is not None
 

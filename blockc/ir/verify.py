@@ -8,6 +8,7 @@ B05 a dimension never nests in itself     B11 a tile with the axis of a cut dime
 B06 a tile operator takes items, as       B12 an output has the dimensions that are declared for it
     many as it needs                      B13 an accumulated list is stacked in the same body; a reduce gives items
                                           B14 a scalar part has no list dimension or axis that a payload lacks
+                                          B15 chunks group the blocks of a cut dimension, outside the maps over it
 """
 
 from __future__ import annotations
@@ -64,10 +65,13 @@ class Verified:
 def verify(program: Program, verified: Verified | None = None) -> None:
     """Check every invariant; VerifyError names the first that fails and the definition at fault."""
     checker = _Checker(program, verified or Verified())
+    checker.chunks()
     for entry in program.inputs:
         checker.dims(entry.name, entry.dims)
+        checker.no_chunks(entry.name, entry.dims)
     for result in program.outputs:
         checker.dims(result.argument.name, result.argument.dims)
+        checker.no_chunks(result.argument.name, result.argument.dims)
     for entry in program.inputs:
         checker.bind(entry.name, entry.name, program.input_types[entry.name])
     checker.graph(program.body, ())
@@ -111,6 +115,19 @@ class _Checker:
             if dim not in self.program.rank:
                 raise VerifyError("B03", at, f"dimension `{dim}` is not declared")
 
+    def chunks(self) -> None:
+        """B15 for the declarations."""
+        program = self.program
+        for dim, base in program.chunks.items():
+            if base not in program.rank or base in program.chunks or program.whole & {dim, base}:
+                raise VerifyError("B15", dim, f"`{base}` is no dimension that is cut into blocks")
+
+    def no_chunks(self, at: str, dims: tuple[str, ...]) -> None:
+        """B15: tiles have no axis of chunks, and no array is stored with one."""
+        for dim in dims:
+            if dim in self.program.chunks:
+                raise VerifyError("B15", at, f"`{dim}` are chunks, which are no axis")
+
     def graph(self, graph: Graph, mapped: tuple[str, ...]) -> None:
         for definition in graph:
             earlier = self.verified.maps.get(id(definition))
@@ -152,6 +169,7 @@ class _Checker:
                 self.acts(at, monoid, names)
             case Rename(name, source, old, new):
                 self.dims(name, (old, new))
+                self.no_chunks(name, (old, new))
                 kind = self.use(name, source)
                 if old not in kind.axes or new in kind.axes or mapped:
                     raise VerifyError("B04", name, f"cannot read `{source}` with `{old}` as `{new}` here")
@@ -183,6 +201,7 @@ class _Checker:
     def apply(self, apply: Apply, mapped: tuple[str, ...]) -> None:
         at = apply.name
         self.dims(at, apply.dims)
+        self.no_chunks(at, apply.dims)
         count = len(apply.args)
         operand_axes = [self.operand(at, arg) for arg in apply.args]
         axes = {axis for held in operand_axes for axis in held}
@@ -230,6 +249,8 @@ class _Checker:
             raise VerifyError("B10", at, f"`{node.dim}` is whole")
         if node.dim in mapped:
             raise VerifyError("B05", at, f"a map over `{node.dim}` inside one")
+        if self.program.chunks.get(node.dim) in mapped:
+            raise VerifyError("B15", at, f"a map over chunks of `{self.program.chunks[node.dim]}` inside one over it")
         outside = dict(self.types)
         for port in node.ports:
             self.bind(at, port.name, self.peel(at, port.source, node.dim))
@@ -263,6 +284,8 @@ class _Checker:
             return kind
         if dim in kind.lists:
             raise VerifyError("B05", at, f"`{value}` is already a list over `{dim}`")
+        if self.program.chunks.get(dim) in kind.lists:
+            raise VerifyError("B15", at, f"`{value}` has another list of blocks in every chunk")
         return Type(kind.dtype, self.program.ordered((*kind.lists, dim)), kind.axes)
 
 

@@ -4,16 +4,17 @@ Traffic follows design section 4: a port or stacked output whose element is an i
 body; an accumulated list is stored in every iteration of its loop and loaded in all but the first, and what is stacked
 only to be accumulated is not stored; nothing else moves, except the items of the top graph between launches. Since the
 tiles of all blocks of a dimension add up to its size, a product of sizes (for axes) and block counts (for other
-enclosing maps) is exact.
+enclosing maps) is exact. Chunks are whole blocks: maps over both count as one over the blocks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import (
     REDUCTIONS,
     Apply,
@@ -97,8 +98,15 @@ def _items(program: Program) -> Iterator[Movement]:
 
 def _movement(program: Program, name: str, root: str, direction: str, mapped: tuple[str, ...]) -> Movement:
     kind = program.types[name]
-    blocks = tuple(dim for dim in mapped if dim not in kind.axes)
+    blocks = repeating(program, mapped, kind.axes)
     return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks))
+
+
+def repeating(program: Program, mapped: tuple[str, ...], axes: Collection[str]) -> tuple[str, ...]:
+    """The dimensions of enclosing maps, outermost first, whose blocks repeat what has these axes."""
+    chunks = program.chunks
+    innermost = {chunks.get(dim, dim): dim for dim in mapped}
+    return tuple(dim for dim in mapped if dim not in axes and innermost[chunks.get(dim, dim)] == dim)
 
 
 def _of_graph(
@@ -139,10 +147,16 @@ def _accumulated(
     for name in output.names:
         kind = program.types[name]
         if not kind.is_item:
-            blocks = tuple(other for other in (*mapped, *kind.lists) if other not in kind.axes)
+            lists = tuple(other for other in kind.lists if other not in kind.axes)
             root, size = names.get(name, name), DTYPES[kind.dtype].size
-            yield Movement(root, "load", size, Count(kind.axes, blocks, again=(dim,)))
-            yield Movement(root, "store", size, Count(kind.axes, (*blocks, dim)))
+            around = (*repeating(program, mapped, kind.axes), *lists)
+            stores = Count(kind.axes, (*repeating(program, (*mapped, dim), kind.axes), *lists))
+            if any(program.chunks.get(other) == dim for other in mapped):  # the first time in every chunk
+                yield Movement(root, "load", size, stores)
+                yield Movement(root, "load", size, replace(stores, blocks=around, times=-1))
+            else:
+                yield Movement(root, "load", size, Count(kind.axes, around, again=(dim,)))
+            yield Movement(root, "store", size, stores)
 
 
 def traffic_formula(program: Program) -> sympy.Expr:
@@ -154,6 +168,7 @@ def traffic_formula(program: Program) -> sympy.Expr:
 
 def traffic(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> dict[tuple[str, str], int]:
     """Bytes by value and direction."""
+    sizes = complete_sizes(program, sizes)
     result: dict[tuple[str, str], int] = {}
     for movement in movements(program):
         key = (movement.value, movement.direction)
@@ -163,10 +178,11 @@ def traffic(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]
 
 def work(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> tuple[int, int]:
     """Arithmetic operations and special functions, with all repeats."""
+    sizes = complete_sizes(program, sizes)
     flops = special = 0
     for apply, mapped in _applies(program.body, ()):
         axes = set(program.types[apply.name].axes).union(*(program.types[name].axes for name in apply.uses))
-        blocks = tuple(dim for dim in mapped if dim not in axes)
+        blocks = repeating(program, mapped, axes)
         elements = Count(tuple(axes), blocks).value(sizes, tiles)
         own, own_special = _per_element(apply)
         flops += elements * own

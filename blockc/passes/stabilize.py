@@ -432,14 +432,18 @@ class _Stabilizer:
             exponents = []
             for name, count in pair.exponents:
                 listed = node.dim in self.types[name].lists
-                inner = self.port(ports, Port(self.fresh(port.name), name), node.dim) if listed else name
-                exponents.append((inner, count))
+                exponents.append((self.exponent_port(ports, port, name, node.dim) if listed else name, count))
             self.pairs[port.name] = Pair(x, tuple(exponents), pair.hollow)
         self.fill(node.body)
         outputs = self.outputs(node)
         scope = self.scopes.pop()
         self.scopes[-1].out.append(Map(node.dim, tuple(ports), tuple(scope.out), outputs, node.span))
         self.scopes[-1].bound.update(name for output in outputs for name in output.names)
+
+    def exponent_port(self, ports: list[Port], like: Port, source: str, dim: str) -> str:
+        """The element of a list of exponents; values that share the list share the element too."""
+        known = next((port.name for port in ports if port.source == source), None)
+        return known or self.port(ports, Port(self.fresh(like.name), source), dim)
 
     def port(self, ports: list[Port], port: Port, dim: str) -> str:
         source = self.types[port.source]

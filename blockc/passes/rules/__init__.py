@@ -20,6 +20,7 @@ from blockc.passes.rules import (
     reassociate_contraction,
     rematerialise,
     split_exponential,
+    split_reduction,
     swap_scale_and_contraction,
 )
 
@@ -34,4 +35,5 @@ RULES: tuple[Rule, ...] = (
 )
 SNAPSHOT_RULES: tuple[Rule, ...] = (extend_map.RULE, reassociate_contraction.RULE, hoist_map.RULE)
 EMISSION_RULES: tuple[Rule, ...] = (fuse_elementwise.RULE,)
-ALL_RULES: tuple[Rule, ...] = (*RULES, *SNAPSHOT_RULES, *EMISSION_RULES)
+ASKED_RULES: tuple[Rule, ...] = (split_reduction.RULE,)  # they run when somebody asks for them
+ALL_RULES: tuple[Rule, ...] = (*RULES, *SNAPSHOT_RULES, *ASKED_RULES, *EMISSION_RULES)
