@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -232,6 +232,27 @@ def emit(file: str, options: Options, folder: str) -> None:
         click.echo("\n".join(f"written   {visible(path)}" for path in paths))
 
 
+@cli.command()
+@compile_options
+def verify(file: str, options: Options) -> None:
+    """Re-check every step of how FILE is fused, and every snapshot, on random and adversarial data.
+
+    Dimensions without a size get a small one, with several blocks of which the last is short. Exit code 4 if a check
+    fails.
+    """
+    from blockc import verify_report, verifying
+
+    program = load(file, options)
+    with progress("verifying") as say:
+        found = verifying.verify_program(verifying.Request(program, options.dims, options.tiles), say)
+    if options.form == "json":
+        print_json(verify_report.as_json(program.name, found))
+    else:
+        click.echo("\n".join(verify_report.lines(program.name, found)))
+    if problems := verify_report.problems(found):
+        raise CheckError(problems)
+
+
 def load(file: str, options: Options) -> ArrayProgram:
     """The checked program of a file, once all options that do not need more have been checked as well."""
     from blockc import driver
@@ -270,17 +291,24 @@ def emphasised(text: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(doing: str) -> Iterator[None]:
-    """Says what is being done while it is being done, if standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    message = f"{doing} ..."
-    print(message, end="\r", file=sys.stderr, flush=True)
+def progress(doing: str) -> Iterator[Callable[[str], None]]:
+    """Says what is being done while it is being done, if standard error is a terminal. Gives a function that says how
+    far it is."""
+    shown = 0
+
+    def say(detail: str) -> None:
+        nonlocal shown
+        if sys.stderr.isatty():
+            message = f"{doing}: {detail} ..." if detail else f"{doing} ..."
+            print(message.ljust(shown), end="\r", file=sys.stderr, flush=True)
+            shown = len(message)
+
+    say("")
     try:
-        yield
+        yield say
     finally:
-        print(" " * len(message), end="\r", file=sys.stderr, flush=True)
+        if shown:
+            print(" " * shown, end="\r", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

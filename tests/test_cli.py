@@ -91,7 +91,7 @@ def saved(path: Path, array: Array) -> str:
 # --- help and version ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "check", "show", "explain", "run", "emit"])
+@pytest.mark.parametrize("command", ["", "check", "show", "explain", "run", "emit", "verify"])
 def test_help_names_every_option_of_a_command(run_blockc: Blockc, command: str) -> None:
     result = run_blockc(*([command] if command else []), "--help")
     assert (result.code, result.err) == (0, "")
@@ -119,6 +119,7 @@ def test_module_and_command_are_the_same() -> None:
         (["show", ATTENTION, "--stage", "kernel"], ["torch", "triton"]),
         (["explain", ATTENTION], ["torch", "triton"]),
         (["run", ATTENTION, *SMALL], ["torch", "triton"]),
+        (["verify", str(EXAMPLES / "mlp.blk")], ["torch", "triton"]),
     ],
 )
 def test_commands_import_only_what_they_need(arguments: list[str], absent: list[str]) -> None:

@@ -29,7 +29,7 @@ from blockc.ir.prime_field import FIELD, Verdict, random_numbers
 from blockc.language import parse
 from blockc.passes.normalise import normalise
 
-MOST_SHAPES = 64  # of one example: all of them with up to three dimensions that are cut, else a seeded choice
+MOST_SHAPES = 32  # of one example: all of them with up to two dimensions that are cut, else a seeded choice
 
 
 def shapes(program: Program) -> list[tuple[dict[str, int], dict[str, int]]]:

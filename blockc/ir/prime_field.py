@@ -264,25 +264,27 @@ def _small_logarithms() -> tuple[Array, Array]:
     return powers[order], order.astype(np.uint64)
 
 
-def _logarithms(p: Array) -> Array:
-    """The discrete logarithms to the base 9 of squares mod p, by small and giant steps."""
+@functools.lru_cache(maxsize=1 << 16)
+def _logarithm(square: int) -> int:
+    """The discrete logarithm to the base 9 of a square mod p, by small and giant steps (0 of what is no square)."""
     powers, exponents = _small_logarithms()
+    candidates = np.uint64(square) * _giant_steps() % np.uint64(P)
+    places = np.minimum(np.searchsorted(powers, candidates), SMALL - 1)
+    hits = np.flatnonzero(powers[places] == candidates)
+    return (int(exponents[places[hits[0]]]) + SMALL * int(hits[0])) % Q if hits.size else 0
+
+
+@functools.cache
+def _giant_steps() -> Array:
+    """9^(-2^20 i) mod p for all i that are needed."""
     steps = np.arange(-(-Q // SMALL), dtype=np.uint64)
-    giants = _generated(np.uint64(Q) - steps * np.uint64(SMALL) % np.uint64(Q))
-    values, inverse = np.unique(p, return_inverse=True)
-    found = np.zeros(len(values), np.uint64)
-    for at, value in enumerate(values):
-        candidates = value * giants % P
-        places = np.minimum(np.searchsorted(powers, candidates), SMALL - 1)
-        hits = np.flatnonzero(powers[places] == candidates)
-        if hits.size:
-            found[at] = (exponents[places[hits[0]]] + steps[hits[0]] * np.uint64(SMALL)) % np.uint64(Q)
-    return found[inverse].reshape(p.shape)
+    return _generated(np.uint64(Q) - steps * np.uint64(SMALL) % np.uint64(Q))
 
 
 def _log(a: Array) -> Array:
     square = _is_square(a["p"])
-    q = _logarithms(np.where(square, a["p"], (P - a["p"]) % P))
+    squares = np.where(square, a["p"], (P - a["p"]) % P)
+    q = np.array([_logarithm(int(value)) for value in squares.flat], np.uint64).reshape(squares.shape)
     weak = (~square & ~_is_small(a)) | ((a["marks"] & WEAK_P) != 0)
     result = _build(np.uint64(0), q, NO_P | _flag((a["marks"] & NO_P) != 0, NO_Q) | _flag(weak, WEAK), np.int8(0))
     infinite = _has(a, INFINITE)
