@@ -1,0 +1,130 @@
+"""Exponent pairs: values x * e^t, and the operators that are put down for them (design, section 7)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from blockc.ir.block import Apply, Constant, Definition, Fresh, Operand, Program, Type, apply_axes
+from blockc.ir.dtypes import real
+
+ZERO, ONE, EMPTY = Constant(0.0), Constant(1.0), Constant(-math.inf)
+
+Exponents = tuple[tuple[str, float], ...]  # names with how often each counts, in order of appearance, none with 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """x * e^t, where t is the sum of `exponents` and `x` is None for 1.
+
+    `hollow`: the exponents cancelled in a sum of exponentials, which is 0 where all that it adds up are exact zeros.
+    """
+
+    x: Operand | None
+    exponents: Exponents
+    hollow: bool = False
+
+
+NOTHING = Pair(ZERO, ())
+
+
+def combine(first: Exponents, second: Exponents, sign: float = 1) -> Exponents:
+    """The sum, or difference, of two sums of exponents; what cancels is gone."""
+    counts = dict(first)
+    for name, count in second:
+        counts[name] = counts.get(name, 0) + sign * count
+    return tuple((name, count) for name, count in counts.items() if count != 0)
+
+
+@dataclass(slots=True)
+class Scope:
+    """A graph under construction: its definitions, the names that it binds, and its operators by what they compute."""
+
+    out: list[Definition] = field(default_factory=list)
+    bound: set[str] = field(default_factory=set)
+    known: dict[tuple[object, ...], str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Builder:
+    """The program under construction, and what is known of its values.
+
+    `pairs`: the values of the old program that are carried as pairs. `applies`: its tile operators. `statistics`: what
+    is -inf only together with all that it is subtracted from. `exported`: what becomes an output, stored plain.
+    """
+
+    program: Program
+    exported: frozenset[str]
+    fresh: Fresh = field(init=False)
+    types: dict[str, Type] = field(init=False)
+    statistics: set[Operand] = field(default_factory=set)
+    applies: dict[str, Apply] = field(default_factory=dict)
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    scopes: list[Scope] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fresh = Fresh(self.program)
+        self.types = dict(self.program.types)
+
+    def put(self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...] = (), dtype: str = "") -> str:
+        """The name of an operator's result: one that exists in this graph, or a new one."""
+        names = [arg for arg in args if isinstance(arg, str)]
+        dtype = dtype or real(*(self.types[name].dtype for name in names))
+        key = (op, args, dims, dtype)
+        for scope in reversed(self.scopes):
+            if key in scope.known:
+                return scope.known[key]
+        stem = names[0] if names else "c"
+        return self.place(Apply(self.fresh(stem), op, args, dims, dtype), key)
+
+    def place(self, apply: Apply, key: tuple[object, ...]) -> str:
+        scope = self.scopes[-1]
+        scope.out.append(apply)
+        scope.bound.add(apply.name)
+        scope.known[key] = apply.name
+        self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
+        return apply.name
+
+    def named(self, operand: Operand, kind: Type) -> str:
+        """A name for an operand, with all the axes of `kind`."""
+        axes = self.types[operand].axes if isinstance(operand, str) else ()
+        missing = tuple(axis for axis in kind.axes if axis not in axes)
+        if isinstance(operand, str) and not missing:
+            return operand
+        return self.put("broadcast", (operand,), missing, kind.dtype)
+
+    def product(self, *factors: Operand | None) -> Operand | None:
+        kept = tuple(factor for factor in factors if factor is not None)
+        return self.put("mul", kept) if len(kept) > 1 else kept[0] if kept else None
+
+    def total(self, exponents: Exponents) -> Operand:
+        """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN."""
+        added = [self.times(name, count) for name, count in exponents if count > 0]
+        result: Operand = ZERO if not added else added[0] if len(added) == 1 else self.put("add", tuple(added))
+        for name, count in exponents:
+            if count < 0:
+                result = self.put("sub", (result, self.times(self.put("finite", (name,)), -count)))
+        return result
+
+    def times(self, name: str, count: float) -> Operand:
+        return name if count == 1 else self.put("mul", (name, Constant(count)))
+
+    def unwrap(self, pair: Pair, dtype: str = "") -> Operand:
+        """The plain value of a pair."""
+        if not pair.exponents:
+            same = not dtype or not isinstance(pair.x, str) or self.types[pair.x].dtype == dtype
+            return ONE if pair.x is None else pair.x if same else self.put("cast", (pair.x,), (), dtype)
+        (name, count), *others = pair.exponents
+        alone = pair.x is None and not others  # e^-t is infinite where t is -inf: only a difference has to be finite
+        total = self.times(name, count) if alone else self.total(pair.exponents)
+        exponential = self.put("exp", (total,), (), dtype if pair.x is None else "")
+        return exponential if pair.x is None else self.put("mul", (pair.x, exponential), (), dtype)
+
+    def plain(self, operand: Operand) -> Operand:
+        pair = self.pairs.get(operand) if isinstance(operand, str) else None
+        return operand if pair is None else self.unwrap(pair)
+
+    def pair(self, operand: Operand) -> Pair:
+        """An operand as a pair; a plain one has no exponents."""
+        found = self.pairs.get(operand) if isinstance(operand, str) else None
+        return found if found is not None else Pair(operand, ())
