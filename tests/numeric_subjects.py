@@ -77,6 +77,11 @@ SOFTMAX_LIKE = {
     "log-sum-exp by hand": _ROW + "O: f32[m] { M = max[n](S); O = M + log(sum[n](exp(S - M))) }",
     "log of the mean": _ROW + "O: f32[m] { O = log(mean[n](exp(S))) }",
     "largest probability": _ROW + "O: f32[m] { O = max[n](softmax[n](S)) }",
+    "sum of squares": _ROW + "O: f32[m] { P = softmax[n](S); O = sum[n](P * P) }",
+    "at least nothing": _ROW + "O: f32[m, n] { E = exp(S); O = E / max(sum[n](E), 0.0) }",
+    "maximum subtracted, at least nothing": _ROW
+    + "O: f32[m, n] { E = exp(S - max[n](S)); O = E / max(sum[n](E), 0.0) }",
+    "numerator is an output": _ROW + "(E: f32[m, n], O: f32[m, n]) { E = exp(S - max[n](S)); O = E / sum[n](E) }",
     "attention": _PAIR + "O: f32[m, e] { O = dot[n](softmax[n](S), V) }",
     "maximum subtracted": _PAIR + "O: f32[m, e] { E = exp(S - max[n](S)); O = dot[n](E / sum[n](E), V) }",
     "log-sum-exp subtracted": _PAIR + "O: f32[m, e] { O = dot[n](exp(S - logsumexp[n](S)), V) }",
@@ -94,6 +99,11 @@ OTHERS = {
     "cross-entropy of two": "program p(S: f32[m, n], T: f32[m, n]) -> O: f32[m] "
     "{ O = -sum[n](softmax[n](T) * log_softmax[n](S)) }",
     "entropy by log-sum-exp": _ROW + "O: f32[m] { O = logsumexp[n](S) - sum[n](softmax[n](S) * S) }",
+    "entropy": _ROW + "O: f32[m] { P = softmax[n](S); O = -sum[n](P * log(P)) }",
+    "divergence": "program p(S: f32[m, n], T: f32[m, n]) -> O: f32[m] "
+    "{ P = softmax[n](S); O = sum[n](P * (log(P) - log_softmax[n](T))) }",
+    "divergence by quotient": "program p(S: f32[m, n], T: f32[m, n]) -> O: f32[m] "
+    "{ P = softmax[n](S); O = sum[n](P * log(P / softmax[n](T))) }",
     "rmsnorm": "program p(X: f32[m, n], g: f32[n]) -> O: f32[m, n] { O = rmsnorm[n](X, g, 1e-6) }",
     "rmsnorm, product": "program p(X: f32[m, n], g: f32[n], W: f32[n, e]) -> O: f32[m, e] "
     "{ O = dot[n](rmsnorm[n](X, g, 1e-6), W) }",
@@ -129,7 +139,7 @@ def ordinary(programs: Mapping[str, str]) -> dict[str, Subject]:
     found = {}
     for name, text in programs.items():
         row = "O: f32[m] " in text
-        found[name] = subject(text, {"m": 1009, "n": 9, "e": 1} if row else {"m": 67, "n": 19, "e": 16, "d": 24})
+        found[name] = subject(text, {"m": 1009, "n": 9, "d": 4} if row else {"m": 67, "n": 19, "e": 16, "d": 24})
     return found
 
 
@@ -171,3 +181,5 @@ ROWS = {
 }
 # Here already the reference, in float64, cannot tell a number from itself plus the logarithm of a count.
 COARSE = ("all -1e30", "the largest finite")
+# Twice an exponent is beyond f32, and the sums of squares of blocks are kept with twice their exponent.
+BEYOND = {("sum of squares", "the largest finite")}

@@ -36,6 +36,17 @@ def combine(first: Exponents, second: Exponents, sign: float = 1) -> Exponents:
     return tuple((name, count) for name, count in counts.items() if count != 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Logarithm:
+    """The sum of `large`, exponents and what has been added to them, and of `small`, logarithms of payloads.
+
+    Kept apart since a large exponent swallows the digits of the rest, unless what it nearly cancels with comes first.
+    """
+
+    large: Exponents
+    small: tuple[Operand, ...]
+
+
 @dataclass(slots=True)
 class Scope:
     """A graph under construction: its definitions, the names that it binds, and its operators by what they compute."""
@@ -60,7 +71,11 @@ class Builder:
     statistics: set[Operand] = field(default_factory=set)
     applies: dict[str, Apply] = field(default_factory=dict)
     pairs: dict[str, Pair] = field(default_factory=dict)
+    logarithms: dict[str, Logarithm] = field(default_factory=dict)
     scopes: list[Scope] = field(default_factory=list)
+    origins: dict[str, object] = field(default_factory=dict)
+    derived: dict[tuple[object, ...], object] = field(default_factory=dict)
+    parts: dict[object, tuple[object, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fresh = Fresh(self.program)
@@ -83,6 +98,7 @@ class Builder:
         scope.bound.add(apply.name)
         scope.known[key] = apply.name
         self.types[apply.name] = Type(apply.dtype, (), apply_axes(self.program, apply, self.types))
+        self.derive(apply.name, apply.op, *map(self.origin, apply.args), apply.dims)
         return apply.name
 
     def named(self, operand: Operand, kind: Type) -> str:
@@ -98,16 +114,68 @@ class Builder:
         return self.put("mul", kept) if len(kept) > 1 else kept[0] if kept else None
 
     def total(self, exponents: Exponents) -> Operand:
-        """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN."""
-        added = [self.times(name, count) for name, count in exponents if count > 0]
-        result: Operand = ZERO if not added else added[0] if len(added) == 1 else self.put("add", tuple(added))
-        for name, count in exponents:
-            if count < 0:
-                result = self.put("sub", (result, self.times(self.put("finite", (name,)), -count)))
+        """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN.
+
+        Those that count the same are summed first: twice a difference of large ones fits where twice one does not.
+        """
+        result: Operand = ZERO
+        for size in dict.fromkeys(abs(count) for _, count in exponents):
+            added = tuple(name for name, count in exponents if count == size)
+            part: Operand = self.put("add", added) if len(added) > 1 else added[0] if added else ZERO
+            for name, count in exponents:
+                if count == -size:
+                    part = self.put("sub", (part, self.put("finite", (name,))))
+            part = self.times(part, size)
+            result = part if result == ZERO else self.put("add", (result, part))
         return result
 
-    def times(self, name: str, count: float) -> Operand:
-        return name if count == 1 else self.put("mul", (name, Constant(count)))
+    def times(self, operand: Operand, count: float) -> Operand:
+        return operand if count == 1 else self.put("mul", (operand, Constant(count)))
+
+    def close(self, terms: Exponents) -> list[Operand]:
+        """The terms of a sum, those that nearly cancel as differences: a value and the maximum of such values."""
+        parts: list[Operand] = []
+        left = dict(terms)
+        for name, count in terms:
+            highest = next((n for n, c in left.items() if c == -count and self.is_maximum(n, name)), None)
+            if name in left and highest is not None:
+                del left[name], left[highest]
+                parts.append(self.times(self.put("sub", (name, highest)), count))
+        return [*parts, *(self.times(name, count) for name, count in left.items())]
+
+    # Where values come from
+
+    def origin(self, operand: Operand) -> object:
+        """A number that is the same for values computed alike, whichever loop computes them."""
+        return self.origins.setdefault(operand, len(self.origins)) if isinstance(operand, str) else operand
+
+    def derive(self, name: str, *parts: object) -> None:
+        """Note that a value is computed from `parts`: an operator and origins."""
+        self.origins[name] = self.derived.setdefault(parts, self.origin(name))
+        self.parts[self.origins[name]] = parts
+
+    def element(self, name: str, source: str, dim: str) -> None:
+        """Note that a value is the element of a list: of a stacked one, what was stacked."""
+        match self.parts.get(self.origin(source)):
+            case ("stack", origin, stacked) if stacked == dim:
+                self.origins[name] = origin
+            case _:
+                self.derive(name, "element", self.origin(source), dim)
+
+    def combined(self, name: str, value: str, monoid: str | None, dim: str) -> None:
+        """Note what a map gives: a stacked list, or the maximum, which is one of values like those of a block."""
+        if monoid is None:
+            self.derive(name, "stack", self.origin(value), dim)
+        elif monoid == "max":
+            self.origins[name] = self.origin(value)
+
+    def is_maximum(self, name: str, of: str) -> bool:
+        """True if `name` is a maximum of values like `of`."""
+        match self.parts.get(self.origin(name)):
+            case ("max", origin, *_):
+                return origin == self.origin(of)
+            case _:
+                return False
 
     def unwrap(self, pair: Pair, dtype: str = "") -> Operand:
         """The plain value of a pair."""

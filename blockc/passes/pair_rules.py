@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from blockc.ir.block import Apply, Constant, Operand, Type
 from blockc.ir.dtypes import is_float
-from blockc.passes.exponent_pairs import EMPTY, NOTHING, ONE, ZERO, Builder, Exponents, Pair, combine
+from blockc.passes.exponent_pairs import EMPTY, NOTHING, ONE, ZERO, Builder, Exponents, Logarithm, Pair, combine
 from blockc.passes.linear import terms
+
+Shift = Callable[[Builder, str, tuple[str, ...]], str]
 
 
 def paired(build: Builder, node: Apply) -> Pair | None:
     """The pair that the operator gives, or None if its result is plain."""
     if node.op == "exp":
-        return Pair(None, exponents_of(build, build.plain(node.args[0])))
+        return Pair(None, exponents_of(build, node.args[0]))
+    if node.op == "add" and any(arg in build.logarithms for arg in node.args):
+        return sum_of_logarithms(build, node)
     pairs = [build.pair(arg) for arg in node.args]
     if not any(pair.exponents or pair.hollow for pair in pairs):
         return None
@@ -74,10 +79,10 @@ def power(build: Builder, op: str, rest: tuple[Operand, ...], pair: Pair, expone
 
 def exponents_of(build: Builder, operand: Operand) -> Exponents:
     """The exponent of e^operand, with subtracted statistics of rows kept apart so that they can cancel."""
-    name = build.named(operand, Type("f32", (), ()))
+    name = build.named(build.plain(operand), Type("f32", (), ()))
     kept: list[Operand] = []
     removed: list[tuple[str, float]] = []
-    for part in terms(name, partial(opens, build), build.applies):
+    for part in terms(operand if operand in build.logarithms else name, partial(opens, build), build.applies):
         count = math.prod(factor.value for factor in part if isinstance(factor, Constant))
         factors = tuple(factor for factor in part if not isinstance(factor, Constant))
         if count < 0 and any(factor in build.statistics for factor in factors):
@@ -113,21 +118,34 @@ def reciprocal(build: Builder, pair: Pair) -> Operand | None:
 
 
 def aligned(build: Builder, op: str, pairs: list[Pair]) -> Pair:
-    """A sum, or maximum, of pairs: all brought to the largest exponent first."""
-    first = pairs[0].exponents
-    if all(dict(pair.exponents) == dict(first) for pair in pairs):
-        hollow = all(pair.hollow or pair == NOTHING for pair in pairs)
+    """A sum, or maximum, of pairs: all brought to the largest exponent first. Zero has any exponent."""
+    filled = [pair for pair in pairs if pair != NOTHING]
+    first = filled[0].exponents
+    if all(dict(pair.exponents) == dict(first) for pair in filled):
+        hollow = all(pair.hollow for pair in filled)
         return Pair(build.put(op, tuple(ONE if pair.x is None else pair.x for pair in pairs)), first, hollow)
-    totals = [build.total(pair.exponents) for pair in pairs]
-    largest = build.put("maximum", tuple(dict.fromkeys(totals)))
-    finite = build.put("finite", (largest,))
-    scaled = []
+    totals = [exponent(build, pair) for pair in pairs]
+    top = build.put("maximum", tuple(dict.fromkeys(total for total in totals if total != EMPTY)))
+    finite = build.put("finite", (top,))
+    scaled: list[Operand] = []
     for pair, total in zip(pairs, totals, strict=True):
+        if pair == NOTHING:
+            scaled.append(ZERO)
+            continue
         # The largest is scaled by 1, also where it is infinite and the difference no number.
-        same = build.put("eq", (total, largest), (), "bool")
+        same = build.put("eq", (total, top), (), "bool")
         scale = build.put("where", (same, ONE, build.put("exp", (build.put("sub", (total, finite)),))))
         scaled.append(scale if pair.x is None else build.put("mul", (pair.x, scale)))
-    return Pair(build.put(op, tuple(scaled)), ((largest, 1),))
+    return Pair(build.put(op, tuple(scaled)), ((top, 1),))
+
+
+def exponent(build: Builder, pair: Pair) -> Operand:
+    """The exponent of a pair among others; that of nothing where a plain number is 0."""
+    if pair == NOTHING:
+        return EMPTY
+    if pair.exponents or not isinstance(pair.x, str):
+        return build.total(pair.exponents)
+    return build.put("where", (build.put("eq", (pair.x, ZERO), (), "bool"), EMPTY, ZERO), (), build.types[pair.x].dtype)
 
 
 def select(build: Builder, condition: Operand, yes: Pair, no: Pair) -> Pair:
@@ -151,24 +169,41 @@ def summed(build: Builder, node: Apply, pairs: list[Pair]) -> Pair:
     operands = []
     exponents: Exponents = ()
     aligned = False
-    for pair, arg in zip(pairs, node.args, strict=True):
-        dims = set(node.dims)
-        varying = tuple(e for e in pair.exponents if not dims.isdisjoint(build.types[e[0]].axes))
+    groups = [varying_along(build, pair, node.dims) for pair in pairs]
+    several = len({varying for varying in groups if varying}) > 1
+    for pair, varying, arg in zip(pairs, groups, node.args, strict=True):
         exponents = combine(exponents, tuple(e for e in pair.exponents if e not in varying))
         x = pair.x
         if varying:
-            shift, exponential = shifted(build, varying, node.dims, x)
+            shift, exponential = shifted(build, varying, node.dims, x, above if several else largest)
             x = build.product(x, exponential)
             exponents = combine(exponents, ((shift, 1),))
             aligned = True
         kind = build.types[arg] if isinstance(arg, str) else Type(node.dtype, (), node.dims)
-        needed = Type(kind.dtype, (), tuple(axis for axis in kind.axes if axis in dims))
+        needed = Type(kind.dtype, (), tuple(axis for axis in kind.axes if axis in node.dims))
         operands.append(build.named(ONE if x is None else x, needed))
     return Pair(build.put(node.op, tuple(operands), node.dims, node.dtype), exponents, aligned and not exponents)
 
 
-def shifted(build: Builder, exponents: Exponents, dims: tuple[str, ...], x: Operand | None) -> tuple[str, Operand]:
-    """The largest exponent along the dimensions, and e to the difference: one of each per value and dimension.
+def varying_along(build: Builder, pair: Pair, dims: tuple[str, ...]) -> Exponents:
+    """The exponents of a pair that differ along the dimensions."""
+    return tuple(entry for entry in pair.exponents if not set(dims).isdisjoint(build.types[entry[0]].axes))
+
+
+def largest(build: Builder, exponent: str, dims: tuple[str, ...]) -> str:
+    """The largest exponent along the dimensions."""
+    return build.put("max", (exponent,), tuple(dim for dim in dims if dim in build.types[exponent].axes))
+
+
+def above(build: Builder, exponent: str, dims: tuple[str, ...]) -> str:
+    """A whole number, at most 1 above the largest exponent: sums of such numbers are exact where they are large."""
+    return build.put("floor", (build.put("add", (largest(build, exponent, dims), ONE)),))
+
+
+def shifted(
+    build: Builder, exponents: Exponents, dims: tuple[str, ...], x: Operand | None, shift_of: Shift = largest
+) -> tuple[str, Operand]:
+    """The exponent that all elements along the dimensions get, and e to the difference: one of each per value.
 
     Where `x` is 0 the element is nothing, however large its exponent.
     """
@@ -176,30 +211,70 @@ def shifted(build: Builder, exponents: Exponents, dims: tuple[str, ...], x: Oper
     if isinstance(x, str) and not set(dims).isdisjoint(build.types[x].axes):
         total = build.put("where", (build.put("eq", (x, ZERO), (), "bool"), EMPTY, total))
     assert isinstance(total, str)
-    along = tuple(dim for dim in dims if dim in build.types[total].axes)
-    largest = build.put("max", (total,), along)
-    return largest, build.put("exp", (build.put("sub", (total, build.put("finite", (largest,)))),))
+    shift = shift_of(build, total, dims)
+    return shift, build.put("exp", (build.put("sub", (total, build.put("finite", (shift,)))),))
 
 
 def extreme(build: Builder, node: Apply, pair: Pair) -> Pair:
     """The largest or smallest of exponentials: that of the exponents."""
-    dims = set(node.dims)
-    varying = tuple(e for e in pair.exponents if not dims.isdisjoint(build.types[e[0]].axes))
+    varying = varying_along(build, pair, node.dims)
     staying = tuple(e for e in pair.exponents if e not in varying)
     kind = build.program.types[str(node.args[0])]
     if not varying:
         x = None if pair.x is None else build.put(node.op, (build.named(pair.x, kind),), node.dims, node.dtype)
         return Pair(x, staying, pair.hollow)
     if pair.x is None:
-        largest = build.put(node.op, (build.named(build.total(varying), kind),), node.dims)
-        return Pair(None, combine(((largest, 1),), staying))
+        best = build.put(node.op, (build.named(build.total(varying), kind),), node.dims)
+        return Pair(None, combine(((best, 1),), staying))
     shift, exponential = shifted(build, varying, node.dims, None)
     scaled = build.named(build.product(pair.x, exponential) or ONE, kind)
     return Pair(build.put(node.op, (scaled,), node.dims, node.dtype), combine(((shift, 1),), staying))
 
 
 def logarithm(build: Builder, node: Apply, pair: Pair) -> Pair:
+    """log x + t, as a number and as a sum that others may join."""
+    small = () if pair.x is None else (build.put("log", (pair.x,)),)
     total = build.total(pair.exponents)
-    value = total if pair.x is None else build.put("add", (build.put("log", (pair.x,)), total))
     build.statistics.add(node.name)
-    return Pair(build.named(value, build.program.types[node.name]), ())
+    if pair.exponents:
+        build.logarithms[node.name] = Logarithm(pair.exponents, small)
+    return Pair(build.named(build.put("add", (*small, total)) if small else total, build.program.types[node.name]), ())
+
+
+def sum_of_logarithms(build: Builder, node: Apply) -> Pair:
+    """A sum with logarithms of pairs in it: first what nearly cancels, last the logarithms of payloads."""
+    large: Exponents = ()
+    small: tuple[Operand, ...] = ()
+    for arg in node.args:
+        known = build.logarithms.get(arg) if isinstance(arg, str) else None
+        if known is not None:
+            large, small = combine(large, known.large), (*small, *known.small)
+        elif isinstance(arg, str):
+            name, count = multiple_of(build, arg)
+            large = combine(large, ((build.named(build.plain(name), build.types[name]), count),))
+        else:
+            small = (*small, arg)
+    build.logarithms[node.name] = Logarithm(large, small)
+    parts = (*build.close(large), *small)
+    total = build.put("add", parts) if len(parts) > 1 else parts[0] if parts else ZERO
+    return Pair(build.named(total, build.program.types[node.name]), ())
+
+
+def multiple_of(build: Builder, name: str) -> tuple[str, float]:
+    """The value that a value is a multiple of, and by which number."""
+    node = build.applies.get(name)
+    names = [arg for arg in node.args if isinstance(arg, str)] if node is not None and node.op == "mul" else []
+    numbers = [arg.value for arg in node.args if isinstance(arg, Constant)] if node is not None else []
+    if len(names) != 1 or node is None or len(numbers) != len(node.args) - 1 or names[0] not in build.types:
+        return name, 1
+    return names[0], math.prod(numbers)
+
+
+def multiple(build: Builder, node: Apply) -> None:
+    """Note that a multiple of a sum of logarithms is one."""
+    known = [build.logarithms[arg] for arg in node.args if isinstance(arg, str) and arg in build.logarithms]
+    numbers = [arg.value for arg in node.args if isinstance(arg, Constant)]
+    if node.op == "mul" and len(known) == 1 and len(numbers) == len(node.args) - 1:
+        factor = math.prod(numbers)
+        scaled = tuple(build.times(operand, factor) for operand in known[0].small)
+        build.logarithms[node.name] = Logarithm(combine((), known[0].large, factor), scaled)

@@ -33,7 +33,7 @@ from blockc.ir.decisions import Match
 from blockc.ir.verify import verify
 from blockc.passes.exponent_pairs import ONE, Builder, Exponents, Pair, Scope, combine
 from blockc.passes.normalise import prune
-from blockc.passes.pair_rules import paired
+from blockc.passes.pair_rules import multiple, paired
 from blockc.passes.rules import fuse_map_with_reduce
 
 STATISTIC = frozenset({"maximum", "minimum", "cast", "broadcast"})  # of statistics, these make statistics
@@ -96,6 +96,7 @@ class _Stabilizer:
         self.build.applies[node.name] = node
         if node.op == "max" or (node.op in STATISTIC and all(arg in self.build.statistics for arg in node.args)):
             self.build.statistics.add(node.name)
+        multiple(self.build, node)
         result = paired(self.build, node)
         if result is not None:
             self.build.pairs[node.name] = result
@@ -156,6 +157,7 @@ class _Stabilizer:
         source = self.build.types[port.source]
         self.build.types[port.name] = Type(source.dtype, without(source.lists, dim), source.axes)
         self.build.scopes[-1].bound.add(port.name)
+        self.build.element(port.name, port.source, dim)
         ports.append(port)
         return port.name
 
@@ -167,6 +169,8 @@ class _Stabilizer:
                 self.build.statistics.update(output.names)
             pair = self.build.pairs.get(output.values[0])
             if pair is None:
+                for result_name, value in zip(output.names, output.values, strict=True):
+                    self.build.combined(result_name, value, output.monoid, node.dim)
                 result.append(output)
                 continue
             (name,) = output.names
@@ -187,6 +191,7 @@ class _Stabilizer:
                     shift = self.build.fresh(name)
                     exponent = self.build.named(self.build.total(inner), Type(kind.dtype, (), ()))
                     self.build.types[shift] = self.build.types[exponent]
+                    self.build.combined(shift, exponent, "max", node.dim)
                     groups[key] = len(result)
                     result.append(Output((shift,), (exponent,), "exponent_add"))
                 group = result[groups[key]]
@@ -237,6 +242,7 @@ class _Stabilizer:
             inner = self.build.types[value]
             self.build.types[name] = Type(inner.dtype, self.build.program.ordered((*inner.lists, dim)), inner.axes)
             outputs.append(Output((name,), (value,), None))
+            self.build.combined(name, value, None, dim)
             known[key] = name
         return known[key]
 
