@@ -105,17 +105,17 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
     from blockc import driver
     from blockc.ir import array_program
     from blockc.ir.text import format_program
-    from blockc.passes.lower import lower, whole_dimensions
+    from blockc.passes.lower import lower
 
     if stage == "array":
         return array_program.text(program)
     sizes = driver.default_sizes(program, options.dims)
     if stage == "block":
-        return format_program(lower(program, whole_dimensions(program, sizes, dict(options.tiles))))
-    derivation = driver.derive(program, sizes, options.tiles)
+        return format_program(lower(program, driver.whole_dimensions(program, sizes, options.tiles, options.split)))
+    derivation = driver.derive(program, sizes, options.tiles, options.split)
     if stage in ("snapshot", "stable"):
         return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
-    plan = driver.plan_for(derivation, sizes, options.tiles)
+    plan = driver.plan_for(derivation, sizes, options.tiles, options.split)
     if stage == "kernel":
         return driver.emit(plan, program, options.target)
     comments = "".join(f"# {line}\n" for line in driver.header(plan, program)[:3])
@@ -142,9 +142,9 @@ def explain(file: str, options: Options) -> None:
     program = load(file, options)
     sizes = driver.default_sizes(program, options.dims)
     with progress("fusing"):
-        derivation = driver.derive(program, sizes, options.tiles)
+        derivation = driver.derive(program, sizes, options.tiles, options.split)
         explanation = explain_plan(
-            program, options.target, derivation, driver.plan_for(derivation, sizes, options.tiles)
+            program, options.target, derivation, driver.plan_for(derivation, sizes, options.tiles, options.split)
         )
         text = "" if options.form == "json" else str(explanation)
     if options.form == "json":
@@ -180,7 +180,9 @@ def run(
     known(program, files, tuple(result.argument.name for result in program.outputs), "output")
     check_outputs(files)
     arrays = read_inputs(program, unique(inputs, "--input"))
-    request = running.Request(program, options.target, options.dims, options.tiles, arrays, seed, threads)
+    request = running.Request(
+        program, options.target, options.dims, options.tiles, arrays, seed, threads, options.split
+    )
     with progress("compiling, running and checking"):
         report, used = running.run(request)
         simulation = running.simulate(report.plan, used) if simulate else None
@@ -220,7 +222,9 @@ def emit(file: str, options: Options, folder: str) -> None:
     program = load(file, options)
     sizes = driver.default_sizes(program, options.dims)
     with progress("compiling"):
-        plan = driver.plan_for(driver.derive(program, sizes, options.tiles), sizes, options.tiles)
+        plan = driver.plan_for(
+            driver.derive(program, sizes, options.tiles, options.split), sizes, options.tiles, options.split
+        )
         source = driver.emit(plan, program, options.target)
     if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
@@ -244,7 +248,7 @@ def verify(file: str, options: Options) -> None:
 
     program = load(file, options)
     with progress("verifying") as say:
-        found = verifying.verify_program(verifying.Request(program, options.dims, options.tiles), say)
+        found = verifying.verify_program(verifying.Request(program, options.dims, options.tiles, options.split), say)
     if options.form == "json":
         print_json(verify_report.as_json(program.name, found))
     else:
@@ -261,7 +265,7 @@ def load(file: str, options: Options) -> ArrayProgram:
     driver.check_target(options.target)
     text, name = read_source(file)
     program = parse(text, name, options.program, options.dtype)
-    driver.check_dims(program, options.dims, options.tiles)
+    driver.check_dims(program, options.dims, options.tiles, options.split)
     return program
 
 

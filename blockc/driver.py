@@ -25,10 +25,14 @@ from blockc.ir.plan import Cost, Plan
 from blockc.language import parse
 from blockc.parsing import MAX_SIZE
 from blockc.passes import choose, fuse, lower
+from blockc.passes import split as in_chunks
+from blockc.passes.rules import split_reduction
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Launch = Callable[..., dict[str, Array]]
 Tiles = Mapping[str, int | None]  # elements of a block; None keeps the dimension whole
+Split = Mapping[str, int]  # into how many chunks loops over a dimension are cut
+UNSPLIT: Split = {}
 
 TARGETS = ("cpu",)
 OUTER_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
@@ -54,11 +58,11 @@ def check_target(target: str) -> None:
         raise UsageError(f"unknown target `{target}`", f"known: {', '.join(TARGETS)}")
 
 
-def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles) -> None:
+def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> None:
     """UsageError for sizes or tiles of dimensions that the program does not have, or that cannot be; LimitError for too
     large ones."""
     known = {dim.name for dim in program.dims}
-    for option, values in (("dim", dims), ("tile", tiles)):
+    for option, values in (("dim", dims), ("tile", tiles), ("split", split)):
         for name, value in values.items():
             if name not in known:
                 hint = f"it has {', '.join(sorted(known))}"
@@ -100,27 +104,46 @@ def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, 
     return {dim.name: sizes[dim.name] for dim in program.dims}
 
 
-def derive(program: ArrayProgram, sizes: Mapping[str, int], tiles: Tiles) -> Derivation:
-    """Lower and fuse: everything about a program that depends on no more than which dimensions are whole."""
-    whole = lower.whole_dimensions(program, dict(sizes), dict(tiles))
-    return fuse.fuse(lower.lower(program, whole))
+def derive(program: ArrayProgram, sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> Derivation:
+    """Lower, fuse, and cut into chunks what `split` asks for: everything about a program that depends on no more than
+    which dimensions are whole. UsageError for a dimension without a loop that can be cut."""
+    return with_chunks(fuse.fuse(lower.lower(program, whole_dimensions(program, sizes, tiles, split))), split)
 
 
-def plan_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles) -> Plan:
+def with_chunks(derivation: Derivation, split: Split) -> Derivation:
+    """The derivation with loops cut into chunks as asked for. UsageError for a dimension without a loop to cut."""
+    if not split:
+        return derivation
+    divided = in_chunks.split(derivation, split.keys())
+    for dim in split:
+        if not any(dim in snapshot.chunks.values() for snapshot in divided.snapshots):
+            whys = [refusal.why for refusal in divided.refusals if refusal.rule == split_reduction.RULE.name]
+            raise UsageError(f"no loop over `{dim}` can be cut into chunks", whys[0] if whys else "nothing reduces it")
+    return divided
+
+
+def whole_dimensions(program: ArrayProgram, sizes: Mapping[str, int], tiles: Tiles, split: Split) -> frozenset[str]:
+    """The dimensions that are kept in one block; not those that are cut into chunks."""
+    return lower.whole_dimensions(program, dict(sizes), dict(tiles)).difference(split)
+
+
+def plan_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> Plan:
     """Choose tiles and a snapshot, and make it ready to emit."""
-    return choose.choose(derivation, sizes, tiles_for(derivation, sizes, tiles))
+    return choose.choose(derivation, sizes, tiles_for(derivation, sizes, tiles, split))
 
 
-def tiles_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles) -> dict[str, int]:
+def tiles_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> dict[str, int]:
     """The block size of every dimension that is cut: as asked for, else chosen."""
     asked = {dim: tile for dim, tile in tiles.items() if tile is not None}
-    return choose.choose_tiles(derivation.unfused, sizes, asked)
+    chosen = choose.choose_tiles(derivation.unfused, sizes, asked)
+    return in_chunks.chunk_tiles(derivation, sizes, chosen, split, asked)
 
 
 def emit(plan: Plan, program: ArrayProgram, target: str = "cpu") -> str:
     """The standalone source of a plan's kernels."""
     check_target(target)
-    return numpy_source.emit(plan.program, plan.tiles, header(plan, program), empty_dims(plan.sizes))
+    sizes = array_program.sizes(plan.program, plan.sizes)
+    return numpy_source.emit(plan.program, plan.tiles, header(plan, program), empty_dims(sizes))
 
 
 def empty_dims(sizes: Mapping[str, int]) -> frozenset[str]:
@@ -164,6 +187,7 @@ class Kernel:
     dims: Mapping[str, int]
     tiles: Tiles
     threads: int | None = None
+    split: Split = field(default_factory=dict)
     _fused: dict[frozenset[str], tuple[Derivation, tuple[Program, ...]]] = field(default_factory=dict)
     _kernels: dict[tuple[object, ...], tuple[str, Launch]] = field(default_factory=dict)
     _by_sizes: dict[tuple[tuple[str, int], ...], Compiled] = field(default_factory=dict)
@@ -208,12 +232,12 @@ class Kernel:
         return self._latest
 
     def _choose(self, sizes: Mapping[str, int]) -> Compiled:
-        whole = lower.whole_dimensions(self.program, dict(sizes), dict(self.tiles))
+        whole = whole_dimensions(self.program, sizes, self.tiles, self.split)
         if whole not in self._fused:
-            derivation = derive(self.program, sizes, self.tiles)
+            derivation = derive(self.program, sizes, self.tiles, self.split)
             self._fused[whole] = derivation, choose.ready(derivation)
         derivation, programs = self._fused[whole]
-        tiles = tiles_for(derivation, sizes, self.tiles)
+        tiles = tiles_for(derivation, sizes, self.tiles, self.split)
         snapshot, costs = choose.price(programs, sizes, tiles)
         plan = Plan(programs[snapshot], snapshot, tiles, dict(sizes), costs)
         key = (whole, tuple(tiles.items()), snapshot, empty_dims(sizes))
@@ -270,12 +294,14 @@ def compile(
     dtype: str | None = None,
     program: str | None = None,
     threads: int | None = None,
+    split: Split | None = None,
 ) -> Kernel:
     """Compile a program, given as text or as a path to a `.blk` file, to a callable kernel.
 
     `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float
-    types; `program` names one of several; `threads` limits the worker threads. Raises BlockcError: the program is
-    wrong, or an option does not fit it.
+    types; `program` names one of several; `threads` limits the worker threads; `split` cuts the loops over
+    a dimension into so many chunks that may run in parallel. Raises BlockcError: the program is wrong, or an option
+    does not fit it.
     """
     check_target(target)
     if dtype is not None and dtype not in DTYPES:
@@ -284,8 +310,9 @@ def compile(
     sizes = whole_numbers("dimension", dims or {})
     cut = whole_numbers("tile", {name: tile for name, tile in (tiles or {}).items() if tile is not None})
     blocks = {name: cut.get(name) for name in tiles or {}}
-    check_dims(loaded, sizes, blocks)
-    kernel = Kernel(loaded, target, sizes, blocks, threads)
+    chunks = whole_numbers("split", split or {})
+    check_dims(loaded, sizes, blocks, chunks)
+    kernel = Kernel(loaded, target, sizes, blocks, threads, chunks)
     kernel.specialise(default_sizes(loaded, kernel.dims))
     return kernel
 

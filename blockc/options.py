@@ -45,6 +45,7 @@ class PairType(click.ParamType[Pair]):
 
 SIZE = PairType("NAME=SIZE", r"-?[0-9]{1,100}", "a dimension and its size, such as m=4096")
 TILE = PairType("NAME=SIZE", r"-?[0-9]{1,100}|whole", "a dimension and its block size, such as m=256 or d=whole")
+CHUNKS = PairType("NAME=COUNT", r"-?[0-9]{1,19}", "a dimension and a number of chunks, such as n=4")
 ARRAY_FILE = PairType("NAME=FILE", r".+", "an array and a .npy file, such as Q=q.npy")
 
 
@@ -55,6 +56,7 @@ class Options:
     target: str
     dims: Mapping[str, int]
     tiles: Mapping[str, int | None]
+    split: Mapping[str, int]
     dtype: str | None
     program: str | None
     form: str
@@ -67,6 +69,7 @@ _COMPILING = (
     click.option("--target", metavar="TARGET", default="cpu", show_default=True, help="The machine to compile for."),
     click.option("--dim", "dims", type=SIZE, multiple=True, help="The size of a dimension. Repeatable."),
     click.option("--tile", "tiles", type=TILE, multiple=True, help="Its block size, or `whole`. Repeatable."),
+    click.option("--split", type=CHUNKS, multiple=True, help="Into how many chunks loops over it are cut. Repeatable."),
 )
 _SHARED = (
     click.option("--dtype", metavar="TYPE", help="Replace all float types of the program, for example by f32."),
@@ -88,6 +91,7 @@ def compile_options(command: Command) -> Command:
         target: str,
         dims: tuple[Pair, ...],
         tiles: tuple[Pair, ...],
+        split: tuple[Pair, ...],
         dtype: str | None,
         program: str | None,
         form: str,
@@ -95,7 +99,8 @@ def compile_options(command: Command) -> Command:
     ) -> None:
         sizes = {name: int(value) for name, value in unique(dims, "--dim").items()}
         blocks = {name: None if value == "whole" else int(value) for name, value in unique(tiles, "--tile").items()}
-        command(file=file, options=Options(target, sizes, blocks, dtype, program, form), **others)
+        chunks = {name: int(value) for name, value in unique(split, "--split").items()}
+        command(file=file, options=Options(target, sizes, blocks, chunks, dtype, program, form), **others)
 
     return _with_options(functools.wraps(command)(gathered), (_FILE, *_COMPILING, *_SHARED))
 

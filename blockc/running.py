@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class Request:
     arrays: Mapping[str, Array]
     seed: int
     threads: int | None
+    split: driver.Split = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,9 @@ def sizes_from_arrays(program: ArrayProgram, arrays: Mapping[str, Array], dims: 
 def run(request: Request) -> tuple[Report, dict[str, Array]]:
     """Compile, run, time and check. Returns the report and the input arrays that were used."""
     driver.check_target(request.target)
-    driver.check_dims(request.program, request.dims, request.tiles)
+    driver.check_dims(request.program, request.dims, request.tiles, request.split)
     sizes, defaults = sizes_for(request)
-    kernel = driver.Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads)
+    kernel = driver.Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads, request.split)
     plan = kernel.specialise(sizes).plan
     check_memory(request.program, plan)
     check_work(plan)
@@ -158,13 +159,15 @@ def check_shapes(program: ArrayProgram, sizes: Mapping[str, int]) -> None:
 
 def check_memory(program: ArrayProgram, plan: Plan) -> None:
     """LimitError if the arrays and the stored lists of a plan are larger than this machine's memory."""
+    sizes = array_program.sizes(plan.program, plan.sizes)
+    sizes |= {chunk: -(-sizes[chunk] // plan.tiles[chunk]) for chunk in plan.program.chunks}
     arguments = [*program.inputs, *(result.argument for result in program.outputs)]
     held = sum(math.prod(array_shape(a, plan.sizes)) * DTYPES[a.dtype].size for a in arguments)
     held += 8 * max((math.prod(array_shape(a, plan.sizes)) for a in program.inputs), default=0)  # random float64 draws
     for name in plan.costs[plan.snapshot].buffered:
         kind = plan.program.types.get(name)
         if kind is not None:
-            held += math.prod(plan.sizes[dim] for dim in {*kind.lists, *kind.axes}) * DTYPES[kind.dtype].size
+            held += math.prod(sizes[dim] for dim in {*kind.lists, *kind.axes}) * DTYPES[kind.dtype].size
     _check_bytes("the arrays need", held)
 
 
@@ -186,7 +189,7 @@ def _check_bytes(what: str, count: int) -> None:
 
 def check_work(plan: Plan) -> None:
     """LimitError for a plan with so many blocks that nobody would wait for them."""
-    steps = iterations(plan.program.body, plan.sizes, plan.tiles)
+    steps = iterations(plan.program.body, array_program.sizes(plan.program, plan.sizes), plan.tiles)
     if steps > MOST_BLOCKS:
         message = f"the kernels go over {steps:,} blocks, and more than {MOST_BLOCKS:,} take too long"
         raise LimitError(
@@ -256,7 +259,7 @@ class Simulation:
 def simulate(plan: Plan, arrays: Mapping[str, Array]) -> Simulation:
     """Run a plan in the interpreter and compare the bytes that every value moves. LimitError if it is too large."""
     cost = plan.costs[plan.snapshot]
-    steps = iterations(plan.program.body, plan.sizes, plan.tiles)
+    steps = iterations(plan.program.body, array_program.sizes(plan.program, plan.sizes), plan.tiles)
     if cost.flops > SIMULATED_OPERATIONS or steps > SIMULATED_BLOCKS:
         message = f"{cost.flops:,} operations in {steps:,} blocks are too many to simulate"
         limit = f"at most {SIMULATED_OPERATIONS:,} in {SIMULATED_BLOCKS:,}: give smaller sizes with --dim"

@@ -9,7 +9,7 @@ small and ragged: several blocks along every dimension that is cut, the last one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from blockc.ir.plan import Cost, Plan
 from blockc.ir.prime_field import Verdict
 from blockc.ir.verify import VerifyError, verify
 from blockc.passes import choose, fuse, lower
+from blockc.passes import split as in_chunks
 from blockc.passes.cost import work
 from blockc.running import iterations
 
@@ -46,6 +47,7 @@ class Request:
     program: ArrayProgram
     dims: Mapping[str, int]
     tiles: driver.Tiles
+    split: driver.Split = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,9 @@ def verify_program(request: Request, say: Say) -> tuple[Verified, ...]:
 
 def ways(request: Request) -> tuple[frozenset[str], ...]:
     """The sets of dimensions that may be whole: with usual sizes where nobody gave them, and with large ones."""
-    program, tiles = request.program, dict(request.tiles)
-    usual = lower.whole_dimensions(program, driver.default_sizes(program, request.dims), tiles)
-    large = lower.whole_dimensions(program, with_equals(program, request.dims), tiles)
+    program, tiles, split = request.program, request.tiles, request.split
+    usual = driver.whole_dimensions(program, driver.default_sizes(program, request.dims), tiles, split)
+    large = driver.whole_dimensions(program, with_equals(program, request.dims), tiles, split)
     return (usual,) if usual == large else (usual, large)
 
 
@@ -176,9 +178,10 @@ def verify_way(request: Request, whole: frozenset[str], say: Say) -> Verified:
     check_size(unfused, sizes, tiles)
     say("fusing")
     try:
-        derivation = fuse.fuse(unfused)
+        derivation = driver.with_chunks(fuse.fuse(unfused), request.split)
     except (VerifyError, fuse.FuseError) as error:
         return Verified(kept, sizes, tiles, (broken(error),), (), "")
+    tiles = in_chunks.chunk_tiles(derivation, sizes, tiles, request.split, tiles)
     setting = settle(program, sizes, tiles)
     steps = tuple(checked_steps(setting, unfused, derivation, say))
     snapshots = tuple(checked_snapshots(setting, derivation, say))

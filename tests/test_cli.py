@@ -98,7 +98,9 @@ def test_help_names_every_option_of_a_command(run_blockc: Blockc, command: str) 
     assert result.out.startswith(f"Usage: blockc {command}".rstrip())
     if command:
         options = ("--program", "--dtype", "--json")
-        compiling = () if command == "check" else ("--target", "--dim NAME=SIZE", "--tile NAME=SIZE")
+        compiling = (
+            () if command == "check" else ("--target", "--dim NAME=SIZE", "--tile NAME=SIZE", "--split NAME=COUNT")
+        )
         assert [option for option in (*options, *compiling) if option not in result.out] == []
 
 

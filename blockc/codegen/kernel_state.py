@@ -45,7 +45,20 @@ class Kernel:
 
     def is_unit(self, dim: str) -> bool:
         """True if blocks of the dimension have one element: they are indexed and have no axis."""
-        return dim not in self.program.whole and self.tiles.get(dim) == 1
+        return dim not in self.program.whole and dim not in self.program.chunks and self.tiles.get(dim) == 1
+
+    def bounds(self, scope: Scope, dim: str) -> tuple[str, str]:
+        """Where the blocks of a dimension begin and end here: in the current chunk, if a map around has chunks."""
+        base = self.program.chunks.get(dim, dim)
+        cuts = [self.number(other) for other in scope.blocks if self.program.chunks.get(other) == base]
+        return (f"b{cuts[-1]}", f"e{cuts[-1]}") if cuts else ("0", self.size(dim))
+
+    def blocks_text(self, scope: Scope, dim: str) -> str:
+        """The Python range of the starts of the blocks of a dimension here."""
+        start, end = self.bounds(scope, dim)
+        if self.is_unit(dim):
+            return f"range({end})" if start == "0" else f"range({start}, {end})"
+        return f"range({start}, {end}, t{self.number(dim)})"
 
     def full_axis(self, dim: str) -> Axis:
         """The axis of an array that spans the dimension."""

@@ -134,10 +134,7 @@ def open_loop(kernel: Kernel, scope: Scope, node: Map) -> Scope:
     """Write the head of a loop over the blocks of the map's dimension; `close_loop` completes it."""
     position = kernel.number(node.dim)
     before = scope.lines.nest("")
-    if kernel.is_unit(node.dim):
-        scope.lines.add(f"for b{position} in range(d{position}):")
-    else:
-        scope.lines.add(f"for b{position} in range(0, d{position}, t{position}):")
+    scope.lines.add(f"for b{position} in {kernel.blocks_text(scope, node.dim)}:")
     loop = scope.lines.nest()
     start = loop.nest("")
     blocks = {**scope.blocks, node.dim: kernel.block_axis(node.dim)}
@@ -149,7 +146,10 @@ def close_loop(kernel: Kernel, scope: Scope) -> None:
     if kernel.is_unit(scope.bound):
         return
     position = kernel.number(scope.bound)
-    scope.start.add(f"e{position} = min(b{position} + t{position}, d{position})")
+    _, end = kernel.bounds(scope.above or scope, scope.bound)
+    scope.start.add(f"e{position} = min(b{position} + t{position}, {end})")
+    if scope.bound in kernel.program.chunks:  # no tile has that axis
+        return
     if not scope.head.parts:
         scope.start.add(f"w{position} = e{position} - b{position}")
         return

@@ -28,7 +28,7 @@ from blockc.codegen.numpy_maps import (
 from blockc.codegen.numpy_values import Lines, Listing, Tile, aligned, dtype_text, product
 from blockc.codegen.scale_folding import fold_scales
 from blockc.codegen.scratch import Pool, Scope
-from blockc.ir.block import Graph, Map, Program, kernels, walk
+from blockc.ir.block import Apply, Graph, Map, Program, kernels, walk
 
 _SIZE, _TILE, _COUNT = re.compile(r"\bd\d+\b"), re.compile(r"\bt\d+\b"), re.compile(r"\bk\d+\b")
 _ARRAY = re.compile(r"\b[ax]\d+\b")
@@ -166,15 +166,17 @@ def _write_tasks(kernel: Kernel, scope: Scope, node: Map, targets: Mapping[str, 
     results = dict(targets)
     chain = [node]
     _enter(kernel, task, node)
-    while (inner := _only_map(node)) is not None:
+    while (inner := _only_map(kernel, node)) is not None:
         load_ports(kernel, task, node)
+        for definition in node.body[:-1]:
+            write_definition(kernel, task, definition, frozenset(), {})
         results = inner_targets(kernel, node, results)
         node = inner
         chain.append(node)
         _enter(kernel, task, node)
     write_body(kernel, task, node, results, {})
     kernel.environment.update(targets)
-    ranges = [_range_text(kernel, link.dim) for link in chain]
+    ranges = [kernel.blocks_text(scope, link.dim) for link in chain]
     blocks = ", ".join(f"b{kernel.number(link.dim)}" for link in chain)
     _write_scratch(scope, task.pool)
     scope.lines.add("", f"def task(room, {blocks}):")
@@ -190,24 +192,27 @@ def _write_tasks(kernel: Kernel, scope: Scope, node: Map, targets: Mapping[str, 
 def _enter(kernel: Kernel, task: Scope, node: Map) -> None:
     """Make the task one for a block of the map's dimension too."""
     comment(task, head_text(node))
-    number = kernel.number(node.dim)
+    number, (_, end) = kernel.number(node.dim), kernel.bounds(task, node.dim)
     task.blocks = {**task.blocks, node.dim: kernel.block_axis(node.dim)}
     task.ports |= port_names(node)
     if not kernel.is_unit(node.dim):
-        task.start.add(f"e{number} = min(b{number} + t{number}, d{number})", f"w{number} = e{number} - b{number}")
+        task.start.add(f"e{number} = min(b{number} + t{number}, {end})")
+        if node.dim not in kernel.program.chunks:  # no tile has an axis of chunks
+            task.start.add(f"w{number} = e{number} - b{number}")
 
 
-def _only_map(node: Map) -> Map | None:
-    """The parallel map that is all of a map's body, if there is one and its outputs are those of the map."""
-    if len(node.body) != 1 or not isinstance(node.body[0], Map) or node.body[0].is_loop:
+def _only_map(kernel: Kernel, node: Map) -> Map | None:
+    """The parallel map that is all of a map's body, if there is one and its outputs are those of the map.
+
+    Ahead of a map over chunks operators may stand, which each chunk's task repeats: chunks are there to be tasks.
+    """
+    *before, inner = node.body or (None,)
+    if not isinstance(inner, Map) or inner.is_loop:
+        return None
+    if before and (inner.dim not in kernel.program.chunks or not all(isinstance(other, Apply) for other in before)):
         return None
     stacked = [output.values[0] for output in node.outputs]
-    return node.body[0] if sorted(stacked) == sorted(node.body[0].defines) else None
-
-
-def _range_text(kernel: Kernel, dim: str) -> str:
-    number = kernel.number(dim)
-    return f"range(d{number})" if kernel.is_unit(dim) else f"range(0, d{number}, t{number})"
+    return inner if sorted(stacked) == sorted(inner.defines) else None
 
 
 def _write_scratch(scope: Scope, pool: Pool) -> None:
@@ -230,4 +235,4 @@ def _work(kernel: Kernel, node: Map) -> str:
             dims.add(definition.dim)
         for name in definition.defines:
             dims.update(kernel.types[name].axes)
-    return product(kernel.size(dim) for dim in kernel.program.ordered(dims))
+    return product(kernel.size(dim) for dim in kernel.program.ordered(dims - kernel.program.chunks.keys()))

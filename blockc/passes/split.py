@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from blockc.ir.block import Map, Program, graph_at
 from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Step
-from blockc.ir.verify import verify
+from blockc.ir.verify import VerifyError, verify
 from blockc.passes.fuse import span_of
 from blockc.passes.normalise import normalise
 from blockc.passes.rules.common import find
@@ -24,7 +24,11 @@ def split(derivation: Derivation, dims: Collection[str]) -> Derivation:
             found := next((place for place in _places(program, dims) if isinstance(place, Match)), None)
         ) is not None:
             after = normalise(RULE.rewrite(program, found))
-            verify(after)
+            try:
+                verify(after)
+            except VerifyError as error:
+                error.rule = RULE.name
+                raise
             steps.append(Step(index, RULE.name, RULE.paper, found.at, span_of(program, found), program, after))
             program = after
         snapshots.append(program)
@@ -32,6 +36,25 @@ def split(derivation: Derivation, dims: Collection[str]) -> Derivation:
             if isinstance(place, Refusal) and place.reason != "already_in_chunks":
                 refusals.append(Refused(index, RULE.name, place.reason, place.at, place.why))
     return replace(derivation, snapshots=tuple(snapshots), steps=tuple(steps), refusals=tuple(refusals))
+
+
+def chunk_tiles(
+    derivation: Derivation,
+    sizes: Mapping[str, int],
+    tiles: Mapping[str, int],
+    counts: Mapping[str, int],
+    asked: Collection[str],
+) -> dict[str, int]:
+    """The tiles with those of chunks, `counts` of them or fewer, of whole blocks. Blocks that nobody has `asked` for
+    are made as small as a chunk."""
+    result = dict(tiles)
+    for dim, count in counts.items():
+        elements = -(-max(1, sizes[dim]) // count)
+        if dim not in asked:
+            result[dim] = min(result[dim], elements)
+        chunks = {chunk for snapshot in derivation.snapshots for chunk, base in snapshot.chunks.items() if base == dim}
+        result.update((chunk, -(-elements // result[dim]) * result[dim]) for chunk in sorted(chunks))
+    return result
 
 
 def _places(program: Program, dims: Collection[str]) -> Iterator[Match | Refusal]:
