@@ -33,7 +33,7 @@ from blockc.ir.decisions import Match
 from blockc.ir.verify import verify
 from blockc.passes.exponent_pairs import ONE, Builder, Exponents, Pair, Scope, combine
 from blockc.passes.normalise import prune
-from blockc.passes.pair_rules import multiple, paired
+from blockc.passes.pair_rules import exponents_of, multiple, paired
 from blockc.passes.rules import fuse_map_with_reduce
 
 STATISTIC = frozenset({"maximum", "minimum", "cast", "broadcast"})  # of statistics, these make statistics
@@ -48,7 +48,7 @@ def stabilize(program: Program) -> Program:
         return program
     exported = stacked_into(program, {result.value for result in program.outputs})
     reread = stacked_into(program, {node.source for node in program.body if isinstance(node, Rename)})
-    stable = prune(_Stabilizer(Builder(program, exported), reread).run())
+    stable = prune(_Stabilizer(Builder(program, exported), reread, read_as_numbers(program)).run())
     verify(stable)
     return stable
 
@@ -64,6 +64,7 @@ def _with_reduce_fused(program: Program, reduce: Reduce) -> Program:
 class _Stabilizer:
     build: Builder
     reread: frozenset[str]  # what is read again under another dimension: its parts need all axes
+    numbers: frozenset[str]  # what is read by more than exponentials
 
     def run(self) -> Program:
         self.build.scopes.append(Scope())
@@ -167,6 +168,7 @@ class _Stabilizer:
         for output in node.outputs:
             if output.monoid == "max" or (output.monoid is None and output.values[0] in self.build.statistics):
                 self.build.statistics.update(output.names)
+            output = self.safe_difference(output)
             pair = self.build.pairs.get(output.values[0])
             if pair is None:
                 for result_name, value in zip(output.names, output.values, strict=True):
@@ -210,6 +212,18 @@ class _Stabilizer:
                 if left:
                     self.build.pairs[name] = Pair(name, left)
         return tuple(result)
+
+    def safe_difference(self, output: Output) -> Output:
+        """A stored exponent, with what is subtracted from it made finite: it is read by exponentials only."""
+        value = output.values[0]
+        if output.monoid is not None or output.names[0] in self.numbers or value not in self.build.applies:
+            return output
+        pair = self.build.pairs.get(value)
+        kind = self.build.types[value]
+        if not kind.is_item or (pair is not None and pair.exponents):
+            return output
+        total = self.build.total(exponents_of(self.build, value))
+        return replace(output, values=(self.build.named(total, kind),))
 
     def stack(self, dim: str, name: str, kind: Type, pair: Pair, outer: Exponents) -> list[Output]:
         """A stored pair: a list for each part that the iterations make, but only one for each value."""
@@ -261,3 +275,29 @@ def stacked_into(program: Program, names: Collection[str]) -> frozenset[str]:
 
     visit(program.body)
     return frozenset(result)
+
+
+def read_as_numbers(program: Program) -> frozenset[str]:
+    """The names that something but an exponential reads, also as an element or a list of them."""
+    made_of: dict[str, str] = {}
+    found = {result.value for result in program.outputs}
+    for node in walk(program.body):
+        match node:
+            case Map():
+                made_of.update((port.name, port.source) for port in node.ports)
+                for output in node.outputs:
+                    if output.monoid is None:
+                        made_of[output.names[0]] = output.values[0]
+                    else:
+                        found.update(output.values)
+            case Apply(op="exp"):
+                pass
+            case _:
+                found.update(node.uses)
+    pending = list(found)
+    while pending:
+        source = made_of.get(pending.pop())
+        if source is not None and source not in found:
+            found.add(source)
+            pending.append(source)
+    return frozenset(found)
