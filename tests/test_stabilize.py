@@ -105,6 +105,8 @@ SAFE = {
     "at least nothing": "program p(S: f64[m, n]) -> O: f64[m, n] { E = exp(S); O = E / max(sum[n](E), 0.0) }",
     "maximum subtracted, at least nothing": "program p(S: f64[m, n]) -> O: f64[m, n] "
     "{ E = exp(S - max[n](S)); O = E / max(sum[n](E), 0.0) }",
+    "numerator is an output": "program p(S: f64[m, n]) -> (E: f64[m, n], O: f64[m, n]) "
+    "{ E = exp(S); O = E / sum[n](E) }",
     "squares": "program p(S: f64[m, n]) -> O: f64[m] { P = softmax[n](S); O = sum[n](P * P) }",
     "exponential of a maximum": "program p(S: f64[m, n]) -> O: f64[m] { O = exp(-max[n](S) / 1e4) }",
     "a sum of quotients": "program p(S: f64[m, n]) -> O: f64[m] { E = exp(S); O = sum[n](E / sum[n](E)) }",
@@ -119,6 +121,7 @@ FAMILIES = (
 # Where the steps that the text spells lose all digits in float64 and the fused program is right; and where twice an
 # exponent is beyond float64.
 INEXACT = {
+    "entropy": {"the largest finite"},
     "log-sum-exp subtracted": {"all -1e30", "the largest finite"},
     "two outputs": {"all -1e30", "the largest finite"},
     "squares": {"the largest finite"},

@@ -10,8 +10,8 @@ Sources: Milakov and Gimelshein 2018 (online softmax); Dekel 2025, section 4 (sa
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from blockc.ir.block import (
@@ -65,6 +65,7 @@ class _Stabilizer:
     build: Builder
     reread: frozenset[str]  # what is read again under another dimension: its parts need all axes
     numbers: frozenset[str]  # what is read by more than exponentials
+    stored: set[str] = field(default_factory=set)  # pairs that are also lists of numbers, under their own name
 
     def run(self) -> Program:
         self.build.scopes.append(Scope())
@@ -72,7 +73,7 @@ class _Stabilizer:
         outputs = []
         for result in self.build.program.outputs:
             pair = self.build.pairs.get(result.value)
-            if pair is not None:
+            if pair is not None and result.value not in self.stored:
                 kind = self.build.types[result.value]
                 value = self.build.named(self.build.unwrap(pair, kind.dtype), kind)
                 result = replace(result, value=value)
@@ -177,13 +178,11 @@ class _Stabilizer:
                 continue
             (name,) = output.names
             kind = self.build.types[output.values[0]]
-            if output.monoid is None and name in self.build.exported and kind.is_item:
-                value = self.build.named(self.build.unwrap(pair, kind.dtype), kind)
-                result.append(Output((name,), (value,), None))
-                continue
             inner = tuple(entry for entry in pair.exponents if entry[0] in self.build.scopes[-1].bound)
             outer = tuple(entry for entry in pair.exponents if entry not in inner)
-            if output.monoid is None:
+            if output.monoid is None and name in self.build.exported:
+                result.extend(self.stack_number(node.dim, output, pair, inner, outer))
+            elif output.monoid is None:
                 result.extend(self.stack(node.dim, name, kind, Pair(pair.x, inner), outer))
             elif output.monoid == "add" and inner:
                 key = frozenset(inner)
@@ -224,6 +223,23 @@ class _Stabilizer:
             return output
         total = self.build.total(exponents_of(self.build, value))
         return replace(output, values=(self.build.named(total, kind),))
+
+    def stack_number(
+        self, dim: str, output: Output, pair: Pair, inner: Exponents, outer: Exponents
+    ) -> Iterator[Output]:
+        """A stored output of the program: the number itself, and the pair for what reads it again."""
+        (name,), (value,) = output.names, output.values
+        kind = self.build.types[value]
+        yield Output(
+            (name,), (self.build.named(self.build.unwrap(pair, kind.dtype), kind) if kind.is_item else value,), None
+        )
+        if pair.exponents:
+            again = self.build.fresh(name)
+            if name in self.reread:
+                self.reread |= {again}
+            yield from self.stack(dim, again, kind, Pair(pair.x, inner), outer)
+            self.build.pairs[name] = self.build.pairs.pop(again)
+            self.stored.add(name)
 
     def stack(self, dim: str, name: str, kind: Type, pair: Pair, outer: Exponents) -> list[Output]:
         """A stored pair: a list for each part that the iterations make, but only one for each value."""
