@@ -31,8 +31,15 @@ def _scaled(factor: float, offset: float = 0) -> Change:
     return lambda x: x * factor + offset
 
 
-def _constant_rows(x: Array) -> Array:
-    return np.broadcast_to(x[..., :1], x.shape) if x.ndim and x.size else x
+def _every_second_row(change: Change) -> Change:
+    """The change of every second row along the last axis; the others keep the size of results what it usually is."""
+
+    def changed(x: Array) -> Array:
+        rows = np.array(x).reshape(-1, x.shape[-1] if x.ndim and x.size else 1)
+        rows[::2] = change(rows[::2])
+        return rows.reshape(x.shape)
+
+    return changed
 
 
 def _row(values: tuple[float, ...], rest: float | None) -> Change:
@@ -55,15 +62,15 @@ ORDINARY = (
     Family("std 1e-3", _scaled(1e-3)),
     Family("mean 10", _scaled(1, 10)),
     Family("mean 1000", _scaled(1, 1000)),
-    Family("constant rows", _constant_rows),
-    Family("zeros", _scaled(0)),
+    Family("constant rows", _every_second_row(lambda rows: rows[:, :1])),
+    Family("rows of zeros", _every_second_row(_scaled(0))),
 )
 SPECIAL = (
     ("an outlier", _row((1e4,), None)),
     ("one NaN", _row((np.nan,), None)),
     ("one inf", _row((np.inf,), None)),
     ("all -inf", _row((), -np.inf)),
-    ("all -1e30", _row((), -1e30)),
+    ("all -1e4", _row((), -1e4)),
     ("denormals", _row((), 1e-40)),
 )
 

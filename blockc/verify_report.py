@@ -106,7 +106,7 @@ def way_lines(way: Verified) -> Iterator[str]:
         yield "Every snapshot as it is emitted; bytes are predicted and counted alike, or both are shown:"
         yield from table([("snapshot", "kernels", "float64", "loads", "stores"), *map(snapshot_row, way.snapshots)])
         yield ""
-        yield "The kernels on ordinary and adversarial data; of each family the output and draw closest to the bound:"
+        yield "The kernels on ordinary and adversarial data; of each family the output closest to its bound:"
         yield from table([("data", *(f"snapshot {one.index}" for one in way.snapshots)), *number_rows(way.snapshots)])
         yield ""
     if way.stopped:

@@ -16,10 +16,10 @@ import numpy as np
 from blockc import driver, families, field_meaning, meaning
 from blockc.accuracy import compare, computed_dtype
 from blockc.codegen import loader
-from blockc.data import Array, random_arrays
+from blockc.data import Array, numpy_dtype, random_arrays
 from blockc.errors import LimitError, Problem
 from blockc.ir import array_program, dtypes
-from blockc.ir.array_program import ArrayProgram, Span
+from blockc.ir.array_program import ArrayProgram, Result, Span
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation
 from blockc.ir.interpret import Run, interpret
@@ -33,10 +33,12 @@ from blockc.running import iterations
 
 RELATIVE = 1e-10  # of the largest number of an output, in float64
 ABSOLUTE = 1e-13  # of outputs that are zero but for rounding
-DRAWS = 2  # of every family of data
+DRAWS = 4  # of every family of data, pooled
 MOST_OPERATIONS, MOST_BLOCKS = 10**7, 10**4  # of one program in the interpreter: seconds for a derivation
 
 Arrays = Mapping[str, Array]
+Draw = tuple[dict[str, Array], Arrays, Arrays]  # inputs, the outputs in float64, and those of the unfused program
+Families = tuple[tuple[str, list[Draw]], ...]
 Say = Callable[[str], None]
 
 
@@ -92,7 +94,7 @@ class CheckedStep:
 
 @dataclass(frozen=True, slots=True)
 class CheckedNumbers:
-    """The kernel of a snapshot on a family of data: the output and draw that come closest to the bound."""
+    """The kernel of a snapshot on a family of data: the output that comes closest to its bound."""
 
     family: str
     output: str
@@ -124,7 +126,7 @@ class CheckedSnapshot:
         if wrong is None:
             return ""
         if wrong.error <= wrong.bound:
-            return f"output `{wrong.output}` has NaN or infinities in the wrong places on data with {wrong.family}"
+            return f"output `{wrong.output}` is finite or infinite in the wrong places on data with {wrong.family}"
         return (
             f"output `{wrong.output}` is off by {wrong.error:.3g}, bound {wrong.bound:.3g}, on data with {wrong.family}"
         )
@@ -312,11 +314,13 @@ def checked_snapshots(setting: Setting, derivation: Derivation, say: Say) -> Ite
     """Every snapshot as it would be emitted."""
     programs = choose.ready(derivation)
     _, costs = choose.price(programs, setting.sizes, setting.tiles)
+    data = tuple(draws(setting, say))
     for index, (program, cost) in enumerate(zip(programs, costs, strict=True)):
         say(f"snapshot {index + 1} of {len(programs)}")
         found, run = in_float64(setting, program)
         mismatch, moved = compared_traffic(run, cost)
-        numbers = tuple(checked_numbers(setting, Plan(program, index, setting.tiles, setting.sizes, costs)))
+        plan = Plan(program, index, setting.tiles, setting.sizes, costs)
+        numbers = tuple(checked_numbers(setting.program, plan, data))
         yield CheckedSnapshot(index, cost.kernels, found, moved, mismatch, numbers)
 
 
@@ -333,23 +337,48 @@ def compared_traffic(run: Run, cost: Cost) -> tuple[str, dict[str, tuple[int, in
     return problem, moved
 
 
-def checked_numbers(setting: Setting, plan: Plan) -> Iterator[CheckedNumbers]:
-    """The kernel on every family of data, in the precision of the target."""
+def draws(setting: Setting, say: Say) -> Iterator[tuple[str, list[Draw]]]:
+    """Every family of data, by name: inputs, what the outputs should be, and what the unfused program makes of them."""
     program = setting.program
-    launch = loader.load(driver.emit(plan, program))
     for family in families.families(program):
+        say(f"data with {family.name}")
+        arrays = [families.draw(program, setting.sizes, family, seed) for seed in range(DRAWS)]
+        with np.errstate(all="ignore"):
+            yield family.name, [(one, meaning.evaluate(program, one), meaning.baseline(program, one)) for one in arrays]
+
+
+def checked_numbers(program: ArrayProgram, plan: Plan, data: Families) -> Iterator[CheckedNumbers]:
+    """The kernel on every family of data, in the precision of the target: the output closest to its bound."""
+    launch = loader.load(driver.emit(plan, program))
+    for family, drawn in data:
+        with np.errstate(all="ignore"):
+            found = [(launch(arrays, 1), exact, unfused) for arrays, exact, unfused in drawn]
         rows = []
-        for seed in range(DRAWS):
-            arrays = families.draw(program, setting.sizes, family, seed)
-            exact, unfused = meaning.evaluate(program, arrays), meaning.baseline(program, arrays)
-            with np.errstate(all="ignore"):
-                outputs = launch(arrays, 1)
-            for result in program.outputs:
-                name, dtype = result.argument.name, result.argument.dtype
-                computed = computed_dtype(program, result)
-                found = compare(outputs[name], exact[name], unfused[name], dtype, computed)
-                rows.append(CheckedNumbers(family.name, name, found.max_abs_error, found.bound, found.ok))
+        for result in program.outputs:
+            pooled = [
+                np.concatenate([one[result.argument.name].ravel() for one in part]) for part in zip(*found, strict=True)
+            ]
+            rows.append(checked_output(family, result, computed_dtype(program, result), *pooled))
         yield max(rows, key=closeness)
+
+
+def checked_output(
+    family: str, result: Result, computed: str, output: Array, exact: Array, unfused: Array
+) -> CheckedNumbers:
+    """How far an output of all draws is off, by the error rule of the unfused program.
+
+    Where the unfused program gives a finite number and should not, or the other way round, nothing is asked. Else the
+    kernel must be finite in the same places; which infinity or NaN it gives there is not defined by real arithmetic.
+    """
+    dtype = result.argument.dtype
+    with np.errstate(all="ignore"):
+        expected = np.isfinite(exact.astype(numpy_dtype(dtype)).astype(np.float64))
+    asked = expected == np.isfinite(unfused.astype(np.float64))
+    same = np.isfinite(output.astype(np.float64)) == expected
+    counted = asked & expected & same
+    found = compare(output[counted], exact[counted], unfused[counted], dtype, computed, DRAWS)
+    ok = found.ok and bool(same[asked].all())
+    return CheckedNumbers(family, result.argument.name, found.max_abs_error, found.bound, ok)
 
 
 def closeness(row: CheckedNumbers) -> tuple[bool, float]:
