@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from oracle import NORMAL_RUN, Case, derive, inputs, mismatch, random_case, random_derivation
 from test_block_text import check_round_trip
 from test_cost import check_traffic
 
+from blockc.codegen import loader, numpy_source
 from blockc.ir.block import Map, Program, walk
 from blockc.ir.decisions import Derivation
 from blockc.ir.interpret import interpret
 from blockc.ir.monoids import MONOIDS
 from blockc.ir.text import parse_program
+from blockc.ir.verify import verify
 from blockc.meaning import evaluate
 from blockc.passes.choose import compose
 from blockc.passes.cost import movements, traffic_formula, work
+from blockc.passes.padding import mask
 from blockc.passes.rules import split_reduction
 from blockc.passes.split import split
 from blockc.passes.stabilize import stabilize
@@ -197,3 +203,75 @@ def test_a_chunk_has_whole_blocks() -> None:
     (snapshot,) = split(derive(case), {dim}).snapshots
     with pytest.raises(ValueError, match="not whole blocks of 2"):
         interpret(snapshot, inputs(case), case.sizes, case.tiles)
+
+
+BLOCKED = """program blocked
+dim m
+dim e
+dim n_chunk = chunks(n)
+dim n
+array X: f32[m, n]
+array V: f32[n, e]
+array O: f32[m, e]
+input X: slow f32[m][n](m, n) = X[m, n]
+input V: slow f32[e][n](e, n) = V[n, e]
+map m uses V {
+  x: slow f32[n](m, n) <- X
+  map n_chunk uses V, x {
+    map n {
+      y: local f32(m, n) <- x
+      v: slow f32[e](e, n) <- V
+      map e uses y {
+        u: local f32(e, n) <- v
+        p: local f32(m, e) = contract[n](u, y)
+        => A: slow f32[e](m, e) = stack(p)
+      }
+      => G: slow f32[e](m, e) = add(A)
+    }
+    => P: slow f32[e][n_chunk](m, e) = stack(G)
+  }
+  map e {
+    q: slow f32[n_chunk](m, e) <- P
+    map n_chunk {
+      r: local f32(m, e) <- q
+      => R: local f32(m, e) = add(r)
+    }
+    => S: slow f32[e](m, e) = stack(R)
+  }
+  => O: slow f32[m][e](m, e) = stack(S)
+}
+output O = O
+"""
+
+
+@pytest.mark.parametrize("n", [0, 1, 6, 7, 13])
+@pytest.mark.parametrize("blocks", [1, 2, 3, 9])
+def test_lists_are_accumulated_anew_in_every_chunk(n: int, blocks: int) -> None:
+    source = "program p(X: f32[m, n], V: f32[n, e]) -> O: f32[m, e] { O = dot[n](X, V) }"
+    case = Case(source, {"m": 3, "n": n, "e": 5}, {"m": 2, "n": 2, "e": 2}, frozenset(), 4)
+    program = parse_program(BLOCKED)
+    verify(program)
+    ours = chunked(case, program, blocks)
+    assert mismatch(program, ours, inputs(case), evaluate(case.program, inputs(case))) == ""
+    check_traffic(ours, "blocked", program)
+
+
+BASE = (Path(__file__).parent / "data" / "broken" / "bases" / "chunks.txt").read_text()
+
+
+@pytest.mark.parametrize(("n", "chunk"), [(1, 3), (9, 3), (10, 6), (20, 9), (20, 300)])
+def test_lists_over_the_blocks_of_a_chunk(n: int, chunk: int) -> None:
+    """Made and read in one chunk, by the interpreter and by a kernel, with and without padded tiles."""
+    program = parse_program(BASE)
+    draw = np.random.default_rng(n)
+    arrays = {"X": draw.standard_normal((5, n)), "G": np.zeros(4)}
+    tiles = {"m": 2, "n": 3, "k": 4, "n_chunk": chunk}
+    parts = [arrays["X"][:, start : start + chunk] for start in range(0, n, chunk)]
+    expected = sum(part.sum(1) + np.exp(part).max(1) for part in parts)
+    run = interpret(program, arrays, {"m": 5, "n": n, "d": 4}, tiles)
+    padded = interpret(mask(program), arrays, {"m": 5, "n": n, "d": 4}, tiles, padding=0.0)
+    launch = loader.load(numpy_source.emit(program, tiles))
+    single = {name: array.astype(np.float32) for name, array in arrays.items()}
+    assert run.outputs["S"] == pytest.approx(expected, rel=1e-12)
+    assert padded.outputs["S"] == pytest.approx(expected, rel=1e-12)
+    assert launch(single, 1)["S"] == pytest.approx(expected, rel=1e-5)

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_split import REDUCTIONS
+from oracle import difference, random_case
+from test_split import REDUCTIONS, chunked
 
 import blockc
 from blockc.cli import main
+from blockc.codegen import loader, numpy_source
 from blockc.data import random_arrays
 from blockc.driver import default_sizes
 from blockc.errors import UsageError
 from blockc.language import parse
+from blockc.meaning import evaluate
+from blockc.passes.choose import compose
+from blockc.passes.fuse import fuse
+from blockc.passes.lower import lower
+from blockc.passes.split import split
+from blockc.passes.stabilize import stabilize
 
 ATTENTION = "examples/attention.blk"
 
@@ -45,6 +53,27 @@ def test_split_kernels_are_right(name: str, tiles: dict[str, int]) -> None:
             for output, value in wanted.items():
                 assert np.allclose(results[0][output], value, rtol=2e-5, atol=2e-5, equal_nan=True), (n, count)
                 assert np.array_equal(results[0][output], results[1][output], equal_nan=True)
+
+
+@pytest.mark.parametrize("start", range(0, 40, 10))
+def test_random_split_programs_mean_what_their_text_says(start: int) -> None:
+    checked = 0
+    for seed in range(start, start + 10):
+        case = random_case(seed)
+        program = parse(case.source, dtype="f64")
+        arrays = random_arrays(program, case.sizes, seed)
+        divided = split(fuse(lower(program, case.whole)), set(case.sizes))
+        expected = evaluate(program, arrays)
+        for snapshot in divided.snapshots:
+            stable = compose(stabilize(snapshot))
+            for blocks in (1, 2):
+                tiles = chunked(case, stable, blocks).tiles
+                found = loader.load(numpy_source.emit(stable, tiles))(arrays, 2)
+                for name, array in expected.items():
+                    # Intermediates that no f64 value goes into are f32.
+                    assert difference(found[name], array, 2e-6) == "", f"seed {seed}, output {name}"
+            checked += bool(stable.chunks)
+    assert checked > 2
 
 
 def test_chunks_are_tasks_and_work_ahead_of_them_is_theirs() -> None:

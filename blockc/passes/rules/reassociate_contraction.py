@@ -31,7 +31,6 @@ from blockc.ir.block import (
 )
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.ops import OPERATORS
-from blockc.passes.linear import DEEPEST
 from blockc.passes.rules.common import Writer, applies, bound_inside, find, sites
 
 REASONS = {
@@ -42,6 +41,8 @@ REASONS = {
     "name_taken": "the dimension of the inner product is a free dimension of what it is multiplied with",
     "used_elsewhere": "the inner product is needed for something else too",
 }
+
+MOST_OPERANDS = 200  # that are looked at for a hidden product
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +115,28 @@ def inner_product(operand: Operand, table: Mapping[str, Apply]) -> tuple[tuple[O
 def _hidden(program: Program, graph: Graph, node: Apply, operand: Operand) -> tuple[str, str] | None:
     """Why an operand that hides a contraction is no product."""
     table = applies(program)
-    loops = {name: other for other in graph if isinstance(other, Map) for name in other.defines}
-    seen = [operand]
-    for _ in range(DEEPEST):
-        for name in seen:
-            apply = table.get(name) if isinstance(name, str) else None
-            if apply is not None and apply.op == "contract" and not set(node.dims) & set(apply.dims):
-                return "not_linear", f"`{operand}` is more than a product with `{apply.name}`"
-            if name in loops and _accumulates_product(table, loops[str(name)], str(name)):
-                return "made_by_a_loop", f"`{name}` is accumulated over `{loops[str(name)].dim}`"
-        seen = [arg for name in seen for arg in _elementwise_operands(table, name)]
+    waiting, reader = [operand], {operand: ""}  # each operand with the operator that reads it
+    for name in waiting:  # which grows
+        apply = table.get(name) if isinstance(name, str) else None
+        if apply is not None and apply.op == "contract" and set(node.dims).isdisjoint(apply.dims):
+            path = [table[above].op for above in _readers(reader, name)]
+            between = next((op for op in path if op != "mul"), "another product")
+            return "not_linear", f"{between} stands between `{name}` and `{node.name}`"
+        loop = next((other for other in graph if isinstance(other, Map) and name in other.defines), None)
+        if loop is not None and _accumulates_product(table, loop, str(name)):
+            return "made_by_a_loop", f"`{name}` is accumulated over `{loop.dim}`"
+        if len(waiting) < MOST_OPERANDS:
+            found = dict.fromkeys(arg for arg in _elementwise_operands(table, name) if arg not in reader)
+            waiting += found
+            reader.update((arg, str(name)) for arg in found)
     return None
+
+
+def _readers(reader: Mapping[Operand, str], name: Operand) -> Iterator[str]:
+    """The operators between an operand and the sum, innermost first."""
+    while reader[name]:
+        name = reader[name]
+        yield str(name)
 
 
 def _elementwise_operands(table: Mapping[str, Apply], name: Operand) -> tuple[Operand, ...]:
