@@ -75,11 +75,12 @@ def test_the_cheapest_snapshot_is_chosen() -> None:
 def test_the_choice_depends_on_the_sizes() -> None:
     derivation = fuse(lower(parse(example("mlp")), frozenset("d")))
 
-    def chosen(d: int, e: int) -> int:
-        return choose(derivation, {"m": 4096, "d": d, "z": 4096, "e": e}, {"m": 256, "z": 256, "e": 256}).snapshot
+    def chosen(d: int, e: int, tile: int) -> int:
+        return choose(derivation, {"m": 4096, "d": d, "z": 4096, "e": e}, {"m": 256, "z": tile, "e": 256}).snapshot
 
-    assert chosen(4, 256) == 1, "nothing is repeated with one block of e: the list goes"
-    assert chosen(4096, 8192) == 0, "32 blocks of e would repeat a long product"
+    assert chosen(4, 256, 256) == 2, "nothing is repeated with one block of e: the list goes"
+    assert chosen(4096, 8192, 256) == 1, "32 blocks of e would repeat a long product: accumulators instead"
+    assert chosen(4096, 8192, 16) == 0, "accumulators would be stored and loaded for every short block of z"
 
 
 def test_composing_twice_changes_nothing() -> None:

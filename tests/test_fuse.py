@@ -15,12 +15,15 @@ from rule_data import canonical
 
 from blockc.ir.block import Map, Program, Reduce, walk
 from blockc.ir.decisions import Derivation
+from blockc.ir.text import format_program
 from blockc.language import parse
-from blockc.passes.cost import buffered_lists, traffic_formula
+from blockc.passes.cost import buffered_lists, traffic_formula, work
 from blockc.passes.fuse import Budget, fuse
 from blockc.passes.lower import lower
 from blockc.passes.measure import decreases
-from blockc.passes.rules import RULES, extend_map
+from blockc.passes.rules import RULES, SNAPSHOT_RULES
+
+SNAPSHOT_STEPS = {rule.name for rule in SNAPSHOT_RULES}
 
 
 def fused(source: str, whole: str, budget: Budget | None = None) -> Derivation:
@@ -46,14 +49,17 @@ def summary(derivation: Derivation) -> list[tuple[int, int, str]]:
 # Structure: (example, whole dimensions, and for every snapshot: launches and the lists kept inside)
 STRUCTURE = [
     ("attention", "d e", [(1, [])]),
-    ("attention", "d", [(1, ["P"]), (1, [])]),
+    # The scores are kept; or a list of accumulators; or nothing, and the scores are repeated.
+    ("attention", "d", [(1, ["P"]), (1, ["O"]), (1, [])]),
     ("cross_attention", "d e", [(1, [])]),
     ("grouped_heads", "d e", [(1, [])]),
     ("attention_lse", "d e", [(1, [])]),
     ("cross_entropy", "d", [(1, [])]),
     ("rmsnorm_swiglu", "d e", [(1, [])]),
     ("mlp", "d e", [(1, [])]),
-    ("mlp", "", [(1, ["H"]), (1, [])]),
+    ("mlp", "", [(1, ["H"]), (1, ["Y"]), (1, [])]),
+    # The statistic joins the projections last: their accumulators are a list too.
+    ("rmsnorm_swiglu", "", [(1, ["H"]), (1, ["Y"]), (1, ["U", "G", "Y"]), (1, [])]),
     ("matmul_epilogue", "", [(1, [])]),
 ]
 
@@ -65,10 +71,63 @@ def test_structure_of_snapshots(name: str, whole: str, expected: list[tuple[int,
     assert derivation.complete and derivation.stopped == ""
 
 
-def test_feed_forward_with_all_cut_keeps_the_hidden_list_first() -> None:
-    derivation = fused(example("rmsnorm_swiglu"), "")
-    assert internal_lists(derivation.snapshots[0]) == ["H"]
-    assert launches(derivation.snapshots[-1]) == 1 and not internal_lists(derivation.snapshots[-1])
+def work_of(program: Program) -> list[sympy.Expr]:
+    """Operations and special functions at sizes and tiles that tell all products of sizes and block counts apart."""
+    sizes = {dim.name: 2 ** (at + 3) for at, dim in enumerate(program.dims)}
+    return list(work(program, sizes, {dim: size // 2 for dim, size in sizes.items()}))
+
+
+@pytest.mark.parametrize(("name", "whole"), [("attention", "d"), ("mlp", ""), ("rmsnorm_swiglu", "")])
+def test_extending_repeats_work_and_interchanging_does_not(name: str, whole: str) -> None:
+    derivation = fused(example(name), whole)
+    first, interchanged, *_, extended = (work_of(program) for program in derivation.snapshots)
+    assert interchanged[0] <= first[0] < extended[0] and interchanged[1] <= first[1] <= extended[1]
+    steps = [(step.snapshot, step.rule) for step in derivation.steps if step.rule in SNAPSHOT_STEPS]
+    assert steps[0] == (1, "interchange_maps") and steps[-1] == (len(derivation.snapshots) - 1, "extend_map")
+
+
+def test_a_list_that_interchanging_leaves_is_extended() -> None:
+    source = spelt(ATTENTION, "P = softmax[n](dot[d](Q, K)); H = tanh(sum[n](V)); O = dot[n](P, tanh(V + H))")
+    derivation = fused(source, "d")
+    rules = [step.rule for step in derivation.steps if step.rule in SNAPSHOT_STEPS]
+    assert rules[0] == "interchange_maps" and rules.count("extend_map") > 1 and derivation.complete
+    assert internal_lists(derivation.snapshots[-1]) == []
+
+
+def test_interchanging_does_not_go_back_and_forth() -> None:
+    """Two softmaxes of one array along two dimensions, in which each could take the place of the other."""
+    statements = "T = exp(X - logsumexp[b](X)); U = tanh(logsumexp[b](T)) * T + T; O = dot[m](softmax[m](X), U)"
+    derivation = fused(spelt("program p(X: f32[h, m, b]) -> O: f32[h, b]", statements), "")
+    assert derivation.complete and len(derivation.snapshots) <= 5
+    for seed in (195, 726):
+        assert len(random_derivation(seed).snapshots) <= 5
+
+
+# What is interchanged, per example and whole dimensions, as text that the normal form leaves of it.
+INTERCHANGED = """map m uses K.2, V.2 {
+  Q.3: local f16(b, h, m, d) <- Q.2
+  map n uses Q.3 {
+    K.3: local f16(b, h, n, d) <- K.2
+    V.5: slow f16[e](b, h, e, n) <- V.2
+    S.7: local f32(b, h, m, n) = contract[d](Q.3, K.3)
+    S.20: local f32(b, h, m, n) = mul(S.7, recip(sqrt(size(d))))
+    P.6: local f32(b, h, m, n) = exp(S.20)
+    P.14: local f32(b, h, m) = sum[n](P.6)
+    map e uses P.6 {
+      V.4: local f16(b, h, e, n) <- V.5
+      O.16: local f32(b, h, m, e) = contract[n](P.6, V.4)
+      => O.18: slow f32[e](b, h, m, e) = stack(O.16)
+    }
+    => P.12: local f32(b, h, m) = add(P.14)
+    => O.19: slow f32[e](b, h, m, e) = add(O.18)
+  }
+"""
+
+
+def test_interchanged_attention_goes_over_the_keys_once() -> None:
+    text = format_program(fused(example("attention"), "d").snapshots[1])
+    inner = "".join(f"{line.removeprefix('    ')}\n" for line in text.splitlines())
+    assert INTERCHANGED in inner
 
 
 # What is moved, as formulas in sizes and numbers of blocks (design, section 6), per snapshot and in elements for f32.
@@ -80,6 +139,8 @@ MOVED = [
         [
             # The scores are stored once and read in every block of e.
             "2*(b*h*m*d + b*h*m*e + B_m*b*h*n*(d + e)) + 4*b*h*m*n*(1 + B_e)",
+            # Accumulators of f32 are stored in every block of n, loaded in all but the first, and read once more.
+            "2*(b*h*m*d + b*h*m*e + B_m*b*h*n*(d + e)) + 4*b*h*m*e*(2*B_n - 1 + 1)",
             "2*(b*h*m*d + b*h*m*e + B_m*b*h*n*(B_e*d + e))",
         ],
     ),
@@ -100,17 +161,19 @@ def test_traffic_of_snapshots(name: str, whole: str, expected: list[str]) -> Non
 
 def test_derivation_of_attention_names_the_rules_of_the_paper() -> None:
     derivation = fused(example("attention"), "d")
-    numbers = {rule.name: rule.paper for rule in (*RULES, extend_map.RULE)}
+    numbers = {rule.name: rule.paper for rule in (*RULES, *SNAPSHOT_RULES)}
     assert {step.rule for step in derivation.steps} >= {
         "fuse_map_with_reduce",
         "fuse_consecutive_maps",
         "swap_scale_and_contraction",
         "distribute_reduction",
         "extend_map",
+        "interchange_maps",
     }
     assert all(step.paper == numbers[step.rule] for step in derivation.steps)
     assert numbers["fuse_consecutive_maps"] == "1" and numbers["extend_map"] == "6"
-    assert next(step.rule for step in derivation.steps if step.snapshot == 1) == "extend_map"
+    assert next(step.rule for step in derivation.steps if step.snapshot == 1) == "interchange_maps"
+    assert next(step.rule for step in derivation.steps if step.snapshot == 2) == "extend_map"
     assert any(step.span is not None and step.span.line > 1 for step in derivation.steps)
 
 
@@ -345,7 +408,11 @@ def test_steps_follow_one_another() -> None:
     for seed in NORMAL_RUN:
         derivation = random_derivation(seed)
         programs = [derivation.unfused, *(step.after for step in derivation.steps)]
-        assert [step.before for step in derivation.steps] == programs[:-1]
+        for number, step in enumerate(derivation.steps):
+            # A snapshot goes on from where the last step ended, or, with its first step, from an earlier snapshot.
+            first = number == 0 or step.snapshot != derivation.steps[number - 1].snapshot
+            starts = [programs[number], *(derivation.snapshots[: step.snapshot] if first else ())]
+            assert step.before in starts, (seed, number)
         assert all(snapshot in programs for snapshot in derivation.snapshots)
 
 

@@ -13,7 +13,7 @@ from blockc.ir.block import Program
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.interpret import interpret
 from blockc.ir.verify import verify
-from blockc.passes.cost import movements
+from blockc.passes.cost import movements, work
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import normalise, prune
 from blockc.passes.rules import ALL_RULES, EMISSION_RULES, RULES
@@ -33,6 +33,7 @@ AROUND_DOCSTRING = {
     "split_exponential": "dims n m\n",
     "rematerialise": "given r: local f32(m)\ndims e n m\n",
     "extend_map": "around b\ndims b e n m\n",
+    "interchange_maps": "around b\ndims b e n m\n",
     "reassociate_contraction": "around n\n"
     "given q: local f32(m, d)\n"
     "given k: local f32(n, d)\n"
@@ -174,6 +175,28 @@ def test_recomputing_moves_no_more_bytes_in_leading_order() -> None:
                 assert after <= 1.05 * before, (seed, step.at, before, after)
                 checked += 1
     assert checked > 20
+
+
+def test_interchanging_repeats_no_operation() -> None:
+    """What does not change in the outer map is computed once: never more operations or special functions."""
+    saved = 0
+    for seed in NORMAL_RUN:
+        for step in random_derivation(seed).steps:
+            if step.rule == "interchange_maps":
+                sizes = {dim.name: 7 + position for position, dim in enumerate(step.before.dims)}
+                before, after = (work(program, sizes, dict.fromkeys(sizes, 2)) for program in (step.before, step.after))
+                assert after[0] <= before[0] and after[1] <= before[1], (seed, step.at, before, after)
+                saved += after != before
+    assert saved, "nothing moved out of a map"
+
+
+@pytest.mark.parametrize("example", [docstring_example(BY_NAME["interchange_maps"])], ids=name_of)
+def test_interchanging_alone_leaves_the_work_as_it_is(example: Example) -> None:
+    rule = BY_NAME["interchange_maps"]
+    before, _ = complete(example.before, example.after)
+    after = rule.rewrite(before, places(rule, before)[0][0])
+    for sizes, tiles in small_shapes(before):
+        assert work(after, sizes, tiles) == work(before, sizes, tiles)
 
 
 def elements_moved(program: Program, sizes: dict[str, int]) -> int:

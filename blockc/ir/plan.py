@@ -12,7 +12,8 @@ from blockc.ir.block import Program
 class Cost:
     """What one snapshot costs at given sizes and tiles.
 
-    `traffic` is bytes by value and direction ("load" or "store"); `flops` and `special` count repeats; `local_bytes` is
+    `buffered` are the lists in slow memory that are neither inputs nor outputs, accumulated ones among them; `traffic`
+    is bytes by value and direction ("load" or "store"); `flops` and `special` count repeats; `local_bytes` is
     the peak of the live tiles of one worker; `seconds` is predicted.
     """
 

@@ -15,7 +15,7 @@ from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import Memory, normalise
-from blockc.passes.rules import RULES, extend_map, hoist_map, reassociate_contraction
+from blockc.passes.rules import RULES, extend_map, hoist_map, interchange_maps, reassociate_contraction
 from blockc.passes.rules.common import find
 
 REASSOCIATE, HOIST = reassociate_contraction.RULE, hoist_map.RULE
@@ -26,7 +26,7 @@ class Budget:
     """How far the fuser may go: applied steps, snapshots, and seconds."""
 
     steps: int = 20_000
-    snapshots: int = 6
+    snapshots: int = 8
     seconds: float = 60.0
 
 
@@ -41,26 +41,29 @@ def fuse(program: Program, budget: Budget | None = None) -> Derivation:
     verify(start, run.verified)
     current = run.settle(start)
     snapshots = [current]
+    branched = False
     while not run.stopped:
         run.refuse(current)
-        found = next_extension(current)
-        if found is None:
+        if not branched:
+            branched = run.interchange(current, snapshots)
+        found = next_place(current, matches(extend_map.RULE, current))
+        if found is None or not run.take(extend_map.RULE, found, current, snapshots):
             break
-        if len(snapshots) >= run.budget.snapshots:
-            run.stopped = f"{run.budget.snapshots} snapshots were taken"
-            break
-        run.snapshot = len(snapshots)
-        current = run.settle(run.apply(extend_map.RULE, current, found))
-        snapshots.append(current)
+        current = snapshots[-1]
     if not run.stopped:
         run.snapshot = len(snapshots)
         snapshots.extend(run.reassociate(snapshots))
     return Derivation(start, tuple(snapshots), tuple(run.steps), tuple(run.refusals), not run.stopped, run.stopped)
 
 
-def next_extension(program: Program) -> Match | None:
-    """The producer to copy next: without a contraction first, then the least repeated work, then program order."""
-    found = [place for place in extend_map.match(program, None) if isinstance(place, Match)]
+def matches(rule: Rule, program: Program) -> list[Match]:
+    """All places where a rule applies."""
+    return [place for place in rule.match(program, None) if isinstance(place, Match)]
+
+
+def next_place(program: Program, found: list[Match]) -> Match | None:
+    """The producer to take next: of a list; without a contraction first, then the least repeated work, then program
+    order."""
     lists = [place for place in found if program.types[place.at[0]].lists]
     candidates = lists or found
     return min(candidates, key=lambda place: extend_map.repeats(program, place)) if candidates else None
@@ -85,6 +88,33 @@ class _Run:
             if len(self.steps) == before:
                 break
         return program
+
+    def take(self, rule: Rule, place: Match, program: Program, snapshots: list[Program]) -> bool:
+        """Add the snapshot that a rule leads to, if the budget allows one more."""
+        if len(snapshots) >= self.budget.snapshots:
+            self.stopped = f"{self.budget.snapshots} snapshots were taken"
+            return False
+        self.snapshot = len(snapshots)
+        snapshots.append(self.settle(self.apply(rule, program, place)))
+        return True
+
+    def interchange(self, program: Program, snapshots: list[Program]) -> bool:
+        """Add the snapshots in which maps are interchanged where they can be, but never back again, and extended
+        elsewhere. False if there is nothing to interchange."""
+        done: set[tuple[str, str]] = set()
+        while not self.stopped:
+            swaps = {place: interchange_maps.swaps(program, place) for place in matches(interchange_maps.RULE, program)}
+            forth = [place for place, pairs in swaps.items() if done.isdisjoint((b, a) for a, b in pairs)]
+            rule, place = interchange_maps.RULE, next_place(program, forth)
+            if place is not None:
+                done |= swaps[place]
+            elif done:
+                rule, place = extend_map.RULE, next_place(program, matches(extend_map.RULE, program))
+            if place is None or not self.take(rule, place, program, snapshots):
+                break
+            program = snapshots[-1]
+            self.refuse(program)
+        return bool(done)
 
     def reassociate(self, snapshots: list[Program]) -> list[Program]:
         """The first snapshot in which contractions can change places, with all of them changed and what no longer
@@ -149,7 +179,7 @@ class _Run:
 
     def refuse(self, program: Program) -> None:
         """Record every refusal that stands in a snapshot."""
-        for rule in (*RULES, extend_map.RULE, REASSOCIATE):
+        for rule in (*RULES, extend_map.RULE, interchange_maps.RULE, REASSOCIATE):
             for found in rule.match(program, None):
                 if isinstance(found, Refusal):
                     self.refusals.append(Refused(self.snapshot, rule.name, found.reason, found.at, found.why))

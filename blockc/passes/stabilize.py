@@ -48,7 +48,10 @@ def stabilize(program: Program) -> Program:
         return program
     exported = stacked_into(program, {result.value for result in program.outputs})
     reread = stacked_into(program, {node.source for node in program.body if isinstance(node, Rename)})
-    stable = prune(_Stabilizer(Builder(program, exported), reread, read_as_numbers(program)).run())
+    added = stacked_into(program, accumulated(program, "add"))
+    compared = stacked_into(program, accumulated(program, "max", "min"))
+    numbers = read_as_numbers(program)
+    stable = prune(_Stabilizer(Builder(program, exported), reread, added, compared, numbers).run())
     verify(stable)
     return stable
 
@@ -64,6 +67,8 @@ def _with_reduce_fused(program: Program, reduce: Reduce) -> Program:
 class _Stabilizer:
     build: Builder
     reread: frozenset[str]  # what is read again under another dimension: its parts need all axes
+    added: frozenset[str]  # the lists that are added up, and those that become part of them
+    compared: frozenset[str]  # the same for maxima and minima
     numbers: frozenset[str]  # what is read by more than exponentials
     stored: set[str] = field(default_factory=set)  # pairs that are also lists of numbers, under their own name
 
@@ -182,6 +187,8 @@ class _Stabilizer:
             outer = tuple(entry for entry in pair.exponents if entry not in inner)
             if output.monoid is None and name in self.build.exported:
                 result.extend(self.stack_number(node.dim, output, pair, inner, outer))
+            elif output.monoid is None and name in self.added | self.compared:
+                result.extend(self.stack_for_loop(node.dim, name, kind, pair, inner))
             elif output.monoid is None:
                 result.extend(self.stack(node.dim, name, kind, Pair(pair.x, inner), outer))
             elif output.monoid == "add" and inner:
@@ -264,6 +271,26 @@ class _Stabilizer:
         self.build.pairs[name] = Pair(x, exponents)
         return result
 
+    def stack_for_loop(self, dim: str, name: str, kind: Type, pair: Pair, inner: Exponents) -> list[Output]:
+        """A list of pairs that a loop accumulates: one exponent for each element, or for all if none is made here."""
+        result: list[Output] = []
+        if name in self.compared and (pair.x is not None or name in self.added or not inner):
+            # The largest of such pairs is not known from the exponents.
+            self.stacked(dim, name, self.build.named(self.build.unwrap(pair, kind.dtype), kind), result)
+            return result
+        x: str | None = None
+        if name in self.added:
+            whole = self.build.named(ONE if pair.x is None else pair.x, kind) if kind.is_item else str(pair.x)
+            x = self.stacked(dim, name, whole, result)
+        exponents = pair.exponents
+        if inner:
+            listed = [exponent for exponent, _ in exponents if not self.build.types[exponent].is_item]
+            axes = tuple(axis for axis in kind.axes if axis == dim)
+            total = listed[0] if listed else self.build.named(self.build.total(exponents), Type(kind.dtype, (), axes))
+            exponents = ((self.stacked(dim, self.build.fresh(name), total, result), 1),)
+        self.build.pairs[name] = Pair(x, exponents)
+        return result
+
     def stacked(self, dim: str, name: str, value: str, outputs: list[Output]) -> str:
         """The list of a value over the iterations; of a value that is stacked already, that list."""
         key = ("stack", value)
@@ -275,6 +302,12 @@ class _Stabilizer:
             self.build.combined(name, value, None, dim)
             known[key] = name
         return known[key]
+
+
+def accumulated(program: Program, *monoids: str) -> set[str]:
+    """The values that maps accumulate by one of the monoids."""
+    maps = [node for node in walk(program.body) if isinstance(node, Map)]
+    return {value for node in maps for out in node.outputs if out.monoid in monoids for value in out.values}
 
 
 def stacked_into(program: Program, names: Collection[str]) -> frozenset[str]:

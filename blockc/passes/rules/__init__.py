@@ -17,6 +17,7 @@ from blockc.passes.rules import (
     fuse_map_with_reduce,
     fuse_sibling_maps,
     hoist_map,
+    interchange_maps,
     reassociate_contraction,
     rematerialise,
     split_exponential,
@@ -33,7 +34,12 @@ RULES: tuple[Rule, ...] = (
     rematerialise.RULE,
     fuse_sibling_maps.RULE,
 )
-SNAPSHOT_RULES: tuple[Rule, ...] = (extend_map.RULE, reassociate_contraction.RULE, hoist_map.RULE)
+SNAPSHOT_RULES: tuple[Rule, ...] = (
+    extend_map.RULE,
+    interchange_maps.RULE,
+    reassociate_contraction.RULE,
+    hoist_map.RULE,
+)
 EMISSION_RULES: tuple[Rule, ...] = (fuse_elementwise.RULE,)
 ASKED_RULES: tuple[Rule, ...] = (split_reduction.RULE,)  # they run when somebody asks for them
 ALL_RULES: tuple[Rule, ...] = (*RULES, *SNAPSHOT_RULES, *ASKED_RULES, *EMISSION_RULES)
