@@ -303,7 +303,7 @@ def test_show_takes_a_snapshot(run_blockc: Blockc) -> None:
     beyond = run_blockc("show", path, *options, "--snapshot", "3")
     assert (beyond.code, beyond.out) == (2, "")
     assert "there is no snapshot 3" in beyond.err
-    assert "the last one is 1" in beyond.err
+    assert "the last one is 2" in beyond.err
 
 
 def test_only_snapshots_have_numbers(run_blockc: Blockc) -> None:
