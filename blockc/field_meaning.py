@@ -19,7 +19,8 @@ from blockc.ir import dtypes
 from blockc.ir.array_program import Argument, ArrayProgram, Node
 from blockc.ir.block import Program
 from blockc.ir.interpret import interpret
-from blockc.ir.prime_field import FIELD, Verdict, compare, encode, random_numbers
+from blockc.ir.prime_field import FIELD
+from blockc.ir.residues import Verdict, compare, encode, random_numbers
 
 Array = NDArray[Any]
 

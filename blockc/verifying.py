@@ -24,7 +24,7 @@ from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation
 from blockc.ir.interpret import Run, interpret
 from blockc.ir.plan import Cost, Plan
-from blockc.ir.prime_field import Verdict
+from blockc.ir.residues import Verdict
 from blockc.ir.verify import VerifyError, verify
 from blockc.passes import choose, fuse, lower
 from blockc.passes import split as in_chunks

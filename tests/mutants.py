@@ -26,7 +26,8 @@ from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Apply, Expression, Program, depth, walk
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.interpret import Run, interpret
-from blockc.ir.prime_field import FIELD, compare, random_numbers
+from blockc.ir.prime_field import FIELD
+from blockc.ir.residues import compare, random_numbers
 from blockc.ir.verify import VerifyError, verify
 from blockc.passes.cost import buffered_lists, traffic, work
 from blockc.passes.fuse import Budget, fuse

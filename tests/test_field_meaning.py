@@ -25,7 +25,8 @@ from blockc.field_meaning import evaluate, judge, random_inputs
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation, Rule
 from blockc.ir.interpret import interpret
-from blockc.ir.prime_field import FIELD, Verdict, random_numbers
+from blockc.ir.prime_field import FIELD
+from blockc.ir.residues import Verdict, random_numbers
 from blockc.language import parse
 from blockc.passes.normalise import normalise
 

@@ -11,22 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from blockc.ir.ops import OPERATORS
-from blockc.ir.prime_field import (
-    FIELD,
-    GENERATOR,
-    MEANINGS,
-    NUMBER,
-    P,
-    Q,
-    Verdict,
-    cast,
-    compare,
-    constant,
-    elementwise,
-    encode,
-    random_numbers,
-    reduce,
-)
+from blockc.ir.prime_field import FIELD, GENERATOR, MEANINGS, cast, elementwise, reduce
+from blockc.ir.residues import NUMBER, P, Q, Verdict, compare, constant, encode, random_numbers
 
 Array = NDArray[Any]
 Sides = tuple[Array | float, Array | float]

@@ -23,148 +23,36 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from blockc.ir.arithmetic import Arithmetic, Array, summed_product
 from blockc.ir.dtypes import DTYPES
+from blockc.ir.residues import (
+    INFINITE,
+    LOST,
+    NO_P,
+    NO_Q,
+    SMALL,
+    WEAK,
+    WEAK_P,
+    WEAK_Q,
+    P,
+    Q,
+    build,
+    encode,
+    flag,
+    has,
+    is_small,
+    is_zero,
+    marked,
+    pick,
+)
 
-Q = 1073741789
-P = 2 * Q + 1
 GENERATOR = 9
-
-INFINITE, NO_P, NO_Q, WEAK_P, WEAK_Q = 1, 2, 4, 8, 16
-LOST, WEAK = NO_P | NO_Q, WEAK_P | WEAK_Q
-# `sign` is that of the real number where it is known for certain (constants, exponentials, roots, infinities), else 0.
-NUMBER = np.dtype([("p", np.uint64), ("q", np.uint64), ("marks", np.uint8), ("sign", np.int8)], align=True)
-
-SMALL = 1 << 20  # integers that are taken for what they are: sizes, positions, labels
 ODD = (Q - 1) // 4  # the order of the residues mod q that have a root of odd order
 ROOT_Q = next((ODD + 1) // 2 + k * ODD for k in range(4) if ((ODD + 1) // 2 + k * ODD) % 4 == 0)
-MOST_DIGITS, LARGEST_DENOMINATOR = 12, 1000  # of a constant that a person wrote
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How many elements of two results are equal, different and undecided."""
-
-    equal: int
-    different: int
-    undecided: int
-
-    @property
-    def is_outside(self) -> bool:
-        """True if no element could be decided: the program is outside of what this arithmetic knows."""
-        return self.undecided > 0 and self.equal == 0 and self.different == 0
-
-    def __add__(self, other: Verdict) -> Verdict:
-        return Verdict(self.equal + other.equal, self.different + other.different, self.undecided + other.undecided)
-
-
-def compare(first: Array, second: Array) -> Verdict:
-    """How two arrays of numbers of one shape agree."""
-    if first.shape != second.shape:
-        raise ValueError(f"shapes differ: {first.shape}, {second.shape}")
-    marks = first["marks"] | second["marks"]
-    known_p, known_q = (marks & NO_P) == 0, (marks & NO_Q) == 0
-    infinite = (first["marks"] & INFINITE) != (second["marks"] & INFINITE)
-    infinite |= ((marks & INFINITE) != 0) & (first["sign"] != second["sign"])
-    wrong_p = known_p & ((first["p"] != second["p"]) | infinite)
-    wrong_q = known_q & ((first["q"] != second["q"]) | infinite)
-    different = (wrong_p & ((marks & WEAK_P) == 0)) | (wrong_q & ((marks & WEAK_Q) == 0))
-    equal = (known_p | known_q) & ~wrong_p & ~wrong_q
-    counts = int(np.sum(equal)), int(np.sum(different))
-    return Verdict(*counts, first.size - sum(counts))
-
-
-def random_numbers(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    """Uniform random residues."""
-    p = generator.integers(0, P, shape, dtype=np.uint64)
-    return _build(p, generator.integers(0, Q, shape, dtype=np.uint64), 0, 0)
-
-
-def _build(p: Any, q: Any, marks: Any, sign: Any) -> Array:
-    """Numbers of their parts. Infinities have residues 0; what is infinite and lost is lost."""
-    parts = np.broadcast_arrays(p, q, marks, sign)
-    result = np.empty(parts[0].shape, NUMBER)
-    for name, part in zip(("p", "q", "marks", "sign"), parts, strict=True):
-        result[name] = part
-    return result
-
-
-def _where(condition: Array, a: Array, b: Array) -> Array:
-    shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
-    result = np.empty(shape, NUMBER)
-    result[...] = b
-    np.copyto(result, a, where=condition)
-    return result
-
-
-def _marked(array: Array, marks: Any) -> Array:
-    """The numbers with more marks."""
-    return _build(array["p"], array["q"], array["marks"] | marks, array["sign"])
-
-
-def _flag(condition: Array, mark: int) -> Array:
-    return np.where(condition, np.uint8(mark), np.uint8(0))
-
-
-def _has(array: Array, mark: int) -> Array:
-    """Where the numbers have all of these marks."""
-    return np.asarray((array["marks"] & mark) == mark)
-
-
-def _is_zero(array: Array) -> Array:
-    return np.asarray((array["p"] == 0) & (array["q"] == 0) & ((array["marks"] & (LOST | INFINITE)) == 0))
-
-
-def _is_small(array: Array) -> Array:
-    """Where both residues are one small natural number."""
-    known = (array["marks"] & (LOST | INFINITE)) == 0
-    return np.asarray(known & (array["p"] == array["q"]) & (array["p"] < SMALL))
-
-
-# Numbers
-
-
-def encode(array: Array, dtype: str) -> Array:
-    """Plain numbers as numbers of the field; those of the field are left as they are."""
-    if array.dtype == NUMBER:
-        return array
-    if array.dtype.kind == "f":
-        result = np.empty(array.shape, NUMBER)
-        for position, value in np.ndenumerate(array):
-            result[position] = constant(float(value))
-        return result
-    whole = array.astype(np.int64)
-    if DTYPES[dtype].kind == "bool":
-        whole = np.asarray(whole != 0, np.int64)
-    return _build((whole % P).astype(np.uint64), (whole % Q).astype(np.uint64), 0, np.sign(whole))
-
-
-@functools.cache
-def constant(value: float) -> tuple[int, int, int, int]:
-    """The parts of a constant: the rational number that was meant; a long decimal is weak, since it was rounded."""
-    if math.isnan(value):
-        return 0, 0, LOST, 0
-    if math.isinf(value):
-        return 0, 0, INFINITE, int(math.copysign(1, value))
-    exact = Fraction(value)
-    meant = next((near for near in (exact.limit_denominator(LARGEST_DENOMINATOR), _short(value))
-                  if near is not None and abs(near - exact) <= abs(exact) / 2**51), None)  # fmt: skip
-    number = exact if meant is None else meant
-    residues = [number.numerator * pow(number.denominator, -1, modulus) % modulus for modulus in (P, Q)]
-    return residues[0], residues[1], WEAK if meant is None else 0, (value > 0) - (value < 0)
-
-
-def _short(value: float) -> Fraction | None:
-    """The number as a decimal, if few digits say it."""
-    text = f"{value:.15g}"
-    digits = text.partition("e")[0].replace(".", "").lstrip("-0").rstrip("0")
-    return Fraction(text) if len(digits) <= MOST_DIGITS else None
 
 
 # Sums and products
@@ -173,36 +61,36 @@ def _short(value: float) -> Fraction | None:
 def _add(a: Array, b: Array) -> Array:
     both = a["marks"] | b["marks"]
     sign = np.where(a["sign"] == b["sign"], a["sign"], 0)
-    sign = np.where(_is_zero(b), a["sign"], np.where(_is_zero(a), b["sign"], sign))
-    result = _build((a["p"] + b["p"]) % P, (a["q"] + b["q"]) % Q, both & ~np.uint8(INFINITE), sign)
+    sign = np.where(is_zero(b), a["sign"], np.where(is_zero(a), b["sign"], sign))
+    result = build((a["p"] + b["p"]) % P, (a["q"] + b["q"]) % Q, both & ~np.uint8(INFINITE), sign)
     infinite = (both & INFINITE) != 0
     if not infinite.any():
         return result
-    first, second = _has(a, INFINITE), _has(b, INFINITE)
-    lost = _has(a, LOST) | _has(b, LOST) | (first & second & (a["sign"] != b["sign"]))
+    first, second = has(a, INFINITE), has(b, INFINITE)
+    lost = has(a, LOST) | has(b, LOST) | (first & second & (a["sign"] != b["sign"]))
     sign = np.where(first, a["sign"], b["sign"])
-    return _where(infinite, _infinity(sign, both & WEAK, lost), result)
+    return pick(infinite, _infinity(sign, both & WEAK, lost), result)
 
 
 def _infinity(sign: Any, weak: Any, lost: Array) -> Array:
     """Infinities with these signs, and numbers that are lost."""
     marks = weak | np.where(lost, np.uint8(LOST), np.uint8(INFINITE))
-    return _build(np.uint64(0), np.uint64(0), marks, np.where(lost, 0, sign))
+    return build(np.uint64(0), np.uint64(0), marks, np.where(lost, 0, sign))
 
 
 def _multiply(a: Array, b: Array) -> Array:
     both = a["marks"] | b["marks"]
     sign = a["sign"] * b["sign"]
-    result = _build(a["p"] * b["p"] % P, a["q"] * b["q"] % Q, both & ~np.uint8(INFINITE), sign)
+    result = build(a["p"] * b["p"] % P, a["q"] * b["q"] % Q, both & ~np.uint8(INFINITE), sign)
     infinite = (both & INFINITE) != 0
     if not infinite.any():
         return result
-    lost = _has(a, LOST) | _has(b, LOST) | (sign == 0)  # the sign of an infinity has to be certain
-    return _where(infinite, _infinity(sign, both & WEAK, lost), result)
+    lost = has(a, LOST) | has(b, LOST) | (sign == 0)  # the sign of an infinity has to be certain
+    return pick(infinite, _infinity(sign, both & WEAK, lost), result)
 
 
 def _negate(a: Array) -> Array:
-    return _build((P - a["p"]) % P, (Q - a["q"]) % Q, a["marks"], -a["sign"])
+    return build((P - a["p"]) % P, (Q - a["q"]) % Q, a["marks"], -a["sign"])
 
 
 def _power(base: Any, exponent: int, modulus: int) -> Any:
@@ -218,10 +106,10 @@ def _power(base: Any, exponent: int, modulus: int) -> Any:
 
 def _reciprocal(a: Array) -> Array:
     """By Fermat's theorem. That of zero, and that of an infinity, is a zero that proves nothing if others differ."""
-    infinite = _has(a, INFINITE)
-    marks = (a["marks"] & ~np.uint8(INFINITE)) | _flag((a["p"] == 0) & ((a["marks"] & NO_P) == 0), WEAK_P)
-    marks |= _flag((a["q"] == 0) & ((a["marks"] & NO_Q) == 0), WEAK_Q)
-    return _build(_power(a["p"], P - 2, P), _power(a["q"], Q - 2, Q), marks, np.where(infinite, 0, a["sign"]))
+    infinite = has(a, INFINITE)
+    marks = (a["marks"] & ~np.uint8(INFINITE)) | flag((a["p"] == 0) & ((a["marks"] & NO_P) == 0), WEAK_P)
+    marks |= flag((a["q"] == 0) & ((a["marks"] & NO_Q) == 0), WEAK_Q)
+    return build(_power(a["p"], P - 2, P), _power(a["q"], Q - 2, Q), marks, np.where(infinite, 0, a["sign"]))
 
 
 # Exponentials and roots
@@ -244,12 +132,12 @@ def _generated(exponent: Array) -> Array:
 
 def _exp(a: Array) -> Array:
     lost, weak = (a["marks"] & NO_Q) != 0, (a["marks"] & WEAK_Q) != 0
-    result = _build(_generated(a["q"]), np.uint64(0), NO_Q | _flag(lost, NO_P) | _flag(weak, WEAK), np.int8(1))
-    infinite = _has(a, INFINITE)
+    result = build(_generated(a["q"]), np.uint64(0), NO_Q | flag(lost, NO_P) | flag(weak, WEAK), np.int8(1))
+    infinite = has(a, INFINITE)
     if not infinite.any():
         return result
-    limit = _build(np.uint64(0), np.uint64(0), np.where(a["sign"] < 0, 0, LOST) | _flag(weak, WEAK), np.int8(0))
-    return _where(infinite, limit, result)
+    limit = build(np.uint64(0), np.uint64(0), np.where(a["sign"] < 0, 0, LOST) | flag(weak, WEAK), np.int8(0))
+    return pick(infinite, limit, result)
 
 
 def _is_square(p: Any) -> Array:
@@ -285,28 +173,28 @@ def _log(a: Array) -> Array:
     square = _is_square(a["p"])
     squares = np.where(square, a["p"], (P - a["p"]) % P)
     q = np.array([_logarithm(int(value)) for value in squares.flat], np.uint64).reshape(squares.shape)
-    weak = (~square & ~_is_small(a)) | ((a["marks"] & WEAK_P) != 0)
-    result = _build(np.uint64(0), q, NO_P | _flag((a["marks"] & NO_P) != 0, NO_Q) | _flag(weak, WEAK), np.int8(0))
-    infinite = _has(a, INFINITE)
+    weak = (~square & ~is_small(a)) | ((a["marks"] & WEAK_P) != 0)
+    result = build(np.uint64(0), q, NO_P | flag((a["marks"] & NO_P) != 0, NO_Q) | flag(weak, WEAK), np.int8(0))
+    infinite = has(a, INFINITE)
     zero = (a["p"] == 0) & ((a["marks"] & (NO_P | INFINITE)) == 0)
     limit = _infinity(np.where(zero, -1, 1), a["marks"] & WEAK, infinite & (a["sign"] < 0))
-    return _where(infinite | zero, limit, result)
+    return pick(infinite | zero, limit, result)
 
 
 def _square_root(a: Array) -> Array:
-    small, infinite = _is_small(a), _has(a, INFINITE)
+    small, infinite = is_small(a), has(a, INFINITE)
     square = _is_square(a["p"])
     p = _power(np.where(square, a["p"], (P - a["p"]) % P), (P + 1) // 4, P)
     weak_p = ~square & (a["p"] != 0) & ~small & ((a["marks"] & NO_P) == 0)
     weak_q = (_power(a["q"], ODD, Q) != 1) & (a["q"] != 0) & ~small & ((a["marks"] & NO_Q) == 0)
-    marks = np.where(infinite, 0, _flag(weak_p, WEAK_P) | _flag(weak_q, WEAK_Q)) | a["marks"]
+    marks = np.where(infinite, 0, flag(weak_p, WEAK_P) | flag(weak_q, WEAK_Q)) | a["marks"]
     marks = np.where(infinite & (a["sign"] < 0), np.uint8(LOST), marks)
-    return _build(p, _power(a["q"], ROOT_Q, Q), marks, np.where(_is_zero(a), 0, 1))
+    return build(p, _power(a["q"], ROOT_Q, Q), marks, np.where(is_zero(a), 0, 1))
 
 
 def _absolute(a: Array) -> Array:
-    known = _where(a["sign"] < 0, _negate(a), a)
-    return _where((a["sign"] != 0) | _is_zero(a), known, _square_root(_multiply(a, a)))
+    known = pick(a["sign"] < 0, _negate(a), a)
+    return pick((a["sign"] != 0) | is_zero(a), known, _square_root(_multiply(a, a)))
 
 
 def _sigmoid(a: Array) -> Array:
@@ -329,12 +217,12 @@ def _keys(a: Array) -> Array:
 
 def _doubt(marks: Any) -> Any:
     """The marks of what was chosen by looking at residues mod p with these marks."""
-    return _flag((marks & NO_P) != 0, LOST) | _flag((marks & WEAK_P) != 0, WEAK)
+    return flag((marks & NO_P) != 0, LOST) | flag((marks & WEAK_P) != 0, WEAK)
 
 
 def _chosen(a: Array, b: Array, first: Callable[[Array, Array], Array]) -> Array:
     doubt = _doubt(a["marks"] | b["marks"])
-    return _marked(_where(first(_keys(a), _keys(b)), a, b), doubt)
+    return marked(pick(first(_keys(a), _keys(b)), a, b), doubt)
 
 
 def _larger(a: Array, b: Array) -> Array:
@@ -346,7 +234,7 @@ def _smaller(a: Array, b: Array) -> Array:
 
 
 def _truth(condition: Array, doubt: Any) -> Array:
-    return _build(condition.astype(np.uint64), condition.astype(np.uint64), doubt, condition.astype(np.int8))
+    return build(condition.astype(np.uint64), condition.astype(np.uint64), doubt, condition.astype(np.int8))
 
 
 def _compared(holds: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
@@ -362,7 +250,7 @@ def _negation(a: Array) -> Array:
 
 
 def _select(condition: Array, a: Array, b: Array) -> Array:
-    return _marked(_where(condition["p"] != 0, a, b), _doubt(condition["marks"]))
+    return marked(pick(condition["p"] != 0, a, b), _doubt(condition["marks"]))
 
 
 # Functions without laws
@@ -387,8 +275,8 @@ def _lawless(name: str) -> Callable[[Array], Array]:
         infinite = (a["marks"] & INFINITE) != 0
         p = a["p"] + np.where(infinite, np.uint64(P) + (a["sign"] < 0), np.uint64(0))  # the limits are values too
         # Of integers the real values may be known, such as tanh(0) = 0, and be put in their place.
-        doubt = _doubt(a["marks"]) | _flag(_is_small(a) | _is_small(_negate(a)), WEAK)
-        return _build(_mixed(p, salt) % P, _mixed(p, salt + (1 << 39)) % Q, doubt, np.int8(0))
+        doubt = _doubt(a["marks"]) | flag(is_small(a) | is_small(_negate(a)), WEAK)
+        return build(_mixed(p, salt) % P, _mixed(p, salt + (1 << 39)) % Q, doubt, np.int8(0))
 
     return apply
 
@@ -398,7 +286,7 @@ def _to_a_power(a: Array, b: Array) -> Array:
     twice = _twice(b)
     if twice is None:
         mixed = (_mixed(a["p"], 0) ^ _mixed(b["p"], 1 << 38)) >> np.uint64(2)
-        pair = _build(mixed, np.uint64(0), a["marks"] | b["marks"], np.int8(0))
+        pair = build(mixed, np.uint64(0), a["marks"] | b["marks"], np.int8(0))
         return _lawless("pow")(pair)
     base = _square_root(a) if twice % 2 else a
     count = abs(twice) if twice % 2 else abs(twice) // 2
@@ -414,7 +302,7 @@ def _twice(b: Array) -> int | None:
         return None
     doubled = _add(b, b).reshape(())
     for sign, number in ((1, doubled), (-1, _negate(doubled))):
-        if _is_small(number) and number["p"] < 64:
+        if is_small(number) and number["p"] < 64:
             return sign * int(number["p"])
     return None
 
@@ -427,13 +315,13 @@ def cast(array: Array, dtype: str) -> Array:
         case "bool":
             return _negation(_negation(array))
         case _:
-            small, negative = _is_small(array), _is_small(_negate(array))
+            small, negative = is_small(array), is_small(_negate(array))
             value = np.where(negative, -_negate(array)["p"].astype(np.int64), array["p"].astype(np.int64))
             bits = 8 * DTYPES[dtype].size
             wrapped = (value + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
             found = _lawless("integer")(array)
-            other = _marked(encode((found["p"] % 16).astype(np.int64), dtype), found["marks"])
-            return _where(small | negative, _marked(encode(wrapped, dtype), array["marks"] & WEAK), other)
+            other = marked(encode((found["p"] % 16).astype(np.int64), dtype), found["marks"])
+            return pick(small | negative, marked(encode(wrapped, dtype), array["marks"] & WEAK), other)
 
 
 # The table of operators
@@ -473,7 +361,7 @@ MEANINGS: dict[str, Callable[..., Array]] = {
     "or": _folded(_either),
     "not": _negation,
     "where": _select,
-    "finite": lambda a: _where(_has(a, INFINITE) & (a["sign"] < 0), _ZERO, a),
+    "finite": lambda a: pick(has(a, INFINITE) & (a["sign"] < 0), _ZERO, a),
     **{name: _lawless(name) for name in ("tanh", "gelu", "erf", "sin", "cos", "floor")},
 }
 
@@ -495,23 +383,23 @@ def reduce(op: str, array: Array, axes: tuple[int, ...]) -> Array:
     keys = _keys(flat)
     best = np.argmax(keys, axis=-1) if op == "max" else np.argmin(keys, axis=-1)
     chosen = np.take_along_axis(flat, best[..., np.newaxis], -1)[..., 0]
-    return _marked(chosen, _doubt(np.bitwise_or.reduce(flat["marks"], axis=-1)))
+    return marked(chosen, _doubt(np.bitwise_or.reduce(flat["marks"], axis=-1)))
 
 
 def _sum(array: Array, axes: tuple[int, ...]) -> Array:
     marks = np.bitwise_or.reduce(array["marks"], axis=axes)
-    signs = np.where(_is_zero(array), 0, array["sign"])
-    unsure = np.any(~_is_zero(array) & (signs == 0), axis=axes)
+    signs = np.where(is_zero(array), 0, array["sign"])
+    unsure = np.any(~is_zero(array) & (signs == 0), axis=axes)
     above, below = np.any(signs > 0, axis=axes), np.any(signs < 0, axis=axes)
     sign = np.where(unsure | (above & below), 0, above.astype(np.int8) - below.astype(np.int8))
     p, q = (np.sum(array[part], axis=axes, dtype=np.uint64) % np.uint64(modulus) for part, modulus in _PARTS)
-    result = _build(p, q, marks & ~np.uint8(INFINITE), sign)
-    infinite = _has(array, INFINITE)
+    result = build(p, q, marks & ~np.uint8(INFINITE), sign)
+    infinite = has(array, INFINITE)
     if not infinite.any():
         return result
     up, down = (np.any(infinite & (array["sign"] == way), axis=axes) for way in (1, -1))
-    lost = np.any(_has(array, LOST), axis=axes) | (up & down)
-    return _where(up | down, _infinity(np.where(up, 1, -1), marks & WEAK, lost), result)
+    lost = np.any(has(array, LOST), axis=axes) | (up & down)
+    return pick(up | down, _infinity(np.where(up, 1, -1), marks & WEAK, lost), result)
 
 
 _PARTS = (("p", P), ("q", Q))
