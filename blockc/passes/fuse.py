@@ -13,6 +13,7 @@ from blockc.ir.array_program import Span
 from blockc.ir.block import Definition, Map, Path, Program, graph_at, walk
 from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
+from blockc.passes.cost import buffered_lists
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import Memory, normalise
 from blockc.passes.rules import RULES, extend_map, hoist_map, interchange_maps, reassociate_contraction
@@ -44,9 +45,10 @@ def fuse(program: Program, budget: Budget | None = None) -> Derivation:
     branched = False
     while not run.stopped:
         run.refuse(current)
-        if not branched:
-            branched = run.interchange(current, snapshots)
         found = next_place(current, matches(extend_map.RULE, current))
+        # Where nothing is kept and nothing can be extended, this snapshot is the last: the one that keeps no list.
+        if not branched and (found is not None or buffered_lists(current)):
+            branched = run.interchange(current, snapshots)
         if found is None or not run.take(extend_map.RULE, found, current, snapshots):
             break
         current = snapshots[-1]
