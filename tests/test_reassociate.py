@@ -110,6 +110,33 @@ def test_a_list_that_is_made_once_may_be_stacked_by_the_map_around() -> None:
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+LOW_RANK = {
+    "the wide dimension mapped": (
+        "program p(X: f32[b, m], A: f32[n, m], B: f32[n, e]) -> O: f32[b, e] { O = dot[n](dot[m](X, A), B) }",
+        frozenset({"m", "n", "e"}),
+    ),
+    "both outer dimensions mapped": (
+        "program p(X: f32[b, m], A: f32[d, m], B: f32[d, n]) -> O: f32[b, n] { O = dot[d](dot[m](X, A), B) }",
+        frozenset({"m", "d"}),
+    ),
+    "three products": (
+        "program p(X: f32[b, m], A: f32[d, m], B: f32[d, n], C: f32[n, e]) -> O: f32[b, e]"
+        " { O = dot[n](dot[d](dot[m](X, A), B), C) }",
+        frozenset({"m", "d", "n", "e"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOW_RANK)
+def test_products_that_may_stand_either_way_change_places_once(name: str) -> None:
+    source, whole = LOW_RANK[name]
+    case = Case(source, {"b": 5, "m": 4, "d": 3, "n": 3, "e": 2}, {"b": 2, "n": 2}, whole)
+    derivation = check(case)
+    assert derivation.complete
+    swaps = [step.at for step in derivation.steps if step.rule == "reassociate_contraction"]
+    assert 1 <= len(swaps) <= 2 and len(derivation.snapshots) == 2
+
+
 def test_hoisting_never_adds_work() -> None:
     assert hoist_map.RULE.effect == "never more work"
     pairs = []

@@ -13,7 +13,6 @@ from blockc.ir.array_program import Span
 from blockc.ir.block import Definition, Map, Path, Program, graph_at, walk
 from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
-from blockc.passes.cost import buffered_lists
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import Memory, normalise
 from blockc.passes.rules import RULES, extend_map, hoist_map, interchange_maps, reassociate_contraction
@@ -45,10 +44,9 @@ def fuse(program: Program, budget: Budget | None = None) -> Derivation:
     branched = False
     while not run.stopped:
         run.refuse(current)
-        found = next_place(current, matches(extend_map.RULE, current))
-        # Where nothing is kept and nothing can be extended, this snapshot is the last: the one that keeps no list.
-        if not branched and (found is not None or buffered_lists(current)):
+        if not branched:
             branched = run.interchange(current, snapshots)
+        found = next_place(current, matches(extend_map.RULE, current))
         if found is None or not run.take(extend_map.RULE, found, current, snapshots):
             break
         current = snapshots[-1]
@@ -120,12 +118,13 @@ class _Run:
 
     def reassociate(self, snapshots: list[Program]) -> list[Program]:
         """The first snapshot in which contractions can change places, with all of them changed and what no longer
-        depends on a block moved out; none if there is no such snapshot."""
+        depends on a block moved out; none if there is no such snapshot. A product that this made does not change places
+        again: where both orders are possible, that would never end."""
         start = next((snapshot for snapshot in snapshots if first_place(REASSOCIATE, snapshot)), None)
         if start is None:
             return []
-        program = start
-        while (found := first_place(REASSOCIATE, program)) is not None and not self.over_budget():
+        program, known = start, frozenset(start.types)
+        while (found := next_swap(program, known)) is not None and not self.over_budget():
             program = self.apply(REASSOCIATE, program, found)
         program = self.settle(program)
         while (found := first_place(HOIST, program)) is not None and not self.over_budget():
@@ -203,6 +202,12 @@ def first_match(program: Program, path: Path) -> tuple[Rule, Match] | None:
             if isinstance(found, Match):
                 return rule, found
     return None
+
+
+def next_swap(program: Program, known: frozenset[str]) -> Match | None:
+    """The first place where contractions can change places and the inner one is a name that was known before."""
+    places = (place for place in REASSOCIATE.match(program, None) if isinstance(place, Match))
+    return next((place for place in places if known.issuperset(place.at[1:])), None)
 
 
 def first_place(rule: Rule, program: Program) -> Match | None:
