@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation, Match
 from blockc.ir.interpret import interpret
+from blockc.ir.sharing import Shared
 from blockc.language import parse
 from blockc.meaning import evaluate
 from blockc.passes.choose import compose
@@ -50,7 +51,7 @@ class Case:
     whole: frozenset[str]
     seed: int = 0
 
-    @property
+    @cached_property
     def program(self) -> ArrayProgram:
         """The array program of the text."""
         return parse(self.source)
@@ -124,7 +125,9 @@ def programs(case: Case, derivation: Derivation) -> Iterator[tuple[str, Program]
     """Every program on the way, with what made it."""
     yield "lowered", lowered(case)
     for number, step in enumerate(derivation.steps):
+        step.after.recall(step.before)
         yield f"step {number}: {step.rule} at {', '.join(step.at)}", step.after
+        step.before.forget()
     yield from final_programs(derivation)
 
 
@@ -133,9 +136,9 @@ def inputs(case: Case) -> dict[str, NDArray[Any]]:
     return random_arrays(case.program, case.sizes, case.seed)
 
 
-def mismatch(program: Program, case: Case, arrays: Arrays, reference: Arrays) -> str:
+def mismatch(program: Program, case: Case, arrays: Arrays, reference: Arrays, shared: Shared | None = None) -> str:
     """What the interpreter finds different from the reference, or ""."""
-    outputs = interpret(program, arrays, case.sizes, case.tiles).outputs
+    outputs = interpret(program, arrays, case.sizes, case.tiles, shared=shared).outputs
     for name, expected in reference.items():
         problem = difference(outputs[name], expected)
         if problem:
@@ -162,8 +165,9 @@ def check(case: Case, derivation: Derivation | None = None) -> Derivation:
     derivation = derivation or derive(case)
     arrays = inputs(case)
     reference = evaluate(case.program, arrays)
+    shared = Shared()
     for stage, program in programs(case, derivation):
-        problem = mismatch(program, case, arrays, reference)
+        problem = mismatch(program, case, arrays, reference, shared)
         if problem:
             raise AssertionError(f"{stage}: {problem}")
     return derivation

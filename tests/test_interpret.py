@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oracle import NORMAL_RUN, inputs, lowered, programs, random_case, random_derivation
 
 from blockc.ir.interpret import interpret
 from blockc.ir.monoids import MONOIDS, identity
 from blockc.ir.ops import OPERATORS
+from blockc.ir.sharing import Shared
 from blockc.ir.text import parse_program
 
 ROWS = """program rows
@@ -176,3 +178,24 @@ def test_monoids_have_their_laws(name: str) -> None:
             assert np.allclose(monoid.combine(apply, empty, a), a) and np.allclose(monoid.combine(apply, a, empty), a)
             assert not monoid.commutes or np.allclose(monoid.combine(apply, a, b), monoid.combine(apply, b, a))
         assert monoid.combine(apply, empty, empty) == empty
+
+
+def test_runs_that_share_results_give_the_same() -> None:
+    """Outputs to the bit and every count, for all programs of random derivations."""
+    for seed in NORMAL_RUN[:40]:
+        case = random_case(seed)
+        arrays, shared = inputs(case), Shared()
+        for stage, program in programs(case, random_derivation(seed)):
+            alone = interpret(program, arrays, case.sizes, case.tiles)
+            beside = interpret(program, arrays, case.sizes, case.tiles, shared=shared)
+            assert (beside.loads, beside.stores) == (alone.loads, alone.stores), (seed, stage)
+            for name, array in alone.outputs.items():
+                assert np.array_equal(beside.outputs[name], array, equal_nan=True), (seed, stage)
+
+
+def test_runs_of_other_sizes_share_nothing() -> None:
+    case = random_case(0)
+    program, shared = lowered(case), Shared()
+    interpret(program, inputs(case), case.sizes, case.tiles, shared=shared)
+    with pytest.raises(ValueError, match="share results"):
+        interpret(program, inputs(case), case.sizes, dict.fromkeys(case.tiles, 99), shared=shared)

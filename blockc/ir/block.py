@@ -316,6 +316,11 @@ class Program:
         self.__dict__.pop("facts", None)
         self.__dict__.pop("graphs", None)
 
+    def recall(self, origin: Program) -> None:
+        """Take over again what `origin`, the program before it in a derivation, knows of the names."""
+        if "facts" not in self.__dict__:
+            self.__dict__["_origin"] = origin
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import assert_never
+from functools import partial
+from typing import TypeVar, assert_never
 
 import numpy as np
 
 from blockc.ir.arithmetic import FLOAT64, Arithmetic, Array
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import (
+    STRUCTURAL,
     Apply,
     Constant,
     Definition,
@@ -36,6 +38,9 @@ from blockc.ir.block import (
 )
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.monoids import MONOIDS, identity
+from blockc.ir.sharing import Shared
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +93,28 @@ def interpret(
     tiles: Mapping[str, int],
     padding: float | None = None,
     arithmetic: Arithmetic = FLOAT64,
+    shared: Shared | None = None,
 ) -> Run:
     """Execute `program`, in float64 or another arithmetic. `arrays` by argument name; `sizes` and `tiles` in elements.
 
     Dimensions that are neither whole nor in `tiles` are one block. No array of `arrays` is changed. With `padding`,
     tiles have their full size in the last block too, filled up with that number when they are read, as on hardware
-    with tiles of fixed sizes (the traffic then includes it). ValueError if chunks are not made of whole blocks.
+    with tiles of fixed sizes (the traffic then includes it). With `shared`, runs of the
+    programs of one derivation take over what earlier ones have computed from the same arrays. ValueError if chunks are
+    not made of whole blocks.
     """
     known = complete_sizes(program, dict(sizes))
     blocks = {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()}
     for dim, base in program.chunks.items():
         if blocks[dim] < known[dim] and blocks[dim] % blocks[base]:
             raise ValueError(f"chunks of {blocks[dim]} elements are not whole blocks of {blocks[base]}")
-    machine = _Interpreter(program, known, blocks, padding, arithmetic)
+    if shared is not None:
+        shared.bind((program.dims, known, blocks, padding, arithmetic))
+    machine = _Interpreter(program, known, blocks, padding, arithmetic, shared)
     environment: dict[str, Value] = {}
     for entry in program.inputs:
-        environment[entry.name] = machine.stored(entry.dims, arrays[entry.argument], program.input_types[entry.name])
+        kind = program.input_types[entry.name]
+        environment[entry.name] = machine.stored(entry.dims, arrays[entry.argument], kind)
     with np.errstate(all="ignore"):
         for kernel in kernels(program):
             machine.cross(kernel)
@@ -115,7 +126,7 @@ def interpret(
         array = np.transpose(value.array, order)
         packed = [np.prod([known[dim] for dim in axis], dtype=int) for axis in result.argument.axes]
         outputs[result.argument.name] = array.reshape(packed)
-    return Run(outputs, machine.loads, machine.stores)
+    return Run(outputs, *machine.counted())
 
 
 Blocks = Mapping[str, slice]  # where the enclosing maps are: the elements of each dimension's current block
@@ -128,17 +139,30 @@ class _Interpreter:
     tiles: dict[str, int]
     padding: float | None
     arithmetic: Arithmetic
-    loads: Counter[str] = field(default_factory=Counter)
-    stores: Counter[str] = field(default_factory=Counter)
-    roots: dict[str, str] = field(init=False)
+    shared: Shared | None
+    loads: Counter[str] = field(default_factory=Counter)  # in bytes, by the name that a map reads
+    stores: Counter[str] = field(default_factory=Counter)  # in bytes, by the name that a map gives
 
-    def __post_init__(self) -> None:
-        self.roots = roots(self.program)
+    def counted(self) -> tuple[Counter[str], Counter[str]]:
+        """The bytes loaded and stored, by the lists of the outermost graph."""
+        origin = roots(self.program)
+        totals = Counter[str](), Counter[str]()
+        for total, counts in zip(totals, (self.loads, self.stores), strict=True):
+            for name, count in counts.items():
+                total[origin.get(name, name)] += count
+        return totals
+
+    def once(self, what: Hashable, values: tuple[object, ...], compute: Callable[[], T]) -> T:
+        """The result of computing `what` from some values, or that of an earlier run."""
+        return compute() if self.shared is None else self.shared.once(what, values, compute)
 
     # Values
 
     def stored(self, dims: tuple[str, ...], array: Array, kind: Type) -> Value:
         """An argument as a value: packed axes taken apart, axes in canonical order, in the interpreter's arithmetic."""
+        return self.once(("argument", dims, kind), (array,), lambda: self._stored(dims, array, kind))
+
+    def _stored(self, dims: tuple[str, ...], array: Array, kind: Type) -> Value:
         unpacked = np.asarray(array).reshape([self.sizes[dim] for dim in dims])
         ordered = np.transpose(unpacked, [dims.index(dim) for dim in kind.axes])
         tile = Tile(kind.axes, self.arithmetic.encode(ordered, kind.dtype))
@@ -163,20 +187,25 @@ class _Interpreter:
         match value:
             case Stack(own, elements, first) if own == dim:
                 return elements[index - first]
-            case Stack(own, elements, first):
-                return Stack(own, tuple(self.peel(element, dim, index) for element in elements), first)
-            case Stored(lists, tile, blocks):
-                rest = without(lists, dim)
-                chosen = (*blocks, (dim, self.block(dim, index, self.sizes[dim])))
-                if rest:
-                    return Stored(rest, tile, chosen)
-                slices = dict(chosen)
-                array = tile.array[tuple(slices.get(axis, slice(None)) for axis in tile.axes)]
-                return Tile(tile.axes, self.filled(array, self.shape(tile.axes, slices)))
+            case Stack() | Stored():
+                return self.once(("peel", dim, index), (value,), lambda: self.peeled(value, dim, index))
             case Tile():
                 raise TypeError("an item cannot be mapped")
             case _:
                 assert_never(value)
+
+    def peeled(self, value: Stack | Stored, dim: str, index: int) -> Value:
+        """The elements of the elements of a list, or the block of an array."""
+        if isinstance(value, Stack):
+            return self.stack(value.dim, tuple(self.peel(one, dim, index) for one in value.elements), value.first)
+        rest = without(value.lists, dim)
+        chosen = (*value.blocks, (dim, self.block(dim, index, self.sizes[dim])))
+        if rest:
+            return Stored(rest, value.tile, chosen)
+        slices = dict(chosen)
+        axes = value.tile.axes
+        array = value.tile.array[tuple(slices.get(axis, slice(None)) for axis in axes)]
+        return Tile(axes, self.filled(array, self.shape(axes, slices)))
 
     def filled(self, array: Array, shape: tuple[int, ...]) -> Array:
         """The array, filled up behind its ends to a shape."""
@@ -217,11 +246,22 @@ class _Interpreter:
 
     def elementwise(self, op: str, *tiles: Tile) -> Tile:
         """An elementwise operator on tiles that broadcast by axis name."""
+        return self.once(op, tiles, lambda: self._elementwise(op, tiles))
+
+    def _elementwise(self, op: str, tiles: tuple[Tile, ...]) -> Tile:
         axes = self.program.ordered(axis for tile in tiles for axis in tile.axes)
         return Tile(axes, self.arithmetic.elementwise(op, *(self.aligned(tile, axes) for tile in tiles)))
 
     def apply(self, apply: Apply, environment: Mapping[str, Value], blocks: Blocks) -> Tile:
-        tiles = [self.operand(arg, environment) for arg in apply.args]
+        tiles = tuple([self.operand(arg, environment) for arg in apply.args])
+        if apply.op not in STRUCTURAL:
+            return self.elementwise(apply.op, *tiles)
+        here = located(blocks) if apply.op in ("index", "broadcast") else ()
+        what = (apply.op, apply.dims, apply.dtype, here)
+        return self.once(what, tiles, lambda: self.structural(apply, tiles, blocks))
+
+    def structural(self, apply: Apply, tiles: tuple[Tile, ...], blocks: Blocks) -> Tile:
+        """An operator that is not elementwise."""
         match apply.op:
             case "index":
                 (dim,) = apply.dims
@@ -234,10 +274,8 @@ class _Interpreter:
                 return Tile(tiles[0].axes, self.arithmetic.cast(tiles[0].array, apply.dtype))
             case "contract":
                 return self.contract(apply.dims, *tiles)
-            case "sum" | "max" | "min":
-                return self.reduce(apply.op, apply.dims, tiles[0])
             case _:
-                return self.elementwise(apply.op, *tiles)
+                return self.reduce(apply.op, apply.dims, tiles[0])
 
     def operand(self, operand: Operand, environment: Mapping[str, Value]) -> Tile:
         match operand:
@@ -246,13 +284,17 @@ class _Interpreter:
                 assert isinstance(value, Tile)
                 return value
             case Constant(number):
-                return Tile((), self.arithmetic.encode(np.asarray(number), number_dtype(number)))
+                return self.once(("constant", repr(number)), (), lambda: self.number(number, number_dtype(number)))
             case Size(dim):
-                return Tile((), self.arithmetic.encode(np.asarray(self.sizes[dim]), "i32"))
+                return self.once(("size", dim), (), lambda: self.number(self.sizes[dim], "i32"))
             case Expression(op, args):
                 return self.elementwise(op, *(self.operand(arg, environment) for arg in args))
             case _:
                 assert_never(operand)
+
+    def number(self, number: float | int | bool, dtype: str) -> Tile:
+        """A number as a tile without axes."""
+        return Tile((), self.arithmetic.encode(np.asarray(number), dtype))
 
     def contract(self, dims: tuple[str, ...], a: Tile, b: Tile) -> Tile:
         letters = {axis: position for position, axis in enumerate(self.program.ordered((*a.axes, *b.axes)))}
@@ -296,35 +338,62 @@ class _Interpreter:
                 assert_never(definition)
 
     def map(self, node: Map, environment: dict[str, Value], blocks: Blocks, passed: frozenset[str]) -> None:
-        used = {name for definition in node.body for name in definition.uses}
-        body_uses = used.union(*(output.values for output in node.outputs))
-        kept = used.union(*(out.values for out in node.outputs if out.monoid is None and out.names[0] not in passed))
+        """Execute a map, unless it is one that an earlier run has executed on the same values in the same place."""
+        place = "map", located(blocks), passed
+        used = tuple([environment[name] for name in node.uses])
+        compute = partial(self.mapped, node, environment, blocks, passed)
+        results, loads, stores = self.once(place, (node, *used), compute)
+        environment.update(results)
+        self.loads.update(loads)
+        self.stores.update(stores)
+
+    def mapped(
+        self, node: Map, environment: Mapping[str, Value], blocks: Blocks, passed: frozenset[str]
+    ) -> tuple[dict[str, Value], Counter[str], Counter[str]]:
+        """What a map gives, and the bytes that it loads and stores."""
+        outside = self.loads, self.stores
+        self.loads, self.stores = Counter(), Counter()
+        try:
+            return self.iterations(node, environment, blocks, passed), self.loads, self.stores
+        finally:
+            self.loads, self.stores = outside
+
+    def iterations(
+        self, node: Map, environment: Mapping[str, Value], blocks: Blocks, passed: frozenset[str]
+    ) -> dict[str, Value]:
+        """What a map gives, by name."""
+        used = frozenset[str]().union(*[definition.uses for definition in node.body])
+        body_uses = used.union(*[output.values for output in node.outputs])
+        kept = used.union(*[out.values for out in node.outputs if out.monoid is None and out.names[0] not in passed])
+        inside = body_uses - kept
+        captured = {name: environment[name] for name in node.captures}
         runs: list[dict[str, Value]] = []
         sections = self.blocks(node.dim, blocks)
         for block in sections:
             index = block.start // self.tiles[node.dim]
-            inner = dict(environment)
+            inner = dict(captured)
             for port in node.ports:
                 element = inner[port.name] = self.peel(environment[port.source], node.dim, index)
                 if isinstance(element, Tile) and port.name in body_uses:
-                    self.loads[self.roots.get(port.source, port.source)] += self.bytes(element, port.source)
-            self.graph(node.body, inner, {**blocks, node.dim: block}, frozenset(body_uses - kept))
+                    self.loads[port.source] += self.bytes(element, port.source)
+            self.graph(node.body, inner, {**blocks, node.dim: block}, inside)
             runs.append(inner)
             for output in node.outputs:
                 value = inner[output.values[0]]
                 name = output.names[0]
                 if output.monoid is None and isinstance(value, Tile) and name not in passed:
-                    self.stores[self.roots.get(name, name)] += self.bytes(value, name)
+                    self.stores[name] += self.bytes(value, name)
+        results: dict[str, Value] = {}
         for output in node.outputs:
             if output.monoid is None:
                 first = sections[0].start // self.tiles[node.dim] if sections else 0
-                environment[output.names[0]] = Stack(node.dim, tuple(run[output.values[0]] for run in runs), first)
+                results[output.names[0]] = self.stack(node.dim, tuple([run[output.values[0]] for run in runs]), first)
                 continue
             values = [[run[value] for value in output.values] for run in runs]
             for index, run in enumerate(values):
                 self.count_accumulation(output.names, run, index)
-            results = self.accumulate(output.monoid, output.names, values, blocks)
-            environment.update(zip(output.names, results, strict=True))
+            results.update(zip(output.names, self.accumulate(output.monoid, output.names, values, blocks), strict=True))
+        return results
 
     def bytes(self, tile: Tile, name: str) -> int:
         return int(tile.array.size) * DTYPES[self.program.types[name].dtype].size
@@ -335,10 +404,9 @@ class _Interpreter:
             if isinstance(value, Tile):
                 continue
             moved = sum(self.bytes(tile, name) for tile in tiles_of(value))
-            root = self.roots.get(name, name)
-            self.stores[root] += moved
+            self.stores[name] += moved
             if index:
-                self.loads[root] += moved
+                self.loads[name] += moved
 
     def accumulate(self, monoid: str, names: tuple[str, ...], runs: list[list[Value]], blocks: Blocks) -> list[Value]:
         """The values of all iterations combined, from the identity on, one component after the other."""
@@ -375,15 +443,23 @@ class _Interpreter:
                     for run in runs
                 ]
                 elements.append(self.combined(monoid, parts, inner, peeled, {**blocks, dim: block}))
-            return Stack(dim, tuple(elements), first)
+            return self.stack(dim, tuple(elements), first)
         total = tuple(
-            Tile(kind.axes, self.arithmetic.full(self.shape(kind.axes, blocks), identity(monoid, part)))
+            self.full(kind.axes, self.shape(kind.axes, blocks), identity(monoid, part))
             for part, kind in zip(parts, kinds, strict=True)
         )
         for run in runs:
             tiles = tuple(value for value in run if isinstance(value, Tile))
             total = MONOIDS[monoid].combine(self.elementwise, total, tiles)
         return total[-1]
+
+    def stack(self, dim: str, elements: tuple[Value, ...], first: int) -> Stack:
+        """A list."""
+        return self.once(("stack", dim, first), elements, lambda: Stack(dim, elements, first))
+
+    def full(self, axes: tuple[str, ...], shape: tuple[int, ...], number: float) -> Tile:
+        """A tile of one number."""
+        return self.once(("full", axes, shape, number), (), lambda: Tile(axes, self.arithmetic.full(shape, number)))
 
     def cross(self, kernel: Graph) -> None:
         """Count the items of the top graph that one launch loads, and those that it stores."""
@@ -411,6 +487,11 @@ class _Interpreter:
 def number_dtype(number: float | int | bool) -> str:
     """The element type of a constant."""
     return "bool" if isinstance(number, bool) else "i32" if isinstance(number, int) else "f64"
+
+
+def located(blocks: Blocks) -> tuple[tuple[str, int, int], ...]:
+    """Where the enclosing maps are, as a key."""
+    return tuple([(dim, block.start, block.stop) for dim, block in blocks.items()])
 
 
 def tiles_of(value: Value) -> Iterator[Tile]:
