@@ -424,9 +424,19 @@ def _difference(draft: _Draft) -> None:
     _weighted(draft, draft.assign(_Term(text, value.dims, 1.0)), along, "")
 
 
+def _function_of_weights(draft: _Draft) -> None:
+    """The sum of a function of softmax weights, which splits where the weights are a quotient."""
+    value = _pick_wide(draft)
+    along = _dim_of(draft, value)
+    weights = draft.assign(_Term(f"softmax[{along}]({_bounded(draft, value)})", value.dims, 1.0)).text
+    function = draft.choice.choice((f"{weights} * log({weights})", f"sqrt({weights})", f"abs({weights} - 0.25)"))
+    draft.assign(_Term(f"sum[{along}]({function})", value.dims - {along}, 8.0))
+
+
 _MOTIFS: tuple[Callable[[_Draft], None], ...] = (
     _contraction, _contraction, _contraction, _softmax, _softmax, _softmax, _normalised, _normalised, _elementwise,
     _elementwise, _elementwise, _statistic, _self_product, _masked, _integers, _scalar, _difference,
+    _function_of_weights,
 )  # fmt: skip
 
 

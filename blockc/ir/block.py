@@ -302,12 +302,14 @@ class Program:
         while origin is not None and "facts" not in origin.__dict__ and "_origin" in origin.__dict__:
             origin = origin.__dict__["_origin"]  # programs on the way that nobody asked about
         if origin is None:
-            facts = Facts(dict(self.input_types), {}, {}, {})
+            facts = Facts(dict(self.input_types), {}, {}, {}, {})
             for entry in self.inputs:
                 facts.number(entry.name)
         else:
             known = origin.facts
-            facts = Facts(dict(known.types), dict(known.applies), dict(known.numbers), dict(known.maps))
+            facts = Facts(
+                dict(known.types), dict(known.applies), dict(known.links), dict(known.numbers), dict(known.maps)
+            )
         infer(self, self.body, facts)
         return facts
 
@@ -324,7 +326,8 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Types and tile operators by name, the next free number of every stem, and the maps that have been looked into.
+    """What is known by name: types; tile operators; for ports, outputs of maps and reductions what they are made of
+    (`links`); the next free number of every stem; and the maps that have been looked into.
 
     A name keeps its type as long as it exists, and no later program of a derivation gives it to something else. Names
     that have gone may still be listed.
@@ -332,6 +335,7 @@ class Facts:
 
     types: dict[str, Type]
     applies: dict[str, Apply]
+    links: dict[str, str]
     numbers: dict[str, int]
     maps: dict[int, Map]
 
@@ -358,6 +362,7 @@ def infer(program: Program, graph: Graph, facts: Facts) -> None:
                 for port in definition.ports:
                     source = types[port.source]
                     types[port.name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
+                    facts.links[port.name] = port.source
                     facts.number(port.name)
                 infer(program, definition.body, facts)
                 for output in definition.outputs:
@@ -365,11 +370,14 @@ def infer(program: Program, graph: Graph, facts: Facts) -> None:
                         inner = types[value]
                         added = (definition.dim,) if output.monoid is None else ()
                         types[name] = Type(inner.dtype, program.ordered((*inner.lists, *added)), inner.axes)
+                        facts.links[name] = value
             case Reduce():
                 for name, source_name in zip(definition.names, definition.sources, strict=True):
                     source = types[source_name]
                     types[name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
+                    facts.links[name] = source_name
             case Rename():
+                facts.links[definition.name] = definition.source
                 types[definition.name] = renamed_type(program, definition, types[definition.source])
             case _:
                 assert_never(definition)

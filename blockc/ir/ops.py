@@ -33,6 +33,8 @@ class Operator:
     `arity` is None for operators that take two or more operands. `meaning` is its NumPy meaning, elementwise on
     float64 (or integer, or boolean) arrays that broadcast. `flops` and `special` count arithmetic and
     special-function instructions for one element (an n-ary operator counts `flops` once less than its operands).
+    `of_product` combines the results for the factors into the result for a product of positive numbers, "" if nothing
+    does.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Operator:
     flops: int = 1
     special: int = 0
     commutative: bool = False
+    of_product: str = ""
 
 
 def _fold(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,9 +86,9 @@ OPERATORS: dict[str, Operator] = {
         Operator("recip", 1, _REAL, lambda x: np.true_divide(1.0, x)),
         Operator("pow", 2, _REAL, lambda x, y: np.power(np.asarray(x, np.float64), y), special=2),
         Operator("exp", 1, _REAL, np.exp, flops=0, special=1),
-        Operator("log", 1, _REAL, np.log, flops=0, special=1),
-        Operator("sqrt", 1, _REAL, np.sqrt, flops=0, special=1),
-        Operator("rsqrt", 1, _REAL, lambda x: 1.0 / np.sqrt(x), flops=0, special=1),
+        Operator("log", 1, _REAL, np.log, flops=0, special=1, of_product="add"),
+        Operator("sqrt", 1, _REAL, np.sqrt, flops=0, special=1, of_product="mul"),
+        Operator("rsqrt", 1, _REAL, lambda x: 1.0 / np.sqrt(x), flops=0, special=1, of_product="mul"),
         Operator("tanh", 1, _REAL, np.tanh, flops=0, special=1),
         Operator("sigmoid", 1, _REAL, _sigmoid, flops=2, special=1),
         Operator("relu", 1, _NUMBER, lambda x: np.maximum(x, 0)),

@@ -7,7 +7,6 @@ section 4): a dimension that is free in an operator comes before the ones that i
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from blockc.ir import block
@@ -34,6 +33,7 @@ from blockc.ir.block import (
 from blockc.ir.dtypes import is_float
 from blockc.ir.graph import ranked_order
 from blockc.ir.ops import OPERATORS
+from blockc.passes.contractions import as_contractions, live, unused
 
 DEEPEST = 16  # operators composed into one number; longer computations with sizes are operators like others
 SMALL = 512  # elements: a dimension of at most this known size may start whole
@@ -42,8 +42,9 @@ SMALL = 512  # elements: a dimension of at most this known size may start whole
 def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:
     """The unfused block program. `whole` names the dimensions that are kept in one block."""
     program = without_repeats(program)
-    nodes, renamed = push_renames(as_contractions(program))
-    order = dimension_order(program)
+    products = as_contractions(program)
+    nodes, renamed = push_renames(products)
+    order = dimension_order(program, products)
     dims = tuple(program.dim(name) for name in order)
     stored = {argument.name: argument.dims for argument in program.inputs}
     inputs = tuple(_input(node, stored) for node in nodes if node.op == "input")
@@ -111,61 +112,15 @@ def without_repeats(program: ArrayProgram) -> ArrayProgram:
     return replace(program, nodes=tuple(nodes), outputs=outputs)
 
 
-def dimension_order(program: ArrayProgram) -> tuple[str, ...]:
+def dimension_order(program: ArrayProgram, nodes: tuple[Node, ...]) -> tuple[str, ...]:
     """All dimensions, outermost first: free before reduced; then by the number of operators in which a dimension is
     free, largest first; then by first appearance. A cycle is cut at the same rank."""
-    operators = [node for node in program.nodes if node.op not in ("input", "constant", "size")]
+    operators = [node for node in nodes if node.op not in ("input", "constant", "size")]
     names = [dim.name for dim in program.dims]
     reductions = [node for node in operators if node.op in REDUCTIONS]
     before = [(free, bound) for node in reductions for free in node.shape for bound in node.dims]
     uses = {name: sum(name in node.shape for node in operators) for name in names}
     return ranked_order(names, before, lambda name: (-uses[name], names.index(name)))
-
-
-def as_contractions(program: ArrayProgram) -> tuple[Node, ...]:
-    """The nodes with `sum[x](a * b)` as `dot[x](a, b)`, the one question that is asked of the array program.
-
-    Operands that lack a reduced dimension are broadcast to it first, and nodes that nothing uses are left out.
-    """
-    by_name = {node.name: node for node in program.nodes}
-    result: list[Node] = []
-    for node in program.nodes:
-        if node.op == "sum" and by_name[node.args[0]].op == "mul" and len(by_name[node.args[0]].args) == 2:
-            factors = by_name[node.args[0]].args
-            if all(set(node.dims) <= set(by_name[factor].shape) for factor in factors):
-                node = replace(node, op="contract", args=factors)
-        if node.op in REDUCTIONS:
-            args = []
-            for arg in node.args:
-                missing = tuple(dim for dim in node.dims if dim not in by_name[arg].shape)
-                if missing:
-                    shape = (*by_name[arg].shape, *missing)
-                    name = unused(node.name, by_name.keys())
-                    wider = Node(name, "broadcast", (arg,), missing, shape, by_name[arg].dtype)
-                    by_name[wider.name] = wider
-                    result.append(wider)
-                    arg = wider.name
-                args.append(arg)
-            node = replace(node, args=tuple(args))
-        result.append(node)
-    return live(tuple(result), {result.node for result in program.outputs})
-
-
-def unused(name: str, taken: Collection[str], first: int = 1) -> str:
-    """A name that is not taken, with the same stem and a number from `first` on."""
-    stem, number = name.split(".")[0], first
-    while f"{stem}.{number}" in taken:
-        number += 1
-    return f"{stem}.{number}"
-
-
-def live(nodes: tuple[Node, ...], wanted: set[str]) -> tuple[Node, ...]:
-    """The nodes that the wanted ones need."""
-    needed = set(wanted)
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.args)
-    return tuple(node for node in nodes if node.name in needed)
 
 
 def push_renames(nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], dict[str, str]]:

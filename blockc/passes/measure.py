@@ -1,6 +1,6 @@
 """The measure that every rule decreases: why fusion ends (design, section 5).
 
-Lexicographic: maps; reduces; the list depths of all ports, largest first; exponentials that can be split; factors that
+Lexicographic: maps; reduces; the list depths of all ports, largest first; functions that can be split; factors that
 can leave a sum, by what stands downstream; definitions. The parts are computed one by one, as far as needed.
 """
 
@@ -23,7 +23,9 @@ from blockc.ir.decisions import Match
 from blockc.passes.rules import (
     distribute_reduction,
     split_exponential,
+    split_product,
     swap_scale_and_contraction,
+    swap_shift_and_contraction,
 )
 
 Part = int | tuple[int, ...]
@@ -69,16 +71,21 @@ def _depths(program: Program) -> Part:
 
 
 def _splittable(program: Program) -> Part:
-    return sum(isinstance(found, Match) for found in split_exponential.match(program, None))
+    rules = (split_exponential.match, split_product.match)
+    return sum(isinstance(found, Match) for rule in rules for found in rule(program, None))
 
 
 def _leaving(program: Program) -> Part:
     """The reductions that a factor can leave, each by the number of reductions downstream, largest first: a factor that
-    has left one meets only those behind it, however many there are."""
+    has left one meets only those behind it, however many there are. One whose sum is opened counts more than one that
+    loses a single scale, since each of its groups may have a scale again."""
     behind = _reductions_behind(program)
-    rules = (swap_scale_and_contraction.match, distribute_reduction.match)
-    found = (place for rule in rules for place in rule(program, None))
-    return tuple(sorted((behind[place.at[0]] for place in found if isinstance(place, Match)), reverse=True))
+    rules = (swap_scale_and_contraction.match, swap_shift_and_contraction.match, distribute_reduction.match)
+    found = [[place.at[0] for place in rule(program, None) if isinstance(place, Match)] for rule in rules]
+    opened = [*found[1], *(name for name in found[2] if distribute_reduction.opens_sum(program, name))]
+    scaled = [*found[0], *(name for name in found[2] if name not in opened)]
+    weights = [*(2 * behind[name] + 1 for name in opened), *(2 * behind[name] for name in scaled)]
+    return tuple(sorted(weights, reverse=True))
 
 
 def _reductions_behind(program: Program) -> dict[str, int]:

@@ -14,8 +14,6 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from blockc.ir.block import (
     Apply,
     Constant,
@@ -23,7 +21,6 @@ from blockc.ir.block import (
     Expression,
     Fresh,
     Graph,
-    Leaf,
     Map,
     Operand,
     Output,
@@ -35,14 +32,13 @@ from blockc.ir.block import (
     Type,
     apply_axes,
     depth,
-    operand_names,
     substitute,
     with_body,
 )
 from blockc.ir.dtypes import is_float
 from blockc.ir.ops import OPERATORS, result_dtype
+from blockc.passes.leaves import MINUS_ONE, ONE, as_leaf, fold, folded, number_product
 
-MINUS_ONE = Constant(-1)
 DEEPEST = 16  # operators composed into one number
 FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
 
@@ -357,8 +353,8 @@ class _Normaliser:
     def simplify(self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...], dtype: str) -> Operand | None:
         """A simpler operand for the operator, or None if it is in normal form (up to the order of operands)."""
         if op in OPERATORS and not any(isinstance(arg, str) for arg in args):
-            folded = fold(op, args)  # type: ignore[arg-type]
-            return folded if depth(folded) <= DEEPEST else None
+            number = fold(op, tuple(map(as_leaf, args)))
+            return number if depth(number) <= DEEPEST else None
         match op, args:
             case "add", _:
                 return self.add(args)
@@ -439,17 +435,20 @@ class _Normaliser:
 
     def mul(self, args: tuple[Operand, ...]) -> Operand | None:
         """A product: constants multiplied, inverse factors cancelled."""
-        number: float = 1
+        flat = self.flat("mul", args)
+        numbers = number_product(arg for arg in flat if not isinstance(arg, str))
         factors: list[Operand] = []
-        for arg in self.flat("mul", args):
-            if isinstance(arg, Constant):
-                number *= arg.value
-            elif (inverse := self.inverse_among(arg, factors)) is not None:
+        for arg in flat:
+            if not isinstance(arg, str):
+                continue
+            if (inverse := self.inverse_among(arg, factors)) is not None:
                 factors.remove(inverse)
             else:
                 factors.append(arg)
-        if number != 1 or not factors:
-            factors.append(Constant(number))
+        if isinstance(numbers, Expression) and numbers.op == "mul":
+            factors.extend(numbers.args)
+        elif numbers != ONE or not factors:
+            factors.append(numbers)
         if len(factors) > 1 and sorted(map(repr, factors)) == sorted(map(repr, args)):
             return None
         result = factors[0] if len(factors) == 1 else self.make("mul", *factors)
@@ -530,29 +529,3 @@ class _Normaliser:
         if rest:
             terms.append(self.make("log", rest[0] if len(rest) == 1 else self.make("mul", *rest)))
         return terms[0] if len(terms) == 1 else self.make("add", *terms)
-
-
-def folded(operand: Operand) -> Operand:
-    """The operand with constants folded, at any depth."""
-    if not isinstance(operand, Expression):
-        return operand
-    args = tuple(folded(arg) for arg in operand.args)
-    return Expression(operand.op, args) if any(operand_names(args)) else fold(operand.op, args)  # type: ignore[arg-type]
-
-
-def fold(op: str, args: tuple[Leaf, ...]) -> Leaf:
-    """An elementwise operator on leaves: a constant if all of them are and the result is finite, else an Expression."""
-    if all(isinstance(arg, Constant) for arg in args):
-        values = [arg.value for arg in args if isinstance(arg, Constant)]
-        value = _evaluate(op, values)
-        if value is not None:
-            return Constant(value)
-    return Expression(op, args)
-
-
-def _evaluate(op: str, values: list[float]) -> float | int | bool | None:
-    with np.errstate(all="ignore"):
-        value = np.asarray(OPERATORS[op].meaning(*values)).item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value  # type: ignore[no-any-return]

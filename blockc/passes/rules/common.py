@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 from blockc.ir.block import (
     REDUCTIONS,
@@ -24,6 +27,7 @@ from blockc.ir.block import (
     paths,
     substitute,
 )
+from blockc.passes.linear import MOST_TERMS, ONE, Opening, linear_in
 
 
 def sites(program: Program, path: Path | None) -> Iterator[tuple[Path, Graph]]:
@@ -132,6 +136,85 @@ def upstream_reductions(program: Program) -> dict[str, frozenset[str]]:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """Which values keep apart the loop that computes them and one of these nested maps: those that come from outside
+    the map and are computed there by a reduction over its dimension."""
+
+    maps: tuple[Map, ...]
+    upstream: Mapping[str, frozenset[str]]
+    inside: tuple[frozenset[str], ...]
+
+    @staticmethod
+    def of(maps: tuple[Map, ...], upstream: Mapping[str, frozenset[str]]) -> Blocking:
+        """For nested maps, outermost first. `upstream` are the dimensions reduced upstream of each name."""
+        return Blocking(maps, upstream, tuple(bound_inside(maps[depth:]) for depth in range(len(maps))))
+
+    def kept_apart(self, operand: Operand) -> Iterator[Map]:
+        """The maps that wait for a value."""
+        if isinstance(operand, str):
+            reduces = self.upstream[operand]
+            for node, inside in zip(self.maps, self.inside, strict=True):
+                if node.dim in reduces and operand not in inside:
+                    yield node
+
+    def __call__(self, operand: Operand) -> bool:
+        return any(True for _ in self.kept_apart(operand))
+
+    def needed_elsewhere(self, operand: Operand) -> str | None:
+        """What needs the value in a map that waits for it, other than sums that it can leave."""
+        for node in self.kept_apart(operand):
+            assert isinstance(operand, str)
+            needs = escape(node, {operand})
+            if needs is not None:
+                return needs
+        return None
+
+
+def escape(node: Map, tainted: set[str]) -> str | None:
+    """What a map makes of one of these values (which are added to, with all that is linear in them) other than sums."""
+    for definition in node.body:
+        if tainted.isdisjoint(definition.uses):
+            continue
+        match definition:
+            case Apply(op="contract" | "sum"):
+                pass
+            case Apply():
+                if not tainted.isdisjoint(definition.uses.difference(operand_names(linear_in(definition)))):
+                    return definition.name
+                if not linear_in(definition):
+                    return definition.name
+                tainted.add(definition.name)
+            case Map() if tainted.isdisjoint(port.source for port in definition.ports):
+                found = escape(definition, tainted)
+                if found is not None:
+                    return found
+            case _:
+                return definition.defines[0]
+    for output in node.outputs:
+        if output.monoid != "add" and not tainted.isdisjoint(output.values):
+            return output.names[0]
+    return None
+
+
+Term = tuple[tuple[Operand, ...], tuple[Operand, ...]]  # scales, and what is left of the operands of a contraction
+
+
+def contraction(opening: Opening, node: Apply) -> tuple[Term, ...] | None:
+    """A contraction or sum as a sum of scaled ones; None if that has too many terms."""
+    parts = [opening.groups(arg) for arg in node.args]
+    opened = [part for part in parts if part is not None]
+    if len(opened) < len(parts) or prod(map(len, opened)) > MOST_TERMS:
+        return None
+    return tuple(
+        (
+            tuple(scale for group in chosen for scale in group.scales),
+            tuple(group.rest for group in chosen if group.rest is not None),
+        )
+        for chosen in product(*opened)
+    )
+
+
 class Writer:
     """Collects new tile operators, in order, under fresh names."""
 
@@ -147,6 +230,17 @@ class Writer:
         apply = Apply(self.fresh(like.name), op, operands, dims, like.dtype, like.span)
         self.out.append(apply)
         return apply.name
+
+    def contraction(self, like: Apply, rests: tuple[Operand, ...]) -> Operand:
+        """A contraction over the dimensions of another one: a sum if it has one operand, and the extent of the tile if
+        it has none."""
+        match rests:
+            case ():
+                return self.put(like, "sum", (self.put(like, "broadcast", (ONE,), like.dims),), like.dims)
+            case (rest,):
+                return self.put(like, "sum", (rest,), like.dims)
+            case _:
+                return self.put(like, "contract", rests, like.dims)
 
     def named(self, like: Apply, operand: Operand) -> Operand:
         """The operand with composed operators on items written out as operators of their own."""

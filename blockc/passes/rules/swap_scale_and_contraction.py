@@ -66,14 +66,7 @@ def rewrite(program: Program, match: Match) -> Program:
     parts = [split(program, table, node, arg) for arg in node.args]
     scales = tuple(write.named(node, scale) for own, _ in parts for scale in own)
     rests = tuple(rest for _, rest in parts if rest is not None)
-    match rests:
-        case ():
-            inner = write.put(node, "sum", (write.put(node, "broadcast", (ONE,), node.dims),), node.dims)
-        case (rest,):
-            inner = write.put(node, "sum", (rest,), node.dims)
-        case _:
-            inner = write.put(node, "contract", rests, node.dims)
-    scaled = Apply(node.name, "mul", (*scales, inner), (), node.dtype, node.span)
+    scaled = Apply(node.name, "mul", (*scales, write.contraction(node, rests)), (), node.dtype, node.span)
     changed = (*graph[:position], *write.out, scaled, *graph[position + 1 :])
     return replace_graph(program, match.path, changed)
 
