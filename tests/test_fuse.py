@@ -110,7 +110,7 @@ INTERCHANGED = """map m uses K.2, V.2 {
     K.3: local f16(b, h, n, d) <- K.2
     V.5: slow f16[e](b, h, e, n) <- V.2
     S.7: local f32(b, h, m, n) = contract[d](Q.3, K.3)
-    S.20: local f32(b, h, m, n) = mul(S.7, recip(sqrt(size(d))))
+    S.20: local f32(b, h, m, n) = mul(S.7, rsqrt(size(d)))
     P.6: local f32(b, h, m, n) = exp(S.20)
     P.14: local f32(b, h, m) = sum[n](P.6)
     map e uses P.6 {
