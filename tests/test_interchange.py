@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from oracle import difference, example
+from oracle import Case, difference, example
+from oracle import check as check_every_step
 
 from blockc import meaning
 from blockc.accuracy import compare, computed_dtype
@@ -143,3 +144,12 @@ def test_masked_rows_of_an_accumulated_list_are_zero() -> None:
     for snapshot in found:
         outputs = launched(snapshot, sizes, 2, arrays, 1)
         assert np.allclose(outputs["O"], expected, rtol=1e-5, atol=1e-6) and np.all(outputs["O"][:3] == 0)
+
+
+def test_a_list_that_a_map_between_accumulates_stays_where_it_is() -> None:
+    source = """program p(X: f32[m, h], Y: f32[m, b, n]) -> O: f32[h, b, m] {
+    T = dot[m](X / sum[m](X), Y)
+    O = sum[n](Y * T)
+}
+"""
+    check_every_step(Case(source, {"h": 2, "m": 3, "b": 1, "n": 5}, {"h": 1, "m": 2, "b": 1, "n": 2}, frozenset()))

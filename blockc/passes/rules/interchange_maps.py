@@ -69,7 +69,10 @@ from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.graph import depends
 from blockc.passes.rules.common import find, reduced, sites, stacked
 
-REASONS = {"needs_other_loop": "inside one map, a loop over the list needs the result of another one"}
+REASONS = {
+    "needs_other_loop": "inside one map, a loop over the list needs the result of another one",
+    "accumulates_a_list": "a map between accumulates the list that the loop makes",
+}
 
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
@@ -82,9 +85,8 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
             statistics = [name for name in node.defines if name in reduced(node) and readers_of(graph, node, name)]
             for name in (*(name for name in stacked(node) if readers_of(graph, node, name)), *statistics[:1]):
                 changed = interchanged(program, graph, node, name)
-                if isinstance(changed, str):
-                    why = f"the loop of `{changed}` gives what another loop over `{name}`, or over its list, needs"
-                    yield Refusal("needs_other_loop", site, (name,), why)
+                if isinstance(changed, Stuck):
+                    yield Refusal(changed.reason, site, (name,), changed.why)
                 else:
                     yield Match(site, (name,))
 
@@ -128,8 +130,16 @@ def _seen_inside(node: Map, lists: set[str]) -> set[str]:
     return lists | {port.name for port in node.ports if port.source in lists}
 
 
-def interchanged(program: Program, graph: Graph, producer: Map, name: str) -> Graph | str:
-    """The graph with all readers interchanged, or the name of what a loop makes that needs another loop."""
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Why maps cannot be interchanged."""
+
+    reason: str
+    why: str
+
+
+def interchanged(program: Program, graph: Graph, producer: Map, name: str) -> Graph | Stuck:
+    """The graph with all readers interchanged, or why that cannot be."""
     own = stacked(producer)
     lists = set(own) if name in own else {port.source for port in producer.ports}
     change = _Interchange(Fresh(program), producer.dim)
@@ -146,7 +156,7 @@ class _Interchange:
 
     fresh: Fresh
     dim: str
-    stuck: str = ""
+    stuck: Stuck | None = None
 
     def apart(self, node: Map, lists: set[str]) -> Graph:
         """A map around loops over the lists: what the loops need, each loop around the map, and what needs them."""
@@ -156,6 +166,10 @@ class _Interchange:
             nested = isinstance(inner, Map) and inner.dim != self.dim and _has_loop(inner, self.dim, inside)
             body.extend(self.apart(inner, inside) if nested and isinstance(inner, Map) else (inner,))
         loops = [inner for inner in body if _is_loop(inner, self.dim, inside)]
+        accumulated = {value for output in node.outputs if output.monoid is not None for value in output.values}
+        for name in (name for loop in loops if isinstance(loop, Map) for name in stacked(loop)):
+            if name in accumulated:
+                self.stuck = Stuck("accumulates_a_list", f"the map over `{node.dim}` accumulates the list `{name}`")
         head = self.needed(body, loops)
         rest = [inner for inner in body if inner not in loops and inner not in head]
         parts = _Parts(self.fresh, node, {port.name: port.source for port in node.ports})
@@ -171,7 +185,8 @@ class _Interchange:
             if names.isdisjoint(definition.defines):
                 continue
             if definition in loops:
-                self.stuck = definition.defines[0]
+                why = f"the loop of `{definition.defines[0]}` gives what another loop over the same lists needs"
+                self.stuck = Stuck("needs_other_loop", why)
             names |= definition.uses
             result.append(definition)
         return result[::-1]
@@ -280,7 +295,7 @@ def rewrite(program: Program, match: Match) -> Program:
     producer = graph[find(graph, match.at[0])]
     assert isinstance(producer, Map)
     changed = interchanged(program, graph, producer, match.at[0])
-    assert not isinstance(changed, str)
+    assert not isinstance(changed, Stuck)
     return replace_graph(program, match.path, changed)
 
 
