@@ -453,3 +453,12 @@ def test_chains_and_fans_stay_inside_the_budget() -> None:
 def test_long_chains_of_steps_are_pairwise_decreasing() -> None:
     for step, later in pairwise(fused(example("grouped_heads"), "d e").steps):
         assert decreases(step.before, step.after) and step.after == later.before
+
+
+def test_an_entropy_of_probabilities_that_are_stored_too_decreases_the_measure() -> None:
+    source = """program p(X: f32[d, m]) -> (H: f32[m], P: f32[d, m]) {
+    P = softmax[d](X)
+    H = sum[d](P * log(P))
+}
+"""
+    assert fuse(lower(parse(source), frozenset())).complete

@@ -86,9 +86,10 @@ class _Site:
         if terms is None:
             return "too_many_terms", f"the operands of `{node.name}` would become more than {MOST_TERMS} terms"
         if len(terms) > 1:
-            needed = next(
-                filter(None, (self.blocks.needed_elsewhere(scale) for scales, _ in terms for scale in scales)), ""
-            )
+            # What all terms have leaves as one scale, opened or not.
+            common = set.intersection(*(set(scales) for scales, _ in terms))
+            leaving = [scale for scales, _ in terms for scale in scales if scale not in common]
+            needed = next(filter(None, map(self.blocks.needed_elsewhere, leaving)), "")
             why = f"`{needed}` needs what would leave `{node.name}`, and is no sum that it could leave too"
             return ("needed_elsewhere", why) if needed else ("", "")
         for arg in node.args:
