@@ -19,6 +19,7 @@ _FLOATS = (*("f32",) * 6, "f16", "f16", "bf16", "f64", "f64", "f8e4m3", "f8e5m2"
 _LIMIT = 20.0  # what an intermediate value may reach, roughly
 _MAX_RANK = 4
 _CHAINED = 0.08  # of the programs end with a product of a product
+_ROOTED = 0.03  # of the programs end with a root of a product
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def random_program(seed: int) -> str:
         choice.choice(_MOTIFS)(draft)
     if len(dims) >= 3 and random.Random(f"chain {seed}").random() < _CHAINED:
         _chained(draft)
+    if random.Random(f"root {seed}").random() < _ROOTED:
+        _rooted(draft)
     return _written(draft, seed)
 
 
@@ -365,6 +368,14 @@ def _chained(draft: _Draft) -> None:
     divisor = choice.choice(("2.0", f"(1.5 + abs(sum[{along}]({scores.text})))"))
     product = f"dot[{along}]({scores.text}, {weights.text})"
     draft.assign(_Term(f"{product} / {divisor}", (scores.dims | weights.dims) - {along}, 80.0))
+
+
+def _rooted(draft: _Draft) -> None:
+    """The root of a statistic times a value, both positive though no operator says so; added up."""
+    value = _pick_wide(draft)
+    along = _dim_of(draft, value)
+    text = f"sum[{along}](sqrt((1.5 + sin(mean[{along}]({value.text}))) * (1.5 + sin({value.text})))) * 0.2"
+    draft.assign(_Term(text, value.dims - {along}, value.bound + 2))
 
 
 def _masked(draft: _Draft) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,10 @@ class Case:
     whole: frozenset[str]
     seed: int = 0
 
-    @cached_property
+    @property
     def program(self) -> ArrayProgram:
         """The array program of the text."""
-        return parse(self.source)
+        return parsed(self.source)
 
     def reproduction(self) -> str:
         """Python code that checks this case again."""
@@ -65,11 +65,17 @@ class Case:
         )
 
 
+@lru_cache(maxsize=8)
+def parsed(source: str) -> ArrayProgram:
+    """The array program of a text."""
+    return parse(source)
+
+
 def random_case(seed: int) -> Case:
     """A random program with ragged sizes and tiles: a third of them all cut, a third cut as the driver would, and a
     third with an arbitrary set of whole dimensions."""
     source = random_program(seed)
-    program = parse(source)
+    program = parsed(source)
     sizes = random_sizes(seed, program)
     tiles = random_tiles(seed, sizes)
     choice = random.Random(f"whole {seed}")

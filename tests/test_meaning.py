@@ -1,24 +1,21 @@
 """Every rewrite means the same: all intermediate programs of random programs and of the examples, in float64.
 
-The normal run looks at 150 random programs. A longer campaign is a command, with counts of rules and refusals:
-
-    python tests/test_meaning.py --start 0 --count 20000
+The normal run looks at 1,000 random programs; `campaign.py` is the command for more.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections import Counter
-from dataclasses import replace
+import os
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
-from minimiser import minimise
+from campaign import Outcome, as_file, examine, failure, from_file, joined, main, run_in_parallel
+from occurrences import ONLY_IN_DATA, Seen, missing
 from oracle import (
     NORMAL_RUN,
     Case,
-    check,
     compose_steps,
     derive,
     example,
@@ -30,82 +27,40 @@ from oracle import (
 )
 from rule_data import refusals_in_data
 
-from blockc.ir.decisions import Derivation, Refusal
-from blockc.ir.verify import VerifyError
 from blockc.language import parse
 from blockc.meaning import evaluate
-from blockc.passes.fuse import FuseError
-from blockc.passes.rules import ALL_RULES, EMISSION_RULES
-from blockc.passes.split import split
+from blockc.passes.fuse import Budget, fuse
+from blockc.passes.rules import ALL_RULES
 from blockc.passes.stabilize import stabilize
 
-# Whatever a fault of ours may raise.
-FINDINGS = (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, FuseError, VerifyError)
+SEEDS = sorted({*range(1000), *NORMAL_RUN})
+LEAST = 5  # times that everything has to occur in them
 
 
-def examine(case: Case, derivation: Derivation | None = None) -> tuple[str, Derivation | None]:
-    """What goes wrong with a case, or "", and its derivation unless that is what goes wrong."""
-    try:
-        derivation = derivation or derive(case)
-        check(case, derivation)
-    except FINDINGS as error:
-        return f"{type(error).__name__}: {error}", derivation
-    return "", derivation
+@cache
+def thousand() -> Outcome:
+    """The outcome of all random programs of the normal run."""
+    return joined(run_in_parallel(SEEDS, os.cpu_count() or 1))
 
 
-def failure(case: Case, derivation: Derivation | None = None) -> str:
-    """What goes wrong with a case, or ""."""
-    return examine(case, derivation)[0]
-
-
-def minimised(case: Case) -> Case:
-    """A smaller case that fails in the same way, at the same sizes and tiles."""
-    kind = failure(case).split(":")[0]
-
-    def smaller(source: str) -> Case:
-        program = parse(source)
-        dims = {dim.name for dim in program.dims}
-        sizes = {dim: size for dim, size in case.sizes.items() if dim in dims}
-        tiles = {dim: tile for dim, tile in case.tiles.items() if dim in dims}
-        return replace(case, source=source, sizes=sizes, tiles=tiles, whole=case.whole & dims)
-
-    return smaller(minimise(case.source, lambda source: failure(smaller(source)).split(":")[0] == kind))
-
-
-def report(case: Case, problem: str) -> str:
-    """A failure with its seed and a small reproduction that is ready to run from the folder of the tests."""
-    return f"seed {case.seed}: {problem}\n\n{minimised(case).reproduction()}"
-
-
-@pytest.mark.parametrize("start", range(0, len(NORMAL_RUN), 10))
-def test_random_programs_keep_their_meaning(start: int) -> None:
-    for seed in NORMAL_RUN[start : start + 10]:
-        case = random_case(seed)
-        problem = failure(case, random_derivation(seed))
-        assert not problem, report(case, problem)
-
-
-def occurrences(derivations: list[Derivation]) -> tuple[Counter[str], Counter[tuple[str, str]]]:
-    """How often each rule was applied and each refusal stood."""
-    rules: Counter[str] = Counter()
-    refusals: Counter[tuple[str, str]] = Counter()
-    for derivation in derivations:
-        divided = split(derivation, {dim.name for dim in derivation.unfused.dims})
-        rules.update(step.rule for step in divided.steps)
-        refusals.update((refusal.rule, refusal.reason) for refusal in divided.refusals)
-        for snapshot in derivation.snapshots:
-            stable = stabilize(snapshot)
-            rules.update(rule for rule, _ in compose_steps(stable))
-            found = [(rule.name, place) for rule in EMISSION_RULES for place in rule.match(stable, None)]
-            refusals.update((rule, place.reason) for rule, place in found if isinstance(place, Refusal))
-    return rules, refusals
+def test_random_programs_keep_their_meaning() -> None:
+    outcome = thousand()
+    assert not outcome.failures, "\n\n".join(outcome.failures.values())
+    assert outcome.seen.programs == len(SEEDS)
 
 
 def test_every_rule_and_refusal_occurs() -> None:
-    rules, refusals = occurrences([random_derivation(seed) for seed in NORMAL_RUN])
-    assert {rule.name for rule in ALL_RULES} == set(rules), "a rule never occurred in random programs"
-    possible = {(rule.name, reason) for rule in ALL_RULES for reason in rule.reasons}
-    assert possible == set(refusals) | refusals_in_data(), "a refusal reason never occurred"
+    """And every operator, type and shape that the quotas name."""
+    assert missing(thousand().seen, LEAST) == []
+    reasons = {(rule.name, reason) for rule in ALL_RULES for reason in rule.reasons}
+    assert ONLY_IN_DATA.keys() <= refusals_in_data() <= reasons
+    assert not ONLY_IN_DATA.keys() & set(thousand().seen.refusals), "random programs show these too"
+
+
+def test_what_is_missing_is_named() -> None:
+    names = missing(Seen(), 1)
+    assert "rule extend_map: 0 times" in names and "operator erf: 0 times" in names
+    assert "extend_map refused for nests_dimension: never" in names and "a short last block: 0 times" in names
 
 
 # Sizes leave the last block short; a tile is an element count.
@@ -131,7 +86,7 @@ def test_examples_keep_their_meaning(name: str, whole: str) -> None:
     for tiles in EXAMPLE_TILES:
         case = example_case(source, tiles, whole)
         problem = failure(case, derivation)
-        assert not problem, report(case, problem)
+        assert not problem, as_file(case)
 
 
 @pytest.mark.parametrize("seed", range(0, 40, 4))
@@ -143,44 +98,43 @@ def test_composition_keeps_the_meaning_at_every_step(seed: int) -> None:
         assert not mismatch(program, case, arrays, reference), (rule, case.reproduction())
 
 
-def test_a_wrong_program_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "program p(X: f32[m, n]) -> O: f32[m] {\n    T = tanh(X) + X\n    O = sum[n](exp(T) * X)\n}\n"
-    case = Case(source, {"m": 3, "n": 4}, {"m": 2, "n": 3}, frozenset())
-    monkeypatch.setattr("oracle.evaluate", lambda *_: {"O": np.zeros(3)})
+PLANTED = "program p(X: f32[m, n]) -> O: f32[m] {\n    T = tanh(X) + X\n    O = sum[n](exp(T) * X)\n}\n"
+
+
+def test_a_wrong_program_is_found_and_made_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case(PLANTED, {"m": 3, "n": 4}, {"m": 2, "n": 3}, frozenset(), 17)
+    monkeypatch.setattr("campaign.evaluate", lambda *_: {"O": np.zeros(3)})
     problem = failure(case)
     assert problem.startswith("AssertionError: lowered: output O: ")
-    text = report(case, problem)
-    assert "seed 0: " in text and text.count("\n    T = ") == 0 and "check(Case(" in text
+    text = as_file(case)
+    assert "\n    T = " not in text and "--file seed-17.blk" in text and "--start 17 --count 1" in text
+    small = from_file(text)
+    assert small.seed == 17 and small.sizes["m"] == 3 and len(small.source) < len(PLANTED)
+    file = tmp_path / "seed-17.blk"
+    file.write_text(text)
+    assert main(["--file", str(file)]) == 1
+    assert "lowered: output O: " in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(["--file", str(file)]) == 0
 
 
-def campaign(start: int, count: int) -> int:
-    """Checks a range of seeds, prints what occurred, and returns the number of failures."""
-    rules: Counter[str] = Counter()
-    refusals: Counter[tuple[str, str]] = Counter()
-    failures = 0
-    for seed in range(start, start + count):
-        case = random_case(seed)
-        problem, derivation = examine(case)
-        if problem:
-            failures += 1
-            print(f"\n{report(case, problem)}", flush=True)
-        if derivation is not None and not problem:
-            seen = occurrences([derivation])
-            rules.update(seen[0])
-            refusals.update(seen[1])
-        if sys.stderr.isatty():
-            print(f"\r{seed - start + 1} of {count} programs, {failures} failures", end="", file=sys.stderr, flush=True)
-    print(f"\n{count} programs from seed {start}: {failures} failures")
-    for rule in ALL_RULES:
-        print(f"{rules[rule.name]:8} {rule.name}")
-        for reason in rule.reasons:
-            print(f"{refusals[rule.name, reason]:8}   refused: {reason}")
-    return failures
+def test_a_derivation_that_does_not_end_is_a_failure() -> None:
+    case = random_case(0)
+    derivation = fuse(derive(case).unfused, Budget(steps=3))
+    assert examine(case, derivation)[0] == "FuseError: 3 steps were taken"
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="check the meaning of random programs")
-    parser.add_argument("--start", type=int, default=0, help="the first seed")
-    parser.add_argument("--count", type=int, default=1000, help="how many seeds")
-    options = parser.parse_args()
-    sys.exit(1 if campaign(options.start, options.count) else 0)
+def test_a_campaign_reports_what_it_found(tmp_path: Path) -> None:
+    report = tmp_path / "report.txt"
+    assert main(["--start", "3", "--count", "2", "--report", str(report)]) == 0
+    text = report.read_text()
+    assert "mismatches  0\n" in text and "--start 3 --count 2" in text and f"NumPy {np.__version__}" in text
+    assert all(rule.name in text for rule in ALL_RULES)
+
+
+def test_failures_of_a_campaign_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("campaign.run_in_parallel", lambda seeds, jobs: [Outcome(Seen(), {seeds[0]: "# a failure"})])
+    assert main(["--start", "3", "--count", "1", "--failures", str(tmp_path / "found")]) == 1
+    assert (tmp_path / "found" / "seed-3.blk").read_text() == "# a failure"
