@@ -236,7 +236,7 @@ def _snapshots(explanation: Explanation) -> list[str]:
     for index, entry in enumerate(plan.costs):
         mark = f"{index} *" if index == plan.snapshot else str(index)
         rows.append((mark, *_figures(entry)))
-    lines = ["Snapshots (* is chosen: the least predicted time at nominal rates, not a measurement):"]
+    lines = ["Snapshots (* is chosen: the least predicted time, to 1 %, at nominal rates, not a measurement):"]
     lines += table(rows, right=frozenset(range(1, 7)))
     for index, (entry, text) in enumerate(zip(plan.costs, explanation.formulas, strict=True)):
         kept = ", ".join(entry.buffered) or "nothing"

@@ -88,16 +88,8 @@ PENDING: dict[str, dict[str, str]] = {
         "large features": "sum_as_product",
     },
     "layernorm_matmul": {
-        "m d": "corrected_by_column_sums corrected_two_pass deviation_in_weights gain_in_weights"
-        " root_after_product weights_centred",
-        "m n": "corrected_by_column_sums corrected_two_pass deviation_in_weights gain_in_weights"
-        " root_after_product weights_centred",
-        "m d n": "corrected_by_column_sums corrected_two_pass deviation_in_weights gain_in_weights"
-        " root_after_product weights_centred",
-        "small features": "bias_in_sum corrected_by_column_sums corrected_two_pass deviation_in_weights gain_in_weights"
-        " root_after_product weights_centred",
-        "large features": "bias_in_sum corrected_by_column_sums corrected_two_pass deviation_in_weights gain_in_weights"
-        " root_after_product weights_centred",
+        "small features": "bias_in_sum",
+        "large features": "bias_in_sum",
     },
     "masked_attention": {
         "h m n d e": "logarithm_of_masked open_minus_closed product_masked weights_masked weights_multiplied",
@@ -107,6 +99,11 @@ PENDING: dict[str, dict[str, str]] = {
     },
     "rmsnorm_swiglu": {
         "m z e": "gate_negated half_exponentials sigmoid_of_exponentials",
+        "m d z": "plain by_hand commuted complement divided_by_root four_factors gain_in_weights gate_divided"
+        " gate_negated gate_through_logarithm gate_through_tanh half_exponentials length_of_rows"
+        " other_names own_definitions powers product_of_projections repeated root_after_one_product"
+        " root_after_products root_last sigmoid_as_quotient sigmoid_of_exponentials sigmoid_power"
+        " weights_between weights_first weights_with_gate weights_with_value",
         "m d z e": "gate_negated half_exponentials sigmoid_of_exponentials",
         "large features": "gate_negated half_exponentials sigmoid_of_exponentials",
     },

@@ -10,6 +10,7 @@ from oracle import example, random_derivation
 from blockc.ir.block import Program
 from blockc.language import parse
 from blockc.passes.choose import (
+    CLOSE,
     LARGEST_TILE,
     TILE,
     batch_dimensions,
@@ -70,6 +71,20 @@ def test_the_cheapest_snapshot_is_chosen() -> None:
         seconds = [cost.seconds for cost in plan.costs]
         assert seconds[plan.snapshot] == min(seconds) and len(seconds) == len(derivation.snapshots)
         assert plan.program == compose(stabilize(derivation.snapshots[plan.snapshot]))
+
+
+def test_of_nearly_equal_snapshots_the_one_with_fewer_kernels_is_chosen() -> None:
+    statements = "r = rsqrt(mean[d](X * X)); Y = r * dot[d](X, W) + dot[d](b, W)"
+    source = f"program p(X: f32[m, d], W: f32[d, n], b: f32[d]) -> Y: f32[m, n] {{ {statements} }}"
+    derivation = fuse(lower(parse(source), frozenset("d")))
+    sizes, tiles = {"m": 4096, "n": 4096, "d": 512}, {"m": 512, "n": 512}
+    plan = choose(derivation, sizes, tiles)
+    apart, joined = plan.costs
+    assert (apart.kernels, joined.kernels) == (2, 1)
+    assert apart.seconds < joined.seconds <= CLOSE * apart.seconds and plan.snapshot == 1
+    tiles["m"] = 32  # the sum over the weights would be repeated for every 32 rows
+    plan = choose(derivation, sizes, tiles)
+    assert plan.costs[1].seconds > CLOSE * plan.costs[0].seconds and plan.snapshot == 0
 
 
 def test_the_choice_depends_on_the_sizes() -> None:

@@ -229,7 +229,7 @@ def test_repeated_work_is_counted() -> None:
     derivation = fuse(lower(parse(example("attention")), frozenset("d")))
     sizes = {"b": 1, "h": 1, "m": 6, "n": 8, "d": 4, "e": 9}
     tiles = {"b": 1, "h": 1, "m": 3, "n": 4, "d": 4, "e": 3}
-    first, last = (work(program, sizes, tiles) for program in derivation.snapshots)
+    first, _, last = (work(program, sizes, tiles) for program in derivation.snapshots)
     scores = 6 * 8
     assert last[1] == 3 * scores and first[1] == scores  # exp for each of 3 blocks of e
     # The product (2 d), its scale, and the row sum are repeated too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import pytest
 import sympy
 from oracle import NORMAL_RUN, derive, example, random_case, random_derivation
 from rule_data import canonical
+from spelling_table import derivation as derivation_of
 
 from blockc.ir.block import Map, Program, Reduce, walk
 from blockc.ir.decisions import Derivation
 from blockc.ir.text import format_program
 from blockc.language import parse
-from blockc.passes.cost import buffered_lists, traffic_formula, work
+from blockc.passes.cost import buffered_lists, traffic, traffic_formula, work
 from blockc.passes.fuse import Budget, fuse
 from blockc.passes.lower import lower
 from blockc.passes.measure import decreases
@@ -433,6 +435,26 @@ def test_every_list_that_stays_inside_a_kernel_is_refused_by_name() -> None:
         assert inside - top <= refused, (seed, inside - top - refused)
         kept += len(inside - top)
     assert kept, "none to look at"
+
+
+def joined(derivation: Derivation) -> Iterator[tuple[Program, Program]]:
+    """The snapshot before and after a kernel was copied into those that need it, if there is one."""
+    for step in derivation.steps:
+        top = {name for definition in step.before.body for name in definition.defines}
+        if step.rule == "extend_map" and top.issuperset(step.at):
+            yield step.before, derivation.snapshots[1]
+            return
+
+
+def test_joining_kernels_moves_no_more_bytes() -> None:
+    norm = derivation_of("layernorm_matmul", "weights_centred", "m d n")
+    pairs = [*joined(norm), *(pair for seed in NORMAL_RUN for pair in joined(random_derivation(seed)))]
+    assert len(pairs) > 1
+    for before, after in pairs:
+        assert launches(after) < launches(before)
+        sizes = {dim.name: 4096 + 97 * at for at, dim in enumerate(before.dims)}
+        old, new = (sum(traffic(program, sizes, dict.fromkeys(sizes, 64)).values()) for program in (before, after))
+        assert new <= 1.05 * old, format_program(before)
 
 
 def buffered(program: Program, name: str) -> bool:

@@ -15,6 +15,7 @@ from blockc.passes.stabilize import stabilize
 TILE = 512  # elements of a block: a NumPy call costs microseconds, so loops of few, large steps
 LARGEST_TILE = 2**18  # elements: 1 MiB of f32, so that the tiles of one worker stay in a second-level cache
 ASSUMED = 512  # the size of a dimension that is not known yet
+CLOSE = 1.01  # of predicted times: what differs by less than the prediction can tell
 
 
 def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
@@ -74,7 +75,7 @@ def _applies(program: Program) -> list[Apply]:
 
 
 def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
-    """The snapshot with the least predicted time, the later of two equal ones, made safe and composed for emission."""
+    """The snapshot with the least predicted time, made safe and composed for emission."""
     programs = ready(derivation)
     chosen, costs = price(programs, sizes, tiles)
     return Plan(programs[chosen], chosen, dict(tiles), dict(sizes), costs)
@@ -88,9 +89,14 @@ def ready(derivation: Derivation) -> tuple[Program, ...]:
 def price(
     programs: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mapping[str, int]
 ) -> tuple[int, tuple[Cost, ...]]:
-    """Which of the snapshots has the least predicted time, and the costs of all."""
+    """Which of the snapshots has the least predicted time, and the costs of all.
+
+    Of those less than 1 % above it, the one with the fewest kernels; of equal ones, the last.
+    """
     costs = tuple(cost(program, sizes, tiles) for program in programs)
-    return min(reversed(range(len(costs))), key=lambda index: costs[index].seconds), costs
+    least = min(found.seconds for found in costs)
+    close = [index for index, found in enumerate(costs) if found.seconds <= least * CLOSE]
+    return min(reversed(close), key=lambda index: (costs[index].kernels, costs[index].seconds)), costs
 
 
 def compose(program: Program) -> Program:

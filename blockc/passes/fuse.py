@@ -39,8 +39,8 @@ def fuse(program: Program, budget: Budget | None = None) -> Derivation:
     run = _Run(budget or Budget())
     start = normalise(program, run.memory)
     verify(start, run.verified)
-    current = run.settle(start)
-    snapshots = [current]
+    snapshots = [run.settle(start)]
+    current = run.join(snapshots)
     branched = False
     while not run.stopped:
         run.refuse(current)
@@ -64,8 +64,9 @@ def matches(rule: Rule, program: Program) -> list[Match]:
 def next_place(program: Program, found: list[Match]) -> Match | None:
     """The producer to take next: of a list; without a contraction first, then the least repeated work, then program
     order."""
-    lists = [place for place in found if program.types[place.at[0]].lists]
-    candidates = lists or found
+    inside = [place for place in found if place.path]
+    lists = [place for place in inside if program.types[place.at[0]].lists]
+    candidates = lists or inside
     return min(candidates, key=lambda place: extend_map.repeats(program, place)) if candidates else None
 
 
@@ -97,6 +98,22 @@ class _Run:
         self.snapshot = len(snapshots)
         snapshots.append(self.settle(self.apply(rule, program, place)))
         return True
+
+    def join(self, snapshots: list[Program]) -> Program:
+        """Add the snapshot in which kernels whose loops other kernels have too are copied into those, if there are such
+        kernels and the budget allows it. The last snapshot is returned."""
+        (program,) = snapshots
+        while (place := joining_place(program)) is not None and not self.over_budget():
+            if program is snapshots[0]:
+                self.refuse(program)
+                if self.budget.snapshots == 1:
+                    self.stopped = "1 snapshots were taken"
+                    return program
+                self.snapshot = 1
+            program = self.settle(self.apply(extend_map.RULE, program, place))
+        if program is not snapshots[0]:
+            snapshots.append(program)
+        return program
 
     def interchange(self, program: Program, snapshots: list[Program]) -> bool:
         """Add the snapshots in which maps are interchanged where they can be, but never back again, and extended
@@ -208,6 +225,11 @@ def next_swap(program: Program, known: frozenset[str]) -> Match | None:
     """The first place where contractions can change places and the inner one is a name that was known before."""
     places = (place for place in REASSOCIATE.match(program, None) if isinstance(place, Match))
     return next((place for place in places if known.issuperset(place.at[1:])), None)
+
+
+def joining_place(program: Program) -> Match | None:
+    """The first kernel that can be copied into the kernels that need it."""
+    return next((place for place in extend_map.RULE.match(program, ()) if isinstance(place, Match)), None)
 
 
 def first_place(rule: Rule, program: Program) -> Match | None:

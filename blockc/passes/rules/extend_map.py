@@ -34,11 +34,15 @@ snapshot of its own: whether the exchange pays is for the machine to decide.
       }
       => P: slow f32[e](m, e) = stack(O)
     }
+
+In the top graph, where a copy makes one kernel out of several, the producer is copied only if it then joins loops that
+are there anyway: what it reads is read there already, or is a small part of that, or takes the place of what it made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from blockc.ir.block import (
     Apply,
@@ -52,6 +56,7 @@ from blockc.ir.block import (
     copy,
     graph_at,
     replace_graph,
+    roots,
     substitute,
     walk,
 )
@@ -62,15 +67,17 @@ REASONS = {
     "nests_dimension": "the copy would put a map over a dimension inside another one over it",
     "needs_mapped_value": "the producer reads whole a list that the map itself takes block by block",
     "stays_for_others": "the list is an output, or something else than a map reads it, so it stays stored",
+    "reads_more": "in the kernel that gets the copy, the producer would read what is not read there anyway",
 }
 
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     for site, graph in sites(program, path):
-        if not site:
-            continue  # lists of the top graph stand between kernels, not inside one
         for node in graph:
             if not isinstance(node, Map):
+                continue
+            if not site:
+                yield from _of_kernels(program, node)
                 continue
             yield from _of_lists(site, graph, node)
             yield from _of_statistics(site, graph, node)
@@ -102,6 +109,99 @@ def _of_statistics(site: Path, graph: Graph, node: Map) -> Iterator[Match | Refu
                 problem = "stays_for_others", f"`{name}` is needed outside these maps too"
             yield _answer(site, name, problem)
             return
+
+
+def _of_kernels(program: Program, node: Map) -> Iterator[Match | Refusal]:
+    """A kernel whose results other kernels use whole."""
+    graph = program.body
+    readers = _kernels_after(graph, node)
+    if readers:
+        name = node.defines[0]
+        yield _answer((), name, _problem(graph, node, "", readers) or _kernel_problem(program, node, readers))
+
+
+def _kernel_problem(program: Program, node: Map, readers: list[Map]) -> tuple[str, str] | None:
+    group = _carried(program.body, node)
+    made = {name for definition in group for name in definition.defines}
+    other = {result.value for result in program.outputs}.union(
+        *(node.uses for node in program.body if node not in group and node not in readers)
+    )
+    if made & other:
+        return "stays_for_others", f"`{min(made & other)}` is an output, or needed outside these maps too"
+    for reader in readers:
+        further = _read_besides(program, node, reader, made)
+        if further is not None:
+            return "reads_more", f"the producer reads `{further}`, which the map does not read at the same time"
+    return None
+
+
+def _carried(graph: Graph, producer: Map) -> Graph:
+    """A kernel and the operators after it that need it: what is copied together."""
+    group: list[Definition] = [producer]
+    made = set(producer.defines)
+    for definition in graph[find(graph, producer.defines[0]) + 1 :]:
+        if isinstance(definition, Apply) and not made.isdisjoint(definition.uses):
+            group.append(definition)
+            made.add(definition.name)
+    return tuple(group)
+
+
+def _kernels_after(graph: Graph, producer: Map) -> list[Map]:
+    """The kernels that need a producer, and take nothing of it block by block."""
+    made = {name for definition in _carried(graph, producer) for name in definition.defines}
+    return [
+        other
+        for other in graph
+        if isinstance(other, Map)
+        and not made.isdisjoint(other.captures)
+        and made.isdisjoint(port.source for port in other.ports)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Items of a list that nested maps over `dims` load; `late` if one of them waits for what the producer makes."""
+
+    source: str
+    dims: tuple[str, ...]
+    axes: frozenset[str]
+    late: bool
+
+
+def _loads(program: Program, graph: Graph, made: set[str], names: Mapping[str, str]) -> Iterator[_Load]:
+    """What the maps of a graph load. `made` is what the producer makes, and is added to; names lead to the lists."""
+    for definition in graph:
+        if isinstance(definition, Map):
+            late = not made.isdisjoint(definition.captures)
+            for port in definition.ports:
+                if program.types[port.name].is_item:
+                    axes = frozenset(program.types[port.name].axes)
+                    yield _Load(names[port.name], (definition.dim,), axes, late)
+            inside = made | {port.name for port in definition.ports if port.source in made}
+            for load in _loads(program, definition.body, inside, names):
+                yield _Load(load.source, (definition.dim, *load.dims), load.axes, late or load.late)
+        if not made.isdisjoint(definition.uses):
+            made.update(definition.defines)
+
+
+def _read_besides(program: Program, producer: Map, reader: Map, made: set[str]) -> str | None:
+    """A list that the reader would read only for the producer's sake; None if there is none.
+
+    Where the reader runs through a list anyway, the producer's loop becomes part of that loop, unless that has to wait
+    for it; a list of fewer axes beside it is of lower order. A list that the producer made is no longer read.
+    """
+    names = roots(program)
+    there = list(_loads(program, reader.body, set(made), names))
+    dropped = [load for load in there if load.source in made]
+    for load in dict.fromkeys(_loads(program, (producer,), set(), names)):
+        beside = [other for other in there if other.dims == load.dims and not other.late and other.source not in made]
+        if any(other.source == load.source or other.axes > load.axes for other in beside):
+            continue
+        replaced = next((other for other in dropped if other.dims == load.dims and other.axes >= load.axes), None)
+        if replaced is None or replaced.late:
+            return load.source
+        dropped.remove(replaced)
+    return None
 
 
 def readers_of(graph: Graph, producer: Map, name: str) -> list[Map]:
@@ -170,7 +270,7 @@ def rewrite(program: Program, match: Match) -> Program:
     assert isinstance(producer, Map)
     fresh = Fresh(program)
     changed = list(graph)
-    for reader in readers_of(graph, producer, match.at[0]):
+    for reader in readers_of(graph, producer, match.at[0]) if match.path else _kernels_after(graph, producer):
         mapping: dict[str, Operand] = {}
         copies = tuple(copy(definition, fresh, mapping) for definition in copied(graph, producer, reader))
         body = tuple(substitute(definition, mapping) for definition in reader.body)
