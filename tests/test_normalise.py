@@ -9,7 +9,7 @@ import pytest
 from oracle import NORMAL_RUN, difference, lowered, random_case, random_derivation
 from rule_data import canonical
 
-from blockc.ir.block import Map, Program, walk
+from blockc.ir.block import Apply, Map, Program, walk
 from blockc.ir.interpret import interpret
 from blockc.ir.text import format_program, parse_program
 from blockc.ir.verify import verify
@@ -281,3 +281,14 @@ def test_random_expressions_keep_their_meaning(start: int) -> None:
         expected = outputs(first)
         if np.max(np.abs(expected)) < 1e6:
             assert not difference(outputs(result), expected), random_statements(seed)
+
+
+@pytest.mark.parametrize("op", ["mul(t{0}, t{0})", "maximum(t{0}, c{0})"])
+def test_products_and_maxima_do_not_grow_without_end(op: str) -> None:
+    # A value squared 12 times had 4,096 factors, and one squared 30 times took all memory.
+    steps = [f"c{n} = tanh(t{n}); t{n + 1} = {op.format(n)}" for n in range(300 if "max" in op else 40)]
+    result = normalise(program("; ".join(["t0 = cos(a)", *steps, f"o = sin(t{len(steps)})"])))
+    longest = max(len(node.args) for inner in walk(result.body) if isinstance(inner, Map) for node in inner.body
+                  if isinstance(node, Apply))  # fmt: skip
+    assert 64 <= longest <= 256
+    assert normalise(result) == result

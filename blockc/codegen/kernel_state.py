@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from blockc.codegen.numpy_values import Axis, Choice, Lines, Tile, Value
@@ -18,7 +18,7 @@ class Kernel:
 
     program: Program
     tiles: Mapping[str, int]
-    types: dict[str, Type]
+    types: MutableMapping[str, Type]
     helpers: set[str]
     environment: dict[str, Value] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)  # the expression of a number to its name

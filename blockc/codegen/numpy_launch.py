@@ -132,11 +132,13 @@ def launch_lines(
     kept = {storage.lists[result.value].text for result in program.outputs}
     made = {listing.text for listing in storage.made} - kept
     last = {array: number for number, (_, *arrays) in enumerate(calls) for array in arrays if array in made}
+    unneeded: dict[int, list[str]] = {}
+    for array, number in last.items():
+        unneeded.setdefault(number, []).append(array)
     for number, (call, *_) in enumerate(calls):
         lines.add(call)
-        unneeded = [array for array, position in last.items() if position == number]
-        if unneeded:
-            lines.add(f"del {', '.join(unneeded)}")
+        if number in unneeded:
+            lines.add(f"del {', '.join(unneeded[number])}")
     lines.add("return {")
     lines.nest().add(*(f"{json.dumps(r.argument.name)}: {_output(program, storage, r)}," for r in program.outputs))
     lines.add("}")

@@ -8,6 +8,7 @@ below them become loops. User names appear in comments and in string literals on
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 
 from blockc.codegen.kernel_state import Kernel
@@ -94,7 +95,7 @@ def _kernel_function(
     program: Program, tiles: Mapping[str, int], storage: Storage, graph: Graph, position: int, helpers: set[str]
 ) -> Iterator[str]:
     """The lines of one kernel's function."""
-    kernel = Kernel(program, tiles, dict(program.types), helpers)
+    kernel = Kernel(program, tiles, ChainMap({}, program.facts.types), helpers)
     statements = Lines()
     scope = Scope(statements, Pool("r", kernel.numbers))
     used = {name for definition in graph for name in definition.uses}

@@ -290,6 +290,11 @@ class Program:
         """The graphs that have been asked for, by path."""
         return {(): self.body}
 
+    @cached_property
+    def reduced_upstream(self) -> dict[str, frozenset[str]]:
+        """For every name the dimensions that anything upstream of it reduces, once that has been asked for."""
+        return {}
+
     @property
     def types(self) -> Mapping[str, Type]:
         """The type of every name in the program."""
@@ -317,6 +322,7 @@ class Program:
         """Let go of what is known of the names, to save memory; it is found again when it is asked for."""
         self.__dict__.pop("facts", None)
         self.__dict__.pop("graphs", None)
+        self.__dict__.pop("reduced_upstream", None)
 
     def recall(self, origin: Program) -> None:
         """Take over again what `origin`, the program before it in a derivation, knows of the names."""
@@ -523,7 +529,7 @@ def graph_at(program: Program, path: Path) -> Graph:
 
 def _child(graph: Graph, name: str) -> tuple[int, Map]:
     for position, definition in enumerate(graph):
-        if isinstance(definition, Map) and definition.defines[:1] == (name,):
+        if name in definition.defines and isinstance(definition, Map) and definition.defines[0] == name:
             return position, definition
     raise KeyError(name)
 

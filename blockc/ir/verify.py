@@ -89,6 +89,7 @@ class _Checker:
     verified: Verified
     types: dict[str, Type] = field(default_factory=dict)  # what is in scope
     bound: set[str] = field(default_factory=set)  # every name so far, in scope or not
+    order: list[str] = field(default_factory=list)  # the same, as they came
     skipped: list[tuple[Map, frozenset[str]]] = field(default_factory=list)  # verified before, with the names inside
     seen: set[int] = field(default_factory=set)  # those maps by identity
 
@@ -102,6 +103,7 @@ class _Checker:
         if name in self.bound:
             raise VerifyError("B01", at, f"`{name}` is bound a second time")
         self.bound.add(name)
+        self.order.append(name)
         self.types[name] = kind
 
     def use(self, at: str, name: str) -> Type:
@@ -147,6 +149,7 @@ class _Checker:
         if not self.bound.isdisjoint(node.defines):
             self.bind(node.defines[0], min(self.bound.intersection(node.defines)), results[0][1])
         self.bound.update(node.defines)
+        self.order.extend(node.defines)
         self.types.update(results)
 
     def definition(self, definition: Definition, mapped: tuple[str, ...]) -> None:
@@ -243,7 +246,7 @@ class _Checker:
 
     def map(self, node: Map, mapped: tuple[str, ...]) -> None:
         at = node.defines[0] if node.outputs else f"map {node.dim}"
-        before = len(self.skipped), set(self.bound)
+        before = len(self.skipped), len(self.order)
         self.dims(at, (node.dim,))
         if node.dim in self.program.whole:
             raise VerifyError("B10", at, f"`{node.dim}` is whole")
@@ -251,7 +254,6 @@ class _Checker:
             raise VerifyError("B05", at, f"a map over `{node.dim}` inside one")
         if self.program.chunks.get(node.dim) in mapped:
             raise VerifyError("B15", at, f"a map over chunks of `{self.program.chunks[node.dim]}` inside one over it")
-        outside = dict(self.types)
         for port in node.ports:
             self.bind(at, port.name, self.peel(at, port.source, node.dim))
         self.graph(node.body, (*mapped, node.dim))
@@ -267,8 +269,10 @@ class _Checker:
                 if output.monoid is not None and kind.lists and value not in stacks:
                     raise VerifyError("B13", at, f"no map of the body stacks the list `{value}`")
                 results.append((name, kind))
-        self.types = outside
-        inside = frozenset(self.bound - before[1]).union(*(names for _, names in self.skipped[before[0] :]))
+        names = self.order[before[1] :]
+        for name in names:  # which are out of scope again
+            self.types.pop(name, None)
+        inside = frozenset(names).union(*(hidden for _, hidden in self.skipped[before[0] :]))
         self.verified.maps[id(node)] = (node, mapped, inside, tuple(results))
         for name, kind in results:
             self.bind(at, name, kind)

@@ -55,6 +55,7 @@ class _Rewriter:
     nodes: dict[str, Node]
     result: list[Node] = field(default_factory=list)
     products: dict[Factors, str] = field(default_factory=dict)  # a product in the program, by its factors
+    known: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)  # the factors found, by name and depth
     made: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def add(self, node: Node) -> None:
@@ -92,6 +93,11 @@ class _Rewriter:
 
     def factors(self, like: Node, name: str, depth: int = DEEPEST) -> tuple[str, ...]:
         """The factors of a value, which may be new nodes. What is too deep or would give too many is one itself."""
+        if (name, depth) not in self.known:
+            self.known[name, depth] = self.taken_apart(like, name, depth)
+        return self.known[name, depth]
+
+    def taken_apart(self, like: Node, name: str, depth: int) -> tuple[str, ...]:
         node = self.nodes[name]
         found: tuple[str, ...] = (name,)
         if depth == 0:

@@ -84,14 +84,18 @@ def _items(program: Program) -> Iterator[Movement]:
     """The items of the top graph that launches load and store."""
     groups = kernels(program)
     outputs = {result.value for result in program.outputs}
+    readers: dict[str, set[str]] = {}  # of each name, by what they define
+    for definition in program.body:
+        for name in definition.uses:
+            readers.setdefault(name, set()).update(definition.defines)
     for group in groups:
         made = {name for definition in group for name in definition.defines}
         used = {name for definition in group for name in definition.uses}
-        elsewhere = outputs.union(*(other.uses for other in program.body if made.isdisjoint(other.defines)))
+        elsewhere = {name for name in made if name in outputs or not readers.get(name, made) <= made}
         for name in sorted(used - made):
             if program.types[name].is_item:
                 yield _movement(program, name, name, "load", ())
-        for name in sorted(made & elsewhere):
+        for name in sorted(elsewhere):
             if program.types[name].is_item:
                 yield _movement(program, name, name, "store", ())
 

@@ -157,13 +157,15 @@ class _Run:
         inside it, so `settle` looks at all of them again in the end.
         """
         while True:
-            while (found := first_match(program, path)) is not None and not self.over_budget():
+            while not self.over_budget() and (found := first_match(program, path)) is not None:
                 program = self.apply(found[0], program, found[1])
                 if not exists(program, path):
                     return program
             before = len(self.steps)
             for child in [node for node in graph_at(program, path) if isinstance(node, Map) and id(node) not in done]:
                 inside = (*path, child.defines[0])
+                if self.stopped:
+                    return program
                 if not exists(program, inside):
                     continue
                 steps = len(self.steps)

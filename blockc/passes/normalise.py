@@ -40,6 +40,7 @@ from blockc.ir.ops import OPERATORS, result_dtype
 from blockc.passes.leaves import MINUS_ONE, ONE, as_leaf, fold, folded, number_product
 
 DEEPEST = 16  # operators composed into one number
+LONGEST = 128  # operands of a sum or product that is still taken apart: x * x, twenty times over, has a million factors
 FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
 
 
@@ -339,12 +340,12 @@ class _Normaliser:
         return apply if apply is not None and apply.op == op else None
 
     def flat(self, op: str, args: tuple[Operand, ...]) -> list[Operand]:
-        """The operands with those taken apart that are the same operator in the same graph."""
+        """The operands with those taken apart that are the same operator in the same graph, and not too long."""
         result: list[Operand] = []
         current = len(self.scopes) - 1
         for arg in args:
             inner = self.definition(arg, op)
-            if inner is not None and self.level[inner.name] == current:
+            if inner is not None and self.level[inner.name] == current and len(inner.args) < LONGEST:
                 result.extend(inner.args)
             else:
                 result.append(arg)

@@ -109,7 +109,10 @@ def bound_inside(maps: tuple[Map, ...]) -> frozenset[str]:
 
 def upstream_reductions(program: Program) -> dict[str, frozenset[str]]:
     """For every name, the dimensions that anything upstream of it reduces."""
-    result: dict[str, frozenset[str]] = {entry.name: frozenset() for entry in program.inputs}
+    result = program.reduced_upstream
+    if result:
+        return result
+    result.update((entry.name, frozenset()) for entry in program.inputs)
 
     def of(names: Iterator[str] | frozenset[str] | tuple[str, ...]) -> frozenset[str]:
         return frozenset().union(*(result[name] for name in names))
