@@ -34,11 +34,13 @@ def error_bound(reference: Array, baseline: Array, dtype: str, draws: int = 1) -
 
     With e the largest error of the unfused baseline and u one ulp of the largest |reference| in `dtype`: 2e + 4u for
     at least 1,000 elements pooled over at least 32 draws, else 4e + 8u. Elements where either is not finite do not
-    count. Integers and booleans have u = 0.
+    count for e, and for u only those where `dtype` stores the reference as a number. Integers and booleans have u = 0.
     """
     reference, unfused = _wide(reference), _wide(baseline)
     finite = np.isfinite(reference) & np.isfinite(unfused)
-    largest = float(np.max(np.abs(reference[finite]), initial=0.0))
+    with np.errstate(all="ignore"):
+        counted = finite | np.isfinite(_wide(reference.astype(numpy_dtype(dtype))))
+    largest = float(np.max(np.abs(reference[counted]), initial=0.0))
     error = float(np.max(np.abs(reference[finite] - unfused[finite]), initial=0.0))
     if reference.size >= _STRICT_ELEMENTS and draws >= _STRICT_DRAWS:
         return 2 * error + 4 * ulp(largest, dtype)

@@ -484,6 +484,14 @@ def test_sample_keeps_values_within_the_limit() -> None:
 # --- error bounds --------------------------------------------------------------------------------------------------
 
 
+def test_a_baseline_that_is_no_number_leaves_the_rounding_of_the_reference() -> None:
+    # `Z * f8e4m3(1e9)` failed with a bound of 1e-44 where the unfused program gives NaN and the kernel is right.
+    reference, nothing = np.array([0.75e9, -3e9]), np.full(2, np.nan, np.float32)
+    found = compare(reference.astype(np.float32), reference, nothing, "f32")
+    assert found.ok and found.bound == 8 * 256
+    assert not compare(np.array([0.75e9, -3.1e9], np.float32), reference, nothing, "f32").ok
+
+
 def test_error_bound_by_hand() -> None:
     reference, unfused = np.array([1.0, -3.0, INF]), np.array([1.25, -3.0, INF])
     assert error_bound(reference, unfused, "f32") == 4 * 0.25 + 8 * 2.0**-22
