@@ -7,7 +7,7 @@ from typing import assert_never
 
 from blockc.codegen.exponents import may_run
 from blockc.codegen.kernel_state import Kernel
-from blockc.codegen.numpy_tiles import apply_operator
+from blockc.codegen.numpy_tiles import apply_operator, in_new_memory
 from blockc.codegen.numpy_values import (
     Listing,
     Tile,
@@ -19,6 +19,7 @@ from blockc.codegen.numpy_values import (
 )
 from blockc.codegen.scratch import Scope, new_tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Output, Port, Reduce, Rename, Type
+from blockc.ir.monoids import MONOIDS
 from blockc.ir.text import format_definition, format_type
 
 Targets = Mapping[str, Listing]  # stacked values that are stored in another list's array
@@ -275,8 +276,28 @@ def _accumulate(kernel: Kernel, scope: Scope, output: Output, accumulators: list
         scope.lines.add(f"np.{_COMBINE[output.monoid]}({total.text}, {aligned(value, total.dims)}, out={total.text})")
     elif output.values[0] in kernel.running:
         _add_aligned(kernel, scope, accumulators, values)
-    else:
+    elif output.monoid == "exponent_add":
         _add_pairs(kernel, scope, accumulators, values)
+    else:
+        _combine_by_definition(kernel, scope, output.monoid or "", accumulators, values)
+
+
+def _combine_by_definition(
+    kernel: Kernel, scope: Scope, monoid: str, accumulators: list[Tile], values: list[Tile]
+) -> None:
+    """Combine by the definition of the monoid, operator by operator, in new memory, and keep the result."""
+    made: list[Tile] = []
+
+    def apply(op: str, *operands: Tile) -> Tile:
+        made.append(in_new_memory(kernel, scope, op, operands))
+        return made[-1]
+
+    results = MONOIDS[monoid].combine(apply, tuple(accumulators), tuple(values))
+    for total, result in zip(accumulators, results, strict=True):
+        if result is not total:
+            scope.lines.add(f"np.copyto({total.text}, {aligned(result, total.dims)})")
+    for tile in made:
+        _give_back(scope, tile)
 
 
 def _run_exponent(kernel: Kernel, scope: Scope, name: str, accumulator: Tile) -> None:

@@ -182,6 +182,15 @@ def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], comp
     return out
 
 
+def in_new_memory(kernel: Kernel, scope: Scope, op: str, operands: tuple[Tile, ...]) -> Tile:
+    """Write an elementwise operator whose operands stay as they are."""
+    dims = {axis.dim: axis for operand in operands for axis in operand.axes}
+    axes = tuple(sorted(dims.values(), key=lambda axis: kernel.program.rank[axis.dim]))
+    out = new_tile(scope, axes, operands[0].dtype)
+    scope.lines.add(*_calls(scope, op, [aligned(operand, out.dims) for operand in operands], out))
+    return out
+
+
 def _calls(scope: Scope, op: str, texts: list[str], out: Tile) -> list[str]:
     spelling = SPELLINGS[op]
     if op == "pow" and texts[1] in ("2", "2.0"):

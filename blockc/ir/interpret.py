@@ -414,22 +414,24 @@ class _Interpreter:
         results: list[Value] = []
         for component in range(len(names)):
             # A scalar part acts on every payload alike, whatever the others are.
-            parts = (0, component) if component and MONOIDS[monoid].has_scalar else (component,)
+            parts = MONOIDS[monoid].group(component)
             chosen = [tuple(run[part] for part in parts) for run in runs]
-            results.append(self.combined(monoid, parts, [kinds[part] for part in parts], chosen, blocks))
+            shapes = [kinds[part] for part in parts]
+            results.append(self.combined(monoid, parts, parts.index(component), shapes, chosen, blocks))
         return results
 
     def combined(
         self,
         monoid: str,
         parts: tuple[int, ...],
+        wanted: int,
         kinds: list[Type],
         runs: list[tuple[Value, ...]],
         blocks: Blocks,
     ) -> Value:
-        """The last of some components; of a list, block by block."""
-        if kinds[-1].lists:
-            dim = kinds[-1].lists[0]
+        """One of some components; of a list, block by block."""
+        if kinds[wanted].lists:
+            dim = kinds[wanted].lists[0]
             inner = [Type(kind.dtype, without(kind.lists, dim), kind.axes) for kind in kinds]
             elements = []
             sections = self.blocks(dim, blocks)
@@ -442,7 +444,7 @@ class _Interpreter:
                     )
                     for run in runs
                 ]
-                elements.append(self.combined(monoid, parts, inner, peeled, {**blocks, dim: block}))
+                elements.append(self.combined(monoid, parts, wanted, inner, peeled, {**blocks, dim: block}))
             return self.stack(dim, tuple(elements), first)
         total = tuple(
             self.full(kind.axes, self.shape(kind.axes, blocks), identity(monoid, part))

@@ -19,8 +19,10 @@ class Monoid:
     """`identity` is that of the first component, and that of every other one.
 
     `combine(apply, a, b)` gives the components of a combined with b, where `apply(op, *operands)` builds or computes an
-    elementwise operator. `commutes` allows reordering. `has_scalar`: component 0 is a scalar part that acts on the
-    others, the payloads, of which there may be any number; else there is one component.
+    elementwise operator. `commutes` allows reordering. `has_scalar`: the first component (the first `scalars`) acts on
+    the others, the payloads, of which there may be any number; else there is one component. Payloads come in groups of
+    `degree` + 1, the coefficients of a polynomial in the scalar part, which act on one another. `weighs`: the scalar
+    part is an exponent, by which all payloads are rescaled.
     """
 
     name: str
@@ -28,6 +30,26 @@ class Monoid:
     combine: Callable[[Callable[..., T], tuple[T, ...], tuple[T, ...]], tuple[T, ...]]
     commutes: bool
     has_scalar: bool
+    degree: int = 0
+    weighs: bool = False
+    scalars: int = 1
+
+    def takes(self, components: int) -> bool:
+        """True if there can be so many components."""
+        if not self.has_scalar:
+            return components == 1
+        return components > self.scalars and (components - self.scalars) % (self.degree + 1) == 0
+
+    def acts_on(self, component: int) -> bool:
+        """True if the scalar part changes a payload: by a factor, or because it is no highest coefficient."""
+        return self.weighs or (component - self.scalars) % (self.degree + 1) != self.degree
+
+    def group(self, component: int) -> tuple[int, ...]:
+        """The components that say what becomes of one: itself, those that act on it, and what it acts with."""
+        if not self.has_scalar or component < self.scalars:
+            return (component,)
+        first = component - (component - self.scalars) % (self.degree + 1)
+        return (*range(self.scalars), *range(first, first + self.degree + 1))
 
 
 def _each(op: str) -> Callable[..., tuple[T, ...]]:
@@ -49,6 +71,38 @@ def _exponent_add(apply: Callable[..., T], a: tuple[T, ...], b: tuple[T, ...]) -
     return (t, *payloads)
 
 
+def _shift(degree: int, scalars: int, weighs: str) -> Callable[..., tuple[T, ...]]:
+    """(p, c0, c1, ...) stands for a sum that is c0 + c1 * p + c2 * p^2 where x is written as (x - p) + p. The larger p
+    is kept, and the coefficients become those at it. If it `weighs`, all is times e^t for the first component t, which
+    may be p itself."""
+
+    def at(apply: Callable[..., T], old: T, new: T, part: tuple[T, ...]) -> tuple[T, ...]:
+        moved = apply("sub", apply("finite", old), new)
+        first = apply("add", part[0], apply("mul", moved, part[1]))
+        if degree == 1:
+            return (first, part[1])
+        square = apply("mul", apply("mul", moved, moved), part[2])
+        double = apply("mul", apply("add", moved, moved), part[2])
+        return (apply("add", first, square), apply("add", part[1], double), part[2])
+
+    def combine(apply: Callable[..., T], a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
+        result = [apply("maximum", a[part], b[part]) for part in range(scalars)]
+        exponent, p = apply("finite", result[0]), apply("finite", result[-1])
+        for start in range(scalars, len(a), degree + 1):
+            left = at(apply, a[scalars - 1], p, a[start : start + degree + 1])
+            right = at(apply, b[scalars - 1], p, b[start : start + degree + 1])
+            if weighs:
+                scales = (apply("exp", apply("sub", part[0], exponent)) for part in (a, b))
+                left, right = (
+                    tuple(apply("mul", x, scale) for x in part)
+                    for part, scale in zip((left, right), scales, strict=True)
+                )
+            result.extend(apply("add", x, y) for x, y in zip(left, right, strict=True))
+        return tuple(result)
+
+    return combine
+
+
 MONOIDS: dict[str, Monoid] = {
     monoid.name: monoid
     for monoid in (
@@ -56,11 +110,19 @@ MONOIDS: dict[str, Monoid] = {
         Monoid("max", (-math.inf, -math.inf), _each("maximum"), commutes=True, has_scalar=False),
         Monoid("min", (math.inf, math.inf), _each("minimum"), commutes=True, has_scalar=False),
         # Exponent pairs that share one exponent: softmax, log-sum-exp, flash attention (design, section 7).
-        Monoid("exponent_add", (-math.inf, 0.0), _exponent_add, commutes=True, has_scalar=True),
+        Monoid("exponent_add", (-math.inf, 0.0), _exponent_add, commutes=True, has_scalar=True, weighs=True),
+        # Sums of x and x^2 as those of x - p: what `passes/pivot.py` makes of sums that would cancel.
+        Monoid("shift_1", (-math.inf, 0.0), _shift(1, 1, ""), commutes=True, has_scalar=True, degree=1),
+        Monoid("shift_2", (-math.inf, 0.0), _shift(2, 1, ""), commutes=True, has_scalar=True, degree=2),
+        Monoid("exponent_shift_1", (-math.inf, 0.0), _shift(1, 1, "by p"), True, True, degree=1, weighs=True),
+        Monoid("exponent_shift_2", (-math.inf, 0.0), _shift(2, 1, "by p"), True, True, degree=2, weighs=True),
+        # The same with an exponent beside the pivot, (t, p, c0, c1, ...): weighted by something else than exp(x).
+        Monoid("pair_shift_1", (-math.inf, 0.0), _shift(1, 2, "by t"), True, True, degree=1, weighs=True, scalars=2),
+        Monoid("pair_shift_2", (-math.inf, 0.0), _shift(2, 2, "by t"), True, True, degree=2, weighs=True, scalars=2),
     )
 }
 
 
 def identity(name: str, component: int) -> float:
-    """The identity of one component of a monoid: the scalar part is component 0 of a monoid that has one."""
-    return MONOIDS[name].identity[0 if component == 0 else 1]
+    """The identity of one component of a monoid: the scalar part comes first, if the monoid has one."""
+    return MONOIDS[name].identity[0 if component < MONOIDS[name].scalars else 1]

@@ -188,15 +188,18 @@ class _Checker:
 
     def monoid(self, at: str, name: str, values: int, names: int) -> None:
         monoid = MONOIDS.get(name)
-        if monoid is None or values != names or (values < 2 if monoid.has_scalar else values != 1):
+        if monoid is None or values != names or not monoid.takes(values):
             raise VerifyError("B09", at, f"`{name}` does not take {values} values to {names} names")
 
     def acts(self, at: str, monoid: str, names: tuple[str, ...]) -> None:
         """B14: a scalar part acts on every element of its payloads."""
         if not MONOIDS[monoid].has_scalar:
             return
-        scalar, *payloads = (self.types[name] for name in names)
-        for name, payload in zip(names[1:], payloads, strict=True):
+        scalar, first = self.types[names[0]], MONOIDS[monoid].scalars
+        for component, name in enumerate(names[first:], first):
+            payload = self.types[name]
+            if not MONOIDS[monoid].acts_on(component):
+                continue
             extra = {*scalar.lists, *scalar.axes}.difference(payload.lists, payload.axes)
             if extra or not set(scalar.lists) <= set(payload.lists):
                 raise VerifyError("B14", at, f"`{names[0]}` has dimensions that `{name}` lacks")

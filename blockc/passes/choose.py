@@ -9,6 +9,7 @@ from blockc.ir.block import REDUCTIONS, Apply, Map, Program, walk
 from blockc.ir.decisions import Derivation, Match
 from blockc.ir.plan import Cost, Plan
 from blockc.passes.cost import cost
+from blockc.passes.pivot import pivot
 from blockc.passes.rules import EMISSION_RULES
 from blockc.passes.stabilize import stabilize
 
@@ -83,7 +84,13 @@ def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str,
 
 def ready(derivation: Derivation) -> tuple[Program, ...]:
     """The snapshots as they would be emitted: made safe, and composed."""
-    return tuple(compose(stabilize(snapshot)) for snapshot in derivation.snapshots)
+    return tuple(compose(safe(snapshot)) for snapshot in derivation.snapshots)
+
+
+def safe(program: Program) -> Program:
+    """The program with safe arithmetic: pivots where sums cancel, pairs where exponentials overflow."""
+    pivoted = pivot(program)
+    return stabilize(pivoted.program, pivoted.bounded)
 
 
 def price(

@@ -62,10 +62,12 @@ class Builder:
 
     `pairs`: the values of the old program that are carried as pairs. `applies`: its tile operators. `statistics`: what
     is -inf only together with all that it is subtracted from. `exported`: what becomes an output, stored plain.
+    `bounded`: exponentials of what is at most 0, which stay plain.
     """
 
     program: Program
     exported: frozenset[str]
+    bounded: frozenset[str]
     fresh: Fresh = field(init=False)
     types: dict[str, Type] = field(init=False)
     statistics: set[Operand] = field(default_factory=set)
@@ -112,6 +114,25 @@ class Builder:
     def product(self, *factors: Operand | None) -> Operand | None:
         kept = tuple(factor for factor in factors if factor is not None)
         return self.put("mul", kept) if len(kept) > 1 else kept[0] if kept else None
+
+    def aligned(self, values: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        """The largest of the exponents of values, and the values as multiples of its exponential."""
+        pairs = [self.pairs.get(value, Pair(value, ())) for value in values]
+        kinds = [self.types[value] for value in values]
+        totals = [self.total(pair.exponents) for pair in pairs]
+        dtype = kinds[0].dtype
+        wide = Type(dtype, (), self.program.ordered({axis for kind in kinds for axis in kind.axes}))
+        largest = (
+            self.named(self.put("maximum", tuple(dict.fromkeys(totals)), (), dtype), wide)
+            if len(set(totals)) > 1
+            else self.named(totals[0], Type(dtype, (), ()))
+        )
+        numbers = []
+        for pair, own, kind in zip(pairs, totals, kinds, strict=True):
+            scale = self.put("exp", (self.put("sub", (own, self.put("finite", (largest,)))),))
+            number = self.product(pair.x, None if own == largest else scale)
+            numbers.append(self.named(ONE if number is None else number, kind))
+        return largest, tuple(numbers)
 
     def total(self, exponents: Exponents) -> Operand:
         """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN.

@@ -16,7 +16,7 @@ Shift = Callable[[Builder, str, tuple[str, ...]], str]
 
 def paired(build: Builder, node: Apply) -> Pair | None:
     """The pair that the operator gives, or None if its result is plain."""
-    if node.op == "exp":
+    if node.op == "exp" and node.name not in build.bounded:
         return Pair(None, exponents_of(build, node.args[0]))
     if node.op == "add" and any(arg in build.logarithms for arg in node.args):
         return sum_of_logarithms(build, node)

@@ -30,6 +30,7 @@ from blockc.ir.block import (
     without,
 )
 from blockc.ir.decisions import Match
+from blockc.ir.monoids import MONOIDS
 from blockc.ir.verify import verify
 from blockc.passes.exponent_pairs import ONE, Builder, Exponents, Pair, Scope, combine
 from blockc.passes.normalise import prune
@@ -39,8 +40,14 @@ from blockc.passes.rules import fuse_map_with_reduce
 STATISTIC = frozenset({"maximum", "minimum", "cast", "broadcast"})  # of statistics, these make statistics
 
 
-def stabilize(program: Program) -> Program:
-    """The program with exponent pairs in place of exponentials: the same in exact arithmetic, and safe in floats."""
+WITH_EXPONENT = {"shift_1": "pair_shift_1", "shift_2": "pair_shift_2"}  # sums with a pivot whose weights are pairs
+
+
+def stabilize(program: Program, bounded: frozenset[str] = frozenset()) -> Program:
+    """The program with exponent pairs in place of exponentials: the same in exact arithmetic, and safe in floats.
+
+    `bounded` names exponentials that are safe as they are.
+    """
     for definition in list(walk(program.body)):
         if isinstance(definition, Reduce):
             program = _with_reduce_fused(program, definition)
@@ -51,7 +58,7 @@ def stabilize(program: Program) -> Program:
     added = stacked_into(program, accumulated(program, "add"))
     compared = stacked_into(program, accumulated(program, "max", "min"))
     numbers = read_as_numbers(program)
-    stable = prune(_Stabilizer(Builder(program, exported), reread, added, compared, numbers).run())
+    stable = prune(_Stabilizer(Builder(program, exported, bounded), reread, added, compared, numbers).run())
     verify(stable)
     return stable
 
@@ -175,6 +182,9 @@ class _Stabilizer:
             if output.monoid == "max" or (output.monoid is None and output.values[0] in self.build.statistics):
                 self.build.statistics.update(output.names)
             output = self.safe_difference(output)
+            if output.monoid in WITH_EXPONENT:
+                result.extend(self.shifted(node.dim, output))
+                continue
             pair = self.build.pairs.get(output.values[0])
             if pair is None:
                 for result_name, value in zip(output.names, output.values, strict=True):
@@ -230,6 +240,32 @@ class _Stabilizer:
             return output
         total = self.build.total(exponents_of(self.build, value))
         return replace(output, values=(self.build.named(total, kind),))
+
+    def shifted(self, dim: str, output: Output) -> Iterator[Output]:
+        """The coefficients of sums with a pivot; those that are pairs get one exponent for all powers."""
+        assert output.monoid is not None
+        step = MONOIDS[output.monoid].degree + 1
+        plain = Output(output.names[:1], output.values[:1], output.monoid)
+        paired_groups: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+        for start in range(1, len(output.names), step):
+            names, values = output.names[start : start + step], output.values[start : start + step]
+            if any(value in self.build.pairs for value in values):
+                paired_groups.append((names, values))
+            else:
+                plain = Output((*plain.names, *names), (*plain.values, *values), output.monoid)
+        if len(plain.names) > 1:
+            yield plain
+        for number, (names, values) in enumerate(paired_groups):
+            largest, numbers = self.build.aligned(values)
+            first = number == 0 and len(plain.names) == 1
+            pivot = output.names[0] if first else self.build.fresh(output.names[0])
+            exponent = self.build.fresh(names[0])
+            self.build.types[exponent] = self.build.types[largest]
+            self.build.combined(exponent, largest, "max", dim)
+            for name, value in zip(names, values, strict=True):
+                self.build.types[name] = self.build.types[value]
+                self.build.pairs[name] = Pair(name, ((exponent, 1),))
+            yield Output((exponent, pivot, *names), (largest, output.values[0], *numbers), WITH_EXPONENT[output.monoid])
 
     def stack_number(
         self, dim: str, output: Output, pair: Pair, inner: Exponents, outer: Exponents
