@@ -36,10 +36,10 @@ from blockc.ir.sharing import Shared
 from blockc.ir.verify import VerifyError
 from blockc.language import parse
 from blockc.meaning import evaluate
+from blockc.passes.choose import safe
 from blockc.passes.fuse import Budget, FuseError
 from blockc.passes.rules import ALL_RULES, ASKED_RULES, EMISSION_RULES, RULES, SNAPSHOT_RULES
 from blockc.passes.split import split
-from blockc.passes.stabilize import stabilize
 
 # Whatever a fault of ours may raise.
 FINDINGS = (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, FuseError, VerifyError)
@@ -65,10 +65,10 @@ def everything(case: Case, derivation: Derivation, seen: Seen) -> Iterator[tuple
     divided = split(derivation, set(case.sizes))
     for step in divided.steps[len(derivation.steps) :]:
         yield f"{step.rule} at {', '.join(step.at)}", step.after
-    yield "split, stable", stabilize(divided.snapshots[-1])
+    yield "split, stable", safe(divided.snapshots[-1])
     seen.rules.update(step.rule for step in divided.steps)
     seen.refusals.update((refusal.rule, refusal.reason) for refusal in divided.refusals)
-    composed = stabilize(derivation.snapshots[-1])
+    composed = safe(derivation.snapshots[-1])
     for rule, program in compose_steps(composed):
         seen.rules[rule] += 1
         yield f"composition: {rule}", program

@@ -124,10 +124,6 @@ CENTRED = {
     "variance": _ROW + "O: f32[m] { c = S - mean[n](S); O = mean[n](c * c) }",
     "layernorm": "program p(X: f32[m, n], g: f32[n], b: f32[n]) -> O: f32[m, n] { O = layernorm[n](X, g, b, 1e-6) }",
     "rmsnorm": OTHERS["rmsnorm"],
-}
-# Those that need a pivot once their statistics and their product share one loop. They are held to the rule as soon as
-# they are listed in CENTRED.
-PIVOTED = {
     "layernorm, product": "program p(X: f32[m, n], g: f32[n], b: f32[n], W: f32[n, e]) -> O: f32[m, e] "
     "{ O = dot[n](layernorm[n](X, g, b, 1e-6), W) }",
     "variance of squares": _ROW + "O: f32[m] { a = mean[n](S); O = mean[n](S * S) - a * a }",

@@ -25,11 +25,10 @@ from blockc.ir.interpret import interpret
 from blockc.ir.sharing import Shared
 from blockc.language import parse
 from blockc.meaning import evaluate
-from blockc.passes.choose import compose
+from blockc.passes.choose import compose, safe
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower, whole_dimensions
 from blockc.passes.rules import EMISSION_RULES
-from blockc.passes.stabilize import stabilize
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -123,7 +122,7 @@ def final_programs(derivation: Derivation) -> Iterator[tuple[str, Program]]:
     """The programs that may be emitted: unfused and snapshots, each as it is, stabilized and composed."""
     for number, program in enumerate((derivation.unfused, *derivation.snapshots)):
         stage = "unfused" if number == 0 else f"snapshot {number - 1}"
-        stable = stabilize(program)
+        stable = safe(program)
         yield from ((stage, program), (f"{stage}, stable", stable), (f"{stage}, composed", compose(stable)))
 
 

@@ -19,10 +19,10 @@ from blockc.passes.choose import (
     compose,
     item_shapes,
     power_of_two,
+    safe,
 )
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
-from blockc.passes.stabilize import stabilize
 
 
 def last(name: str, whole: str) -> Program:
@@ -70,7 +70,7 @@ def test_the_cheapest_snapshot_is_chosen() -> None:
         plan = choose(derivation, sizes, {"m": 64, "z": 64, "e": 64})
         seconds = [cost.seconds for cost in plan.costs]
         assert seconds[plan.snapshot] == min(seconds) and len(seconds) == len(derivation.snapshots)
-        assert plan.program == compose(stabilize(derivation.snapshots[plan.snapshot]))
+        assert plan.program == compose(safe(derivation.snapshots[plan.snapshot]))
 
 
 def test_of_nearly_equal_snapshots_the_one_with_fewer_kernels_is_chosen() -> None:
@@ -100,5 +100,5 @@ def test_the_choice_depends_on_the_sizes() -> None:
 
 def test_composing_twice_changes_nothing() -> None:
     for seed in range(40):
-        composed = compose(stabilize(random_derivation(seed).snapshots[-1]))
+        composed = compose(safe(random_derivation(seed).snapshots[-1]))
         assert compose(composed) == composed

@@ -18,12 +18,11 @@ from blockc.ir.monoids import MONOIDS
 from blockc.ir.text import parse_program
 from blockc.ir.verify import verify
 from blockc.meaning import evaluate
-from blockc.passes.choose import compose
+from blockc.passes.choose import compose, safe
 from blockc.passes.cost import movements, traffic_formula, work
 from blockc.passes.padding import mask
 from blockc.passes.rules import split_reduction
 from blockc.passes.split import split
-from blockc.passes.stabilize import stabilize
 
 # Program, the dimension to split, and the monoids that combine the chunks of the stable program.
 REDUCTIONS = {
@@ -63,7 +62,7 @@ def chunked(case: Case, program: Program, blocks: int) -> Case:
 
 def all_forms(derivation: Derivation) -> list[Program]:
     """The snapshots as they are, stable, and composed."""
-    stable = [stabilize(snapshot) for snapshot in derivation.snapshots]
+    stable = [safe(snapshot) for snapshot in derivation.snapshots]
     return [*derivation.snapshots, *stable, *(compose(program) for program in stable)]
 
 
@@ -102,7 +101,7 @@ def test_chunks_are_reduced_in_parallel_and_combined_by_the_same_monoid(name: st
     text, dim, monoids = REDUCTIONS[name]
     case = Case(f"program {text}", {}, {}, frozenset("de") & {entry for entry in "de" if f"{entry}]" in text})
     for snapshot in split(derive(case), {dim}).snapshots:
-        reducing, combining = chunk_maps(stabilize(snapshot))
+        reducing, combining = chunk_maps(safe(snapshot))
         assert len(reducing) == len(combining) == 1
         assert [output.monoid for output in combining[0].outputs] == monoids
         assert not combining[0].body, "the combination does nothing else"
@@ -146,7 +145,7 @@ def test_random_programs_are_split(start: int) -> None:
     for seed in NORMAL_RUN[start : start + 26]:
         case = random_case(seed)
         divided = split(random_derivation(seed), set(case.sizes))
-        for program in dict.fromkeys((divided.snapshots[0], stabilize(divided.snapshots[-1]))):
+        for program in dict.fromkeys((divided.snapshots[0], safe(divided.snapshots[-1]))):
             if program.chunks:
                 check(case, program)
 
@@ -190,7 +189,7 @@ def test_flash_decoding_by_hand() -> None:
     """One row: keys and values once; a maximum, a sum and a row of partial results for every chunk."""
     text, dim, _ = REDUCTIONS["flash_decoding"]
     (snapshot,) = split(derive(Case(f"program {text}", {}, {}, frozenset("de"))), {dim}).snapshots
-    formula = str(traffic_formula(stabilize(snapshot)).expand())
+    formula = str(traffic_formula(safe(snapshot)).expand())
     terms = ["4*d*m", "4*B_m*d*n", "4*B_m*e*n", "4*e*m", "16*B_n_chunk*m", "8*B_n_chunk*e*m"]
     assert sorted(formula.split(" + ")) == sorted(terms)
     sizes, tiles = {"m": 1, "n": 4096, "d": 64, "e": 64}, {"m": 1, "n": 128, "n_chunk": 1024}

@@ -20,11 +20,10 @@ from blockc.driver import default_sizes
 from blockc.errors import UsageError
 from blockc.language import parse
 from blockc.meaning import evaluate
-from blockc.passes.choose import compose
+from blockc.passes.choose import compose, safe
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
 from blockc.passes.split import split
-from blockc.passes.stabilize import stabilize
 
 ATTENTION = "examples/attention.blk"
 
@@ -65,7 +64,7 @@ def test_random_split_programs_mean_what_their_text_says(start: int) -> None:
         divided = split(fuse(lower(program, case.whole)), set(case.sizes))
         expected = evaluate(program, arrays)
         for snapshot in divided.snapshots:
-            stable = compose(stabilize(snapshot))
+            stable = compose(safe(snapshot))
             for blocks in (1, 2):
                 tiles = chunked(case, stable, blocks).tiles
                 found = loader.load(numpy_source.emit(stable, tiles))(arrays, 2)

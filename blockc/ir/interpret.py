@@ -453,7 +453,7 @@ class _Interpreter:
         for run in runs:
             tiles = tuple(value for value in run if isinstance(value, Tile))
             total = MONOIDS[monoid].combine(self.elementwise, total, tiles)
-        return total[-1]
+        return total[wanted]
 
     def stack(self, dim: str, elements: tuple[Value, ...], first: int) -> Stack:
         """A list."""

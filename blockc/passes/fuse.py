@@ -7,7 +7,8 @@ changed. Every step is verified, is shown to decrease the measure, and is record
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
 
 from blockc.ir.array_program import Span
 from blockc.ir.block import Definition, Map, Path, Program, graph_at, walk
@@ -15,10 +16,20 @@ from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import Memory, normalise
-from blockc.passes.rules import RULES, extend_map, hoist_map, interchange_maps, reassociate_contraction
+from blockc.passes.pivot import cancels
+from blockc.passes.rules import (
+    RULES,
+    extend_map,
+    hoist_map,
+    interchange_maps,
+    reassociate_contraction,
+    split_product,
+    swap_shift_and_contraction,
+)
 from blockc.passes.rules.common import find
 
 REASSOCIATE, HOIST = reassociate_contraction.RULE, hoist_map.RULE
+OPENING = (swap_shift_and_contraction.RULE, split_product.RULE)  # what may make sums that cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +46,41 @@ class FuseError(Exception):
 
 
 def fuse(program: Program, budget: Budget | None = None) -> Derivation:
-    """The derivation from the unfused program. Overrunning a budget keeps the last verified snapshot and says so."""
-    run = _Run(budget or Budget())
+    """The derivation from the unfused program. Overrunning a budget keeps the last verified snapshot and says so.
+
+    A snapshot whose sums cancel and cannot have a pivot is dropped. If none is left, no sum is opened.
+    """
+    derivation = derive(program, budget or Budget(), RULES)
+    problems = {number: cancels(snapshot) for number, snapshot in enumerate(derivation.snapshots)}
+    kept = [number for number, problem in problems.items() if not problem]
+    if len(kept) == len(problems):
+        return derivation
+    dropped = tuple(Refused(k, "pivot", "sums_cancel", (), why) for k, why in problems.items() if why)
+    if kept:
+        return without(derivation, kept, dropped)
+    careful = derive(program, budget or Budget(), tuple(rule for rule in RULES if rule not in OPENING))
+    if any(cancels(snapshot) for snapshot in careful.snapshots):  # so it does as it was written
+        return derivation
+    return replace(careful, refusals=(*careful.refusals, *(replace(refused, snapshot=0) for refused in dropped)))
+
+
+def without(derivation: Derivation, kept: list[int], dropped: tuple[Refused, ...]) -> Derivation:
+    """The derivation with these snapshots only. Steps to others belong to the next one that is left."""
+    number = {old: bisect_left(kept, old) for old in range(len(derivation.snapshots))}
+    steps = (replace(step, snapshot=number[step.snapshot]) for step in derivation.steps)
+    refusals = (replace(refused, snapshot=number[refused.snapshot]) for refused in (*derivation.refusals, *dropped))
+    last = len(kept) - 1
+    return replace(
+        derivation,
+        snapshots=tuple(derivation.snapshots[old] for old in kept),
+        steps=tuple(step for step in steps if step.snapshot <= last),
+        refusals=tuple(replace(refused, snapshot=min(refused.snapshot, last)) for refused in refusals),
+    )
+
+
+def derive(program: Program, budget: Budget, rules: tuple[Rule, ...]) -> Derivation:
+    """The derivation by some of the rules, with all its snapshots."""
+    run = _Run(budget, rules)
     start = normalise(program, run.memory)
     verify(start, run.verified)
     snapshots = [run.settle(start)]
@@ -73,6 +117,7 @@ def next_place(program: Program, found: list[Match]) -> Match | None:
 @dataclass(slots=True)
 class _Run:
     budget: Budget
+    rules: tuple[Rule, ...]
     snapshot: int = 0
     stopped: str = ""
     steps: list[Step] = field(default_factory=list)
@@ -157,7 +202,7 @@ class _Run:
         inside it, so `settle` looks at all of them again in the end.
         """
         while True:
-            while not self.over_budget() and (found := first_match(program, path)) is not None:
+            while not self.over_budget() and (found := first_match(program, path, self.rules)) is not None:
                 program = self.apply(found[0], program, found[1])
                 if not exists(program, path):
                     return program
@@ -214,9 +259,9 @@ def exists(program: Program, path: Path) -> bool:
     return True
 
 
-def first_match(program: Program, path: Path) -> tuple[Rule, Match] | None:
+def first_match(program: Program, path: Path, rules: tuple[Rule, ...]) -> tuple[Rule, Match] | None:
     """The first rule that applies in the graph at `path`, and where."""
-    for rule in RULES:
+    for rule in rules:
         for found in rule.match(program, path):
             if isinstance(found, Match):
                 return rule, found

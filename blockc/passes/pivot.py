@@ -35,6 +35,7 @@ from blockc.ir.block import (
     paths,
     replace_graph,
     roots,
+    walk,
 )
 from blockc.passes.leaves import as_leaf, fold
 from blockc.passes.linear import ONE, Opening, product, reaches
@@ -54,11 +55,72 @@ class Pivoted:
 
     program: Program
     bounded: frozenset[str]
+    pivots: frozenset[str]
+
+
+def cancels(program: Program) -> str:
+    """Why sums of a program lose digits, though it has all the pivots that it can have; "" if they do not.
+
+    A pivot that stays beside the sum of another loop says that the values of that loop have no pivot. A sum times its
+    own reciprocal is 1 up to a rounding error, which the logarithm of a sum of exponentials makes large.
+    """
+    found = pivot(program)
+    table, links = found.program.facts.applies, found.program.facts.links
+    plain = {
+        name
+        for node in walk(found.program.body)
+        if isinstance(node, Map)
+        for output in node.outputs
+        if output.monoid == "add"
+        for name in output.names
+    }
+    for definition in walk(found.program.body):
+        if not isinstance(definition, Apply):
+            continue
+        names = set(operand_names(definition.args))
+        if definition.op == "mul":
+            inverses = {name: table[name].args[0] for name in names if name in table and table[name].op == "recip"}
+            for name, of in inverses.items():
+                if of in names and any(_is_logarithm(other, table, plain) for other in names - {name, of}):
+                    return f"`{definition.name}` multiplies `{of}` by its reciprocal"
+        elif definition.op == "add":
+            parts = [_product(arg, table) for arg in definition.args]
+            moved = next((name for part in parts for name in part if name in found.pivots), None)
+            if moved and any(
+                name in links and name not in table for part in parts if moved not in part for name in part
+            ):
+                return f"`{definition.name}` adds a sum that has no pivot to a multiple of `{moved}`"
+    return ""
+
+
+def _product(operand: Operand, table: Mapping[str, Apply]) -> tuple[str, ...]:
+    """The names of the factors of a value."""
+    apply = table.get(operand) if isinstance(operand, str) else None
+    args = apply.args if apply is not None and apply.op == "mul" else (operand,)
+    return tuple(operand_names(args))
+
+
+def _is_logarithm(name: str, table: Mapping[str, Apply], plain: set[str]) -> bool:
+    """True for the logarithm of sums that may be as large as exponentials, and for what adds one."""
+    apply = table.get(name)
+    if apply is None or apply.op not in ("log", "add"):
+        return False
+    names = tuple(operand_names(apply.args))
+    if apply.op == "add":
+        return any(_is_logarithm(other, table, plain) for other in names)
+    return any(_is_large(other, table, plain) for other in names)
+
+
+def _is_large(name: str, table: Mapping[str, Apply], plain: set[str]) -> bool:
+    apply = table.get(name)
+    if apply is None or apply.op not in ("mul", "recip"):
+        return name in plain
+    return any(_is_large(other, table, plain) for other in operand_names(apply.args))
 
 
 def pivot(program: Program) -> Pivoted:
     """The program with a pivot in every loop whose sums would cancel."""
-    result = Pivoted(program, frozenset())
+    result = Pivoted(program, frozenset(), frozenset())
     lists = roots(program)
     known: dict[tuple[str, str], tuple[str, Path]] = {}  # the pivot of a list along a dimension, and where it is
     for path, first in list(_loops(program)):
@@ -73,7 +135,7 @@ def pivot(program: Program) -> Pivoted:
             if change is not None:
                 changed = normalise(prune(change.rewritten()))
                 known.setdefault(place, (change.made, path))
-                result = Pivoted(changed, result.bounded | change.bounded)
+                result = Pivoted(changed, result.bounded | change.bounded, result.pivots | {change.made})
                 break
     return result
 
@@ -150,7 +212,7 @@ class _Attempt:
         """The attempt, if a pivot for this value makes something cancel."""
         fresh = Fresh(program)
         attempt = _Attempt(program, path, node, x, fresh, fresh(x), fresh(x), fresh(x), given)
-        if not attempt.opened() or not any(total.degree for total in attempt.sums):
+        if not attempt.opened() or not attempt.may_cancel():
             return None
         return attempt if attempt.cancels() else None
 
@@ -179,6 +241,11 @@ class _Attempt:
                     return False
                 self.sums.append(total)
         return True
+
+    def may_cancel(self) -> bool:
+        """False if too few powers of the pivot occur for one to cancel another."""
+        degrees = sum(total.degree for total in self.sums)
+        return degrees > 0 and (degrees > 1 or bool(self.given or self.exponentials))
 
     def undo_scale(self, table: dict[str, Apply]) -> None:
         """If the x is a multiple of another value, write that one as a multiple of the x: a scale of scores leaves the
@@ -258,7 +325,7 @@ class _Attempt:
             symbols.leave(*(value for output in node.outputs for value in output.values))
         if not self.path:
             symbols.leave(*(result.value for result in self.program.outputs))
-        self.leaving = symbols.leaving
+        self.leaving = symbols.leaving = symbols.settled()
         shifted = [symbols.coefficient(total, 0).free_symbols for total in self.sums if total.degree]
         return any(
             not expression.has(symbols.pivot) and any(expression.free_symbols & symbol for symbol in shifted)
@@ -505,6 +572,22 @@ class _Symbols:
         """The polynomial normal form."""
         apart = self.sympy.expand_log(self.sympy.expand(expression), force=True)
         return self.sympy.expand(apart.subs(self.sympy.log(self.factor), self.pivot))
+
+    def settled(self) -> dict[str, sympy.Expr]:
+        """What is computed from the coefficients: values from which the pivot cancels, and for others, which stay as
+        they are, the sums that they are made of."""
+        sums = {total.output.names[0] for total in self.attempt.sums}
+        result: dict[str, sympy.Expr] = {}
+        waiting = list(self.leaving)
+        while waiting:
+            name = waiting.pop()
+            expression = self.normal(self.known[name])
+            if name in sums or not (expression.has(self.pivot) or expression.has(self.factor)):
+                result[name] = expression
+            elif name != self.attempt.given:
+                args = self.program.facts.applies[name].args
+                waiting.extend(arg for arg in operand_names(args) if arg in self.known and arg not in result)
+        return result
 
     # Emission
 

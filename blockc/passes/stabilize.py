@@ -185,6 +185,8 @@ class _Stabilizer:
             if output.monoid in WITH_EXPONENT:
                 result.extend(self.shifted(node.dim, output))
                 continue
+            if output.monoid is not None and MONOIDS[output.monoid].has_scalar:
+                output = replace(output, values=tuple(map(self.number, output.values)))
             pair = self.build.pairs.get(output.values[0])
             if pair is None:
                 for result_name, value in zip(output.names, output.values, strict=True):
@@ -241,11 +243,16 @@ class _Stabilizer:
         total = self.build.total(exponents_of(self.build, value))
         return replace(output, values=(self.build.named(total, kind),))
 
+    def number(self, name: str) -> str:
+        """The value as a plain number."""
+        return self.build.named(self.build.plain(name), self.build.types[name])
+
     def shifted(self, dim: str, output: Output) -> Iterator[Output]:
         """The coefficients of sums with a pivot; those that are pairs get one exponent for all powers."""
         assert output.monoid is not None
         step = MONOIDS[output.monoid].degree + 1
-        plain = Output(output.names[:1], output.values[:1], output.monoid)
+        scalar = self.number(output.values[0])
+        plain = Output(output.names[:1], (scalar,), output.monoid)
         paired_groups: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
         for start in range(1, len(output.names), step):
             names, values = output.names[start : start + step], output.values[start : start + step]
@@ -265,7 +272,7 @@ class _Stabilizer:
             for name, value in zip(names, values, strict=True):
                 self.build.types[name] = self.build.types[value]
                 self.build.pairs[name] = Pair(name, ((exponent, 1),))
-            yield Output((exponent, pivot, *names), (largest, output.values[0], *numbers), WITH_EXPONENT[output.monoid])
+            yield Output((exponent, pivot, *names), (largest, scalar, *numbers), WITH_EXPONENT[output.monoid])
 
     def stack_number(
         self, dim: str, output: Output, pair: Pair, inner: Exponents, outer: Exponents
