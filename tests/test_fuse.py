@@ -401,7 +401,7 @@ def test_the_budget_of_time_says_so() -> None:
 def test_no_rule_is_tried_once_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     # A program of 10,000 operators went on for a minute: every rule was tried once more in each of its maps.
     tried: list[tuple[str, ...]] = []
-    monkeypatch.setattr("blockc.passes.fuse.first_match", lambda _, path: tried.append(path))
+    monkeypatch.setattr("blockc.passes.fuse.first_match", lambda _, path, rules: tried.append(path))
     chain = "; ".join(f"T{n} = tanh(T{n - 1} + X)" for n in range(1, 20))
     source = spelt("program p(X: f32[m, n]) -> O: f32[m, n]", f"T0 = X; {chain}; O = T19")
     assert not fused(source, "", Budget(seconds=0.0)).complete and not tried

@@ -120,7 +120,7 @@ def test_sizes_too_large_to_interpret_are_a_limit(run_blockc: Blockc) -> None:
 
 def test_progress_on_a_terminal() -> None:
     shown = on_terminal("verify", str(EXAMPLES / "mlp.blk"), "--json")
-    assert shown.startswith("verifying ...") and "\rverifying: step 1 of " in shown and "snapshot 2 of 2" in shown
+    assert shown.startswith("verifying ...") and "\rverifying: step 1 of " in shown and "snapshot 3 of 3" in shown
 
 
 def test_families_are_what_they_say() -> None:
