@@ -195,3 +195,11 @@ def test_programs_without_exponentials_are_left_alone() -> None:
     for name in ("mlp", "matmul_epilogue", "rmsnorm_swiglu"):
         for program in fuse(lower(parse(example(name)), frozenset())).snapshots:
             assert stabilize(program) is program
+
+
+def test_a_variance_of_exponentials_has_a_pivot_and_an_exponent() -> None:
+    source = "program p(X: f64[m, n]) -> O: f64[m] { E = exp(X); a = mean[n](E); O = mean[n](E * E) - a * a }"
+    rows = np.random.default_rng(3).standard_normal((SIZES["m"], SIZES["n"]))
+    for stage, program in programs(source):
+        outputs = interpret(program, {"X": rows}, SIZES, TILES[0]).outputs
+        assert np.allclose(outputs["O"], np.exp(rows).var(axis=1), rtol=1e-10), stage

@@ -46,8 +46,10 @@ class Monoid:
 
     def group(self, component: int) -> tuple[int, ...]:
         """The components that say what becomes of one: itself, those that act on it, and what it acts with."""
-        if not self.has_scalar or component < self.scalars:
+        if not self.has_scalar:
             return (component,)
+        if component < self.scalars:
+            return tuple(range(self.scalars))
         first = component - (component - self.scalars) % (self.degree + 1)
         return (*range(self.scalars), *range(first, first + self.degree + 1))
 
