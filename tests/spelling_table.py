@@ -87,9 +87,17 @@ PENDING: dict[str, dict[str, str]] = {
         "small features": "sum_as_product",
         "large features": "sum_as_product",
     },
+    "divergence": {
+        "m n": "plain by_hand difference_of_logarithms expected_difference exponential_of_log_softmax"
+        " log_softmax negated products ratio_of_products two_sums",
+        "small features": "expectation unnormalised",
+        "large features": "expectation unnormalised",
+    },
     "layernorm_matmul": {
+        "m d": "weights_centred",
+        "m d n": "weights_centred",
         "small features": "bias_in_sum",
-        "large features": "bias_in_sum",
+        "large features": "bias_in_sum weights_centred",
     },
     "masked_attention": {
         "h m n d e": "logarithm_of_masked open_minus_closed product_masked weights_masked weights_multiplied",

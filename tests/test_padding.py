@@ -13,17 +13,17 @@ from blockc.data import random_arrays
 from blockc.ir.block import Apply, Program, walk
 from blockc.ir.interpret import interpret
 from blockc.language import parse
+from blockc.passes.choose import safe
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower, whole_dimensions
 from blockc.passes.padding import mask
-from blockc.passes.stabilize import stabilize
 
 ATTENTION = (Path(__file__).parent.parent / "examples" / "attention.blk").read_text()
 
 
 def fused(source: str, whole: str = "") -> Program:
     """The last snapshot of a program, stabilized."""
-    return stabilize(fuse(lower(parse(source), frozenset(whole))).snapshots[-1])
+    return safe(fuse(lower(parse(source), frozenset(whole))).snapshots[-1])
 
 
 def masks(program: Program) -> list[str]:
@@ -84,7 +84,7 @@ def test_random_programs_mean_the_same_on_padded_tiles() -> None:
         arrays = random_arrays(source, sizes, seed)
         exact = meaning.evaluate(source, arrays)
         derivation = fuse(lower(source, whole_dimensions(source, sizes, {})))
-        program = stabilize(derivation.snapshots[-1])
+        program = safe(derivation.snapshots[-1])
         outputs = interpret(mask(program), arrays, sizes, tiles, padding=0.0).outputs
         for name, array in exact.items():
             np.testing.assert_allclose(outputs[name], array, rtol=1e-9, atol=1e-10, err_msg=f"seed {seed}\n{text}")

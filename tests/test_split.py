@@ -112,6 +112,11 @@ def test_chunks_are_reduced_in_parallel_and_combined_by_the_same_monoid(name: st
 def test_every_monoid_is_split(monoid: str) -> None:
     """Also after `stabilize`, where a pair is accumulated already."""
     pair = MONOIDS[monoid].has_scalar
+    scalars = range(MONOIDS[monoid].scalars if pair else 0)
+    payloads = range(MONOIDS[monoid].degree + 1)
+    names = [*(f"T{part}" for part in scalars), *(f"R{part}" for part in payloads)]
+    typed = ", ".join(f"{name}: local f32(m)" for name in names)
+    values = ", ".join((*("t" for _ in scalars), *("s" for _ in payloads)))
     text = f"""program p
 dim m
 dim n
@@ -124,9 +129,9 @@ map m {{
     y: local f32(m, n) <- x
     t: local f32(m) = max[n](y)
     s: local f32(m) = {"sum" if monoid == "add" or pair else monoid}[n](y)
-    => {"T: local f32(m), " if pair else ""}R: local f32(m) = {monoid}({"t, " if pair else ""}s)
+    => {typed} = {monoid}({values})
   }}
-  => S: slow f32[m](m) = stack(R)
+  => S: slow f32[m](m) = stack(R0)
 }}
 output S = S
 """

@@ -207,6 +207,12 @@ class _Interpreter:
         array = value.tile.array[tuple(slices.get(axis, slice(None)) for axis in axes)]
         return Tile(axes, self.filled(array, self.shape(axes, slices)))
 
+    def read_again(self, tile: Tile, blocks: Blocks) -> Tile:
+        """A stored tile as it is read: behind the ends of its dimensions there is padding, whatever was computed."""
+        ends = {axis: slice(0, self.sizes[axis] - blocks[axis].start) for axis in tile.axes if axis in blocks}
+        kept = tuple(ends.get(axis, slice(None)) for axis in tile.axes)
+        return Tile(tile.axes, self.filled(tile.array[kept], tile.array.shape))
+
     def filled(self, array: Array, shape: tuple[int, ...]) -> Array:
         """The array, filled up behind its ends to a shape."""
         if array.shape == shape:
@@ -373,7 +379,10 @@ class _Interpreter:
             index = block.start // self.tiles[node.dim]
             inner = dict(captured)
             for port in node.ports:
-                element = inner[port.name] = self.peel(environment[port.source], node.dim, index)
+                element = self.peel(environment[port.source], node.dim, index)
+                if isinstance(element, Tile) and self.padding is not None:
+                    element = self.read_again(element, {**blocks, node.dim: block})
+                inner[port.name] = element
                 if isinstance(element, Tile) and port.name in body_uses:
                     self.loads[port.source] += self.bytes(element, port.source)
             self.graph(node.body, inner, {**blocks, node.dim: block}, inside)

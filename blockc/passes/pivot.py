@@ -86,11 +86,17 @@ def cancels(program: Program) -> str:
         elif definition.op == "add":
             parts = [_product(arg, table) for arg in definition.args]
             moved = next((name for part in parts for name in part if name in found.pivots), None)
-            if moved and any(
-                name in links and name not in table for part in parts if moved not in part for name in part
-            ):
+            others = [name for part in parts if moved not in part for name in part]
+            if moved and any(_is_plain_sum(name, links, table, plain) for name in others):
                 return f"`{definition.name}` adds a sum that has no pivot to a multiple of `{moved}`"
     return ""
+
+
+def _is_plain_sum(name: str, links: Mapping[str, str], table: Mapping[str, Apply], plain: set[str]) -> bool:
+    """True for what a loop adds up, or an element of a list of such sums."""
+    while name in links and name not in table and name not in plain:
+        name = links[name]
+    return name in plain
 
 
 def _product(operand: Operand, table: Mapping[str, Apply]) -> tuple[str, ...]:
