@@ -181,7 +181,7 @@ def verify_way(request: Request, whole: frozenset[str], say: Say) -> Verified:
     say("fusing")
     try:
         derivation = driver.with_chunks(fuse.fuse(unfused), request.split)
-    except (VerifyError, fuse.FuseError) as error:
+    except VerifyError as error:
         return Verified(kept, sizes, tiles, (broken(error),), (), "")
     tiles = in_chunks.chunk_tiles(derivation, sizes, tiles, request.split, tiles)
     setting = settle(program, sizes, tiles)
@@ -190,7 +190,7 @@ def verify_way(request: Request, whole: frozenset[str], say: Say) -> Verified:
     return Verified(kept, sizes, tiles, steps, snapshots, derivation.stopped)
 
 
-def broken(error: VerifyError | fuse.FuseError) -> CheckedStep:
+def broken(error: VerifyError) -> CheckedStep:
     """The step at which the derivation ended because a rule broke its promise."""
     rule = getattr(error, "rule", "") or "fuse"
     return CheckedStep("?", rule, "-", (), None, None, Verdict(0, 0, 0), " ".join(str(error).split()))

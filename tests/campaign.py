@@ -37,12 +37,12 @@ from blockc.ir.verify import VerifyError
 from blockc.language import parse
 from blockc.meaning import evaluate
 from blockc.passes.choose import safe
-from blockc.passes.fuse import Budget, FuseError
+from blockc.passes.fuse import Budget
 from blockc.passes.rules import ALL_RULES, ASKED_RULES, EMISSION_RULES, RULES, SNAPSHOT_RULES
 from blockc.passes.split import split
 
 # Whatever a fault of ours may raise.
-FINDINGS = (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, FuseError, VerifyError)
+FINDINGS = (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, VerifyError)
 TOGETHER = 20  # seeds in one piece of work
 CHUNK = 2  # blocks in a chunk of a split loop
 

@@ -41,10 +41,6 @@ class Budget:
     seconds: float = 60.0
 
 
-class FuseError(Exception):
-    """A rule broke its promise: a fault of ours."""
-
-
 def fuse(program: Program, budget: Budget | None = None) -> Derivation:
     """The derivation from the unfused program. Overrunning a budget keeps the last verified snapshot and says so.
 
@@ -236,7 +232,9 @@ class _Run:
             error.rule = rule.name
             raise
         if rule in RULES and not decreases(program, result):
-            raise FuseError(f"{rule.name} at {', '.join(match.at)} does not decrease the measure")
+            self.stopped = (
+                f"{rule.name} at {', '.join(match.at)} does not decrease the measure"  # right, but may not end
+            )
         span = span_of(program, match)
         self.steps.append(Step(self.snapshot, rule.name, rule.paper, match.at, span, program, result))
         program.forget()

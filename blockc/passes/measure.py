@@ -19,7 +19,7 @@ from blockc.ir.block import (
     count_reduces,
     walk,
 )
-from blockc.ir.decisions import Match
+from blockc.ir.decisions import Match, Refusal
 from blockc.passes.rules import (
     distribute_reduction,
     split_exponential,
@@ -81,11 +81,16 @@ def _leaving(program: Program) -> Part:
     loses a single scale, since each of its groups may have a scale again."""
     behind = _reductions_behind(program)
     rules = (swap_scale_and_contraction.match, swap_shift_and_contraction.match, distribute_reduction.match)
-    found = [[place.at[0] for place in rule(program, None) if isinstance(place, Match)] for rule in rules]
+    found = [[place.at[0] for place in rule(program, None) if counts(place)] for rule in rules]
     opened = [*found[1], *(name for name in found[2] if distribute_reduction.opens_sum(program, name))]
     scaled = [*found[0], *(name for name in found[2] if name not in opened)]
     weights = [*(2 * behind[name] + 1 for name in opened), *(2 * behind[name] for name in scaled)]
     return tuple(sorted(weights, reverse=True))
+
+
+def counts(place: Match | Refusal) -> bool:
+    """True for a match, and for a refusal that a change in another loop may take away."""
+    return isinstance(place, Match) or place.reason == "needed_elsewhere"
 
 
 def _reductions_behind(program: Program) -> dict[str, int]:

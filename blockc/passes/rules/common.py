@@ -222,6 +222,7 @@ class Writer:
     """Collects new tile operators, in order, under fresh names."""
 
     def __init__(self, program: Program) -> None:
+        self.program = program
         self.fresh = Fresh(program)
         self.out: list[Definition] = []
 
@@ -234,9 +235,17 @@ class Writer:
         self.out.append(apply)
         return apply.name
 
+    def widened(self, like: Apply, rest: Operand) -> Operand:
+        """An operand of a contraction with all the dimensions that are contracted."""
+        kinds = [self.program.types.get(name) for name in operand_names((rest,))]
+        axes = {axis for kind in kinds if kind is not None for axis in kind.axes}
+        missing = tuple(dim for dim in like.dims if dim not in axes)
+        return self.put(like, "broadcast", (rest,), missing) if missing and None not in kinds else rest
+
     def contraction(self, like: Apply, rests: tuple[Operand, ...]) -> Operand:
         """A contraction over the dimensions of another one: a sum if it has one operand, and the extent of the tile if
         it has none."""
+        rests = tuple(self.widened(like, rest) for rest in rests)
         match rests:
             case ():
                 return self.put(like, "sum", (self.put(like, "broadcast", (ONE,), like.dims),), like.dims)
