@@ -94,8 +94,6 @@ PENDING: dict[str, dict[str, str]] = {
         "large features": "expectation unnormalised",
     },
     "layernorm_matmul": {
-        "m d": "weights_centred",
-        "m d n": "weights_centred",
         "small features": "bias_in_sum",
         "large features": "bias_in_sum weights_centred",
     },

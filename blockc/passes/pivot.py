@@ -66,6 +66,7 @@ def cancels(program: Program) -> str:
     """
     found = pivot(program)
     table, links = found.program.facts.applies, found.program.facts.links
+    moved = {name: name for name in found.pivots}  # what a pivot is in, with that pivot
     plain = {
         name
         for node in walk(found.program.body)
@@ -78,17 +79,22 @@ def cancels(program: Program) -> str:
         if not isinstance(definition, Apply):
             continue
         names = set(operand_names(definition.args))
+        if definition.op in ("add", "mul") and names & moved.keys():
+            moved[definition.name] = moved[min(names & moved.keys())]
         if definition.op == "mul":
             inverses = {name: table[name].args[0] for name in names if name in table and table[name].op == "recip"}
             for name, of in inverses.items():
                 if of in names and any(_is_logarithm(other, table, plain) for other in names - {name, of}):
                     return f"`{definition.name}` multiplies `{of}` by its reciprocal"
         elif definition.op == "add":
-            parts = [_product(arg, table) for arg in definition.args]
-            moved = next((name for part in parts for name in part if name in found.pivots), None)
-            others = [name for part in parts if moved not in part for name in part]
-            if moved and any(_is_plain_sum(name, links, table, plain) for name in others):
-                return f"`{definition.name}` adds a sum that has no pivot to a multiple of `{moved}`"
+            pivots = [
+                next((moved[name] for name in operand_names((arg,)) if name in moved), "") for arg in definition.args
+            ]
+            others = [arg for arg, name in zip(definition.args, pivots, strict=True) if not name]
+            if names & moved.keys() and any(
+                _is_plain_sum(name, links, table, plain) for arg in others for name in _product(arg, table)
+            ):
+                return f"`{definition.name}` adds a sum that has no pivot to a multiple of `{max(pivots)}`"
     return ""
 
 
@@ -441,9 +447,20 @@ def _enclosing(program: Program, path: Path) -> list[Map]:
     return result
 
 
-def _key(like: Apply, operands: tuple[Operand, ...]) -> tuple[object, ...]:
-    """What a sum is of, whatever the order of the factors."""
-    return (tuple(sorted(like.dims)), tuple(sorted(map(repr, operands))))
+def _key(like: Apply, operands: tuple[Operand, ...], table: Mapping[str, Apply]) -> tuple[object, ...]:
+    """What a sum is of, whatever the order of the factors and the names of their products."""
+    factors = (factor for operand in operands for factor in _named_factors(operand, table))
+    return (tuple(sorted(like.dims)), tuple(sorted(map(repr, factors))))
+
+
+def _named_factors(operand: Operand, table: Mapping[str, Apply]) -> tuple[Operand, ...]:
+    """The factors of a value, those of products with a name too."""
+    apply = table.get(operand) if isinstance(operand, str) else None
+    if apply is not None and apply.op == "mul":
+        return tuple(factor for arg in apply.args for factor in _named_factors(arg, table))
+    if isinstance(operand, Expression) and operand.op == "mul":
+        return tuple(factor for arg in operand.args for factor in _named_factors(arg, table))
+    return (operand,)
 
 
 class _Symbols:
@@ -482,11 +499,11 @@ class _Symbols:
         for output in self.attempt.node.outputs:
             if output not in moved and _is_sum(self.attempt.node, output, self.program.facts.applies):
                 apply = self.program.facts.applies[output.values[0]]
-                self.totals.setdefault(_key(apply, apply.args), self.atom(output.names[0]))
+                self.totals.setdefault(_key(apply, apply.args, self.program.facts.applies), self.atom(output.names[0]))
 
     def total(self, total: _Sum, terms: tuple[tuple[Operand, ...], ...]) -> sympy.Expr:
         """What terms add up to: a multiple of a known sum, the number of elements, or a symbol."""
-        keys = {_key(total.like, rests) for rests in terms}
+        keys = {_key(total.like, rests, self.program.facts.applies) for rests in terms}
         if not keys:
             return self.sympy.Integer(0)
         if len(keys) > 1:
