@@ -95,7 +95,7 @@ PENDING: dict[str, dict[str, str]] = {
     },
     "layernorm_matmul": {
         "small features": "bias_in_sum",
-        "large features": "bias_in_sum weights_centred",
+        "large features": "bias_in_sum",
     },
     "masked_attention": {
         "h m n d e": "logarithm_of_masked open_minus_closed product_masked weights_masked weights_multiplied",
