@@ -496,3 +496,14 @@ def test_an_entropy_of_probabilities_that_are_stored_too_decreases_the_measure()
 }
 """
     assert fuse(lower(parse(source), frozenset())).complete
+
+
+def test_an_exponent_that_waits_for_two_loops_is_split_at_once() -> None:
+    source = """program p(A: f32[b, n], X: f32[b, h]) -> O: f32[b] {
+    T = dot[b](dot[n](A, A), dot[n](A, A)) - X
+    E = exp(T - max[h](T))
+    O = dot[h](E, E)
+}
+"""
+    derivation = fuse(lower(parse(source), frozenset()))
+    assert derivation.complete and [step.rule for step in derivation.steps].count("split_exponential") == 1

@@ -199,10 +199,14 @@ def terms(
     Only definitions that `inside` accepts are looked through, `depth` operators deep; others stand for themselves, and
     so does a product that would become more than `MOST_TERMS` terms.
     """
-    apply = applies.get(operand) if isinstance(operand, str) and depth > 0 and inside(operand) else None
+    apply: Apply | Expression | None = None
+    if isinstance(operand, Expression):
+        apply = operand if any(operand_names((operand,))) else None
+    elif isinstance(operand, str) and depth > 0 and inside(operand):
+        apply = applies.get(operand)
     if apply is None or apply.op not in ("add", "mul"):
         return ((operand,),)
-    opened = [terms(arg, inside, applies, depth - 1) for arg in apply.args]
+    opened = [terms(arg, inside, applies, depth - isinstance(operand, str)) for arg in apply.args]
     if apply.op == "add":
         return tuple(term for part in opened for term in part)
     if math.prod(len(part) for part in opened) > MOST_TERMS:

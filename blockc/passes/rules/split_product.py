@@ -2,6 +2,7 @@
 
 `log(a * c)` becomes `log(a) + log(c)`, the same for roots, where c is never negative and is known
 only after another loop over a dimension of this one. What c gives can then leave the loop (rules 4 and 5).
+Where loops are nested, what waits for each of them becomes a term of its own at once.
 
     map n {
       x: local f32(m, n) <- X
@@ -67,12 +68,14 @@ def rewrite(program: Program, match: Match) -> Program:
     assert isinstance(node, Apply) and isinstance(node.args[0], str)
     factors = applies(program)[node.args[0]].args
     blocks = Blocking.of(enclosing(program, match.path), upstream_reductions(program))
-    moved = [factor for factor in factors if blocks(factor) and is_positive(program, factor)]
-    kept: list[Operand] = [factor for factor in factors if factor not in moved]
+    apart: dict[str, list[Operand]] = {"": []}  # by the outermost map that waits for them
+    for factor in factors:
+        waiting = next(blocks.kept_apart(factor), None) if is_positive(program, factor) else None
+        apart.setdefault("" if waiting is None else waiting.defines[0], []).append(factor)
     write = Writer(program)
     parts = tuple(
         write.put(node, node.op, (write.named(node, operand),))
-        for operand in (product(kept), product(list(moved)))
+        for operand in map(product, apart.values())
         if operand is not None
     )
     split = Apply(node.name, OPERATORS[node.op].of_product, parts, (), node.dtype, node.span)
