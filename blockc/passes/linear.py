@@ -21,37 +21,61 @@ ONE = Constant(1)
 ZERO = Constant(0.0)
 DEEPEST = 12  # operators that are looked through
 MOST_TERMS = 64  # that one product may become
+LONGEST = 128  # operands of a sum or product that is still taken apart: x * x, twenty times over, has a million factors
+LARGEST = 1024  # operands of what one value may become where sums and products are opened
+
+Factored = tuple[tuple[Operand, ...], Operand | None]  # scales, and what remains, None if that is 1
 
 
-def factor_out(
-    operand: Operand, invariant: Invariant, applies: Mapping[str, Apply], depth: int = DEEPEST
-) -> tuple[tuple[Operand, ...], Operand | None]:
+def size(*operands: Operand | None) -> int:
+    """How many operands there are in the expressions, those that occur several times counted each time."""
+    return sum(size(*operand.args) if isinstance(operand, Expression) else 1 for operand in operands)
+
+
+def factor_out(operand: Operand, invariant: Invariant, applies: Mapping[str, Apply]) -> Factored:
     """The scales of an operand and what remains, None if that is 1.
 
-    Looks through products, and through sums for scales that all terms share, `depth` operators deep. New products and
-    sums in the rest are `Expression`s, which the caller turns into operators.
+    Looks through products, and through sums for scales that all terms share, `DEEPEST` operators deep; what would
+    become larger than `LARGEST` stays as it is. New products and sums in the rest are `Expression`s, which the caller
+    turns into operators.
     """
+    return _factored(operand, invariant, applies, DEEPEST, {})
+
+
+def _factored(
+    operand: Operand,
+    invariant: Invariant,
+    applies: Mapping[str, Apply],
+    depth: int,
+    known: dict[tuple[Operand, int], Factored],
+) -> Factored:
+    """`factor_out` of a value that many may be made of: it is looked at once at each depth."""
     if invariant(operand) and operand != ONE:
         return (operand,), None
     apply = applies.get(operand) if isinstance(operand, str) and depth > 0 else None
     if apply is None:
         return (), operand
-    if apply.op == "mul":
-        scales: list[Operand] = []
-        rests: list[Operand] = []
-        for arg in apply.args:
-            inner, rest = factor_out(arg, invariant, applies, depth - 1)
-            scales.extend(inner)
-            rests.extend(() if rest is None else (rest,))
-        return tuple(scales), product(rests) if scales else operand
-    values = linear_in(apply)
-    if apply.op == "mul" or not values:
-        return (), operand
-    parts = {arg: factor_out(arg, invariant, applies, depth - 1) for arg in values if arg != ZERO}
-    common = shared_factors([scales for scales, _ in parts.values()]) if parts else ()
+    if (operand, depth) not in known:
+        parts = {arg: _factored(arg, invariant, applies, depth - 1, known) for arg in linear_in(apply)}
+        scales, rest = _of_product(apply, parts) if apply.op == "mul" else _of_sum(apply, parts)
+        known[operand, depth] = (scales, rest) if scales and size(*scales, rest) <= LARGEST else ((), operand)
+    return known[operand, depth]
+
+
+def _of_product(apply: Apply, parts: Mapping[Operand, Factored]) -> Factored:
+    """The scales of all factors."""
+    scales = tuple(scale for arg in apply.args for scale in parts[arg][0])
+    return scales, product([rest for arg in apply.args if (rest := parts[arg][1]) is not None])
+
+
+def _of_sum(apply: Apply, parts: Mapping[Operand, Factored]) -> Factored:
+    """The scales that all terms share."""
+    terms = {arg: part for arg, part in parts.items() if arg != ZERO}
+    common = shared_factors([scales for scales, _ in terms.values()]) if terms else ()
     if not common:
-        return (), operand
-    left = {arg: product(_less(scales, common), rest) or Constant(1.0) for arg, (scales, rest) in parts.items()}
+        return (), apply.name
+    left = {arg: product(_less(scales, common), rest) or Constant(1.0) for arg, (scales, rest) in terms.items()}
+    values = linear_in(apply)
     unchanged = apply.args[: len(apply.args) - len(values)]
     return common, Expression(apply.op, (*unchanged, *(left.get(arg, arg) for arg in values)))
 
@@ -98,9 +122,12 @@ class Opening:
     known: dict[Operand, tuple[Group, ...] | None] = field(default_factory=dict)
 
     def groups(self, operand: Operand, depth: int = DEEPEST) -> tuple[Group, ...] | None:
-        """The operand as a sum of groups with different scales; None if that is too deep or has too many terms."""
+        """The operand as a sum of groups with different scales; None if that is too deep, or has too many terms or
+        too large ones."""
         if operand not in self.known:
-            self.known[operand] = self.opened(operand, depth)
+            found = self.opened(operand, depth)
+            large = found is not None and sum(map(_size, found)) > LARGEST
+            self.known[operand] = None if large else found
         return self.known[operand]
 
     def opened(self, operand: Operand, depth: int) -> tuple[Group, ...] | None:
@@ -134,10 +161,14 @@ def _chosen(group: Group, condition: Operand, branch: int) -> Group:
 
 
 def products(parts: Sequence[tuple[Group, ...]]) -> tuple[Group, ...] | None:
-    """The product of sums of groups; None if it has too many terms."""
-    if math.prod(map(len, parts)) > MOST_TERMS:
+    """The product of sums of groups; None if it has too many terms or too large ones."""
+    if math.prod(map(len, parts)) > MOST_TERMS or sum(max(map(_size, part)) for part in parts) > LARGEST:
         return None
     return collected(multiplied(chosen) for chosen in pairs(*parts))
+
+
+def _size(group: Group) -> int:
+    return size(*group.scales, group.rest)
 
 
 def multiplied(chosen: tuple[Group, ...]) -> Group:
@@ -191,14 +222,26 @@ def product(factors: list[Operand], last: Operand | None = None) -> Operand | No
     return Expression("mul", tuple(all_factors))
 
 
-def terms(
-    operand: Operand, inside: Invariant, applies: Mapping[str, Apply], depth: int = DEEPEST
-) -> tuple[tuple[Operand, ...], ...]:
+Terms = tuple[tuple[Operand, ...], ...]
+
+
+def terms(operand: Operand, inside: Invariant, applies: Mapping[str, Apply]) -> Terms:
     """An operand as a sum of products, each a tuple of factors: sums are opened, and products distributed over them.
 
-    Only definitions that `inside` accepts are looked through, `depth` operators deep; others stand for themselves, and
-    so does a product that would become more than `MOST_TERMS` terms.
+    Only definitions that `inside` accepts are looked through, `DEEPEST` operators deep; others stand for themselves,
+    and so does what would become more than `MOST_TERMS` terms or larger than `LARGEST`.
     """
+    return _terms(operand, inside, applies, DEEPEST, {})
+
+
+def _terms(
+    operand: Operand,
+    inside: Invariant,
+    applies: Mapping[str, Apply],
+    depth: int,
+    known: dict[tuple[Operand, int], Terms],
+) -> Terms:
+    """`terms` of a value that many may be made of: it is looked at once at each depth."""
     apply: Apply | Expression | None = None
     if isinstance(operand, Expression):
         apply = operand if any(operand_names((operand,))) else None
@@ -206,12 +249,19 @@ def terms(
         apply = applies.get(operand)
     if apply is None or apply.op not in ("add", "mul"):
         return ((operand,),)
-    opened = [terms(arg, inside, applies, depth - isinstance(operand, str)) for arg in apply.args]
-    if apply.op == "add":
-        return tuple(term for part in opened for term in part)
-    if math.prod(len(part) for part in opened) > MOST_TERMS:
-        return ((operand,),)
-    result: tuple[tuple[Operand, ...], ...] = ((),)
-    for part in opened:
+    if (operand, depth) not in known:
+        below = depth - isinstance(operand, str)
+        opened = [_terms(arg, inside, applies, below, known) for arg in apply.args]
+        found = tuple(term for part in opened for term in part) if apply.op == "add" else _distributed(opened)
+        known[operand, depth] = found if found and sum(map(len, found)) <= LARGEST else ((operand,),)
+    return known[operand, depth]
+
+
+def _distributed(parts: list[Terms]) -> Terms:
+    """The terms of a product of sums; none if they are too many or too large."""
+    if math.prod(map(len, parts)) > MOST_TERMS or sum(max(map(len, part)) for part in parts) > LARGEST:
+        return ()
+    result: Terms = ((),)
+    for part in parts:
         result = tuple((*left, *right) for left in result for right in part)
     return result

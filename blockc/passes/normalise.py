@@ -38,9 +38,9 @@ from blockc.ir.block import (
 from blockc.ir.dtypes import is_float
 from blockc.ir.ops import OPERATORS, result_dtype
 from blockc.passes.leaves import MINUS_ONE, ONE, as_leaf, fold, folded, number_product
+from blockc.passes.linear import LONGEST
 
 DEEPEST = 16  # operators composed into one number
-LONGEST = 128  # operands of a sum or product that is still taken apart: x * x, twenty times over, has a million factors
 FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
 
 
@@ -491,7 +491,8 @@ class _Normaliser:
             return None
         match apply.op, apply.args:
             case "mul", factors:
-                return self.make("mul", *(self.make("recip", factor) for factor in factors))
+                inverse = {factor: self.make("recip", factor) for factor in dict.fromkeys(factors)}
+                return self.make("mul", *(inverse[factor] for factor in factors))
             case "recip", (inner,):
                 return inner
             case "sqrt", (inner,):

@@ -12,8 +12,10 @@ No pattern is involved: any value in the loop may be the x. Source: design, sect
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from blockc.ir.block import (
@@ -38,7 +40,7 @@ from blockc.ir.block import (
     walk,
 )
 from blockc.passes.leaves import as_leaf, fold
-from blockc.passes.linear import ONE, Opening, product, reaches
+from blockc.passes.linear import MOST_TERMS, ONE, Opening, product, reaches
 from blockc.passes.normalise import normalise, prune
 from blockc.passes.rules.common import Term, Writer, contraction
 
@@ -449,18 +451,22 @@ def _enclosing(program: Program, path: Path) -> list[Map]:
 
 def _key(like: Apply, operands: tuple[Operand, ...], table: Mapping[str, Apply]) -> tuple[object, ...]:
     """What a sum is of, whatever the order of the factors and the names of their products."""
-    factors = (factor for operand in operands for factor in _named_factors(operand, table))
-    return (tuple(sorted(like.dims)), tuple(sorted(map(repr, factors))))
+    known: dict[Operand, Counter[str]] = {}
+    factors = sum((_named_factors(operand, table, known) for operand in operands), Counter[str]())
+    return (tuple(sorted(like.dims)), tuple(sorted(factors.items())))
 
 
-def _named_factors(operand: Operand, table: Mapping[str, Apply]) -> tuple[Operand, ...]:
-    """The factors of a value, those of products with a name too."""
-    apply = table.get(operand) if isinstance(operand, str) else None
-    if apply is not None and apply.op == "mul":
-        return tuple(factor for arg in apply.args for factor in _named_factors(arg, table))
-    if isinstance(operand, Expression) and operand.op == "mul":
-        return tuple(factor for arg in operand.args for factor in _named_factors(arg, table))
-    return (operand,)
+def _named_factors(operand: Operand, table: Mapping[str, Apply], known: dict[Operand, Counter[str]]) -> Counter[str]:
+    """How often each factor occurs in a value, those of products with a name too."""
+    apply = table.get(operand) if isinstance(operand, str) else operand
+    if not isinstance(apply, Apply | Expression) or apply.op != "mul":
+        return Counter((repr(operand),))
+    if operand not in known:
+        known[operand] = Counter()
+        for arg, times in Counter(apply.args).items():
+            for factor, count in _named_factors(arg, table, known).items():
+                known[operand][factor] += count * times
+    return known[operand]
 
 
 class _Symbols:
@@ -551,7 +557,8 @@ class _Symbols:
             case "add":
                 return self.sympy.Add(*args)
             case "mul":
-                return self.sympy.Mul(*args)
+                sums = [count for count in map(self.expanded, args) if count > 1]
+                return self.sympy.Mul(*args) if len(sums) < 2 or prod(sums) <= MOST_TERMS else None
             case "recip" | "log":
                 single = self.normal(args[0])
                 if isinstance(single, self.sympy.Add) or single.has(self.sympy.log):
@@ -559,6 +566,13 @@ class _Symbols:
                 return 1 / single if apply.op == "recip" else self.sympy.log(single)
             case _:
                 return None
+
+    def expanded(self, expression: sympy.Expr) -> int:
+        """A bound on the number of terms of the polynomial normal form."""
+        if expression.is_Pow and expression.exp.is_Integer:
+            return int(self.expanded(expression.base) ** abs(expression.exp))
+        counts = map(self.expanded, expression.args)
+        return sum(counts) if expression.is_Add else prod(counts) if expression.is_Mul else 1
 
     def of(self, operand: Operand) -> sympy.Expr:
         match operand:
