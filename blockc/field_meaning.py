@@ -21,6 +21,7 @@ from blockc.ir.block import Program
 from blockc.ir.interpret import interpret
 from blockc.ir.prime_field import FIELD
 from blockc.ir.residues import Verdict, compare, encode, random_numbers
+from blockc.ir.sharing import Shared
 
 Array = NDArray[Any]
 
@@ -59,9 +60,13 @@ def judge(
     sizes: Mapping[str, int],
     tiles: Mapping[str, int],
     expected: Mapping[str, Array],
+    shared: Shared | None = None,
 ) -> Verdict:
-    """How a block program, interpreted in the field, agrees with the outputs `expected`, all of them together."""
-    outputs = interpret(program, arrays, sizes, tiles, arithmetic=FIELD).outputs
+    """How a block program, interpreted in the field, agrees with the outputs `expected`, all of them together.
+
+    With `shared`, the programs of one derivation take over what earlier ones have computed from the same arrays.
+    """
+    outputs = interpret(program, arrays, sizes, tiles, arithmetic=FIELD, shared=shared).outputs
     return sum((compare(outputs[name], array) for name, array in expected.items()), Verdict(0, 0, 0))
 
 

@@ -307,7 +307,8 @@ def _parser() -> lark.Lark:
 
 
 def _tokens(source: str) -> list[lark.Token]:
-    return list(_parser().lex(source))
+    start = _parser().parse_interactive(source)  # `Lark.lex` would build another lexer
+    return list(start.lexer_thread.lex(start.parser_state))  # type: ignore[no-untyped-call]
 
 
 def _parse(tokens: list[lark.Token], source: str, filename: str) -> syntax.File:

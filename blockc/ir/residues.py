@@ -66,10 +66,8 @@ def random_numbers(shape: tuple[int, ...], generator: np.random.Generator) -> Ar
 
 def build(p: Any, q: Any, marks: Any, sign: Any) -> Array:
     """Numbers of their parts. Infinities have residues 0; what is infinite and lost is lost."""
-    parts = np.broadcast_arrays(p, q, marks, sign)
-    result = np.empty(parts[0].shape, NUMBER)
-    for name, part in zip(("p", "q", "marks", "sign"), parts, strict=True):
-        result[name] = part
+    result = np.empty(np.broadcast(p, q, marks, sign).shape, NUMBER)
+    result["p"], result["q"], result["marks"], result["sign"] = p, q, marks, sign
     return result
 
 

@@ -60,16 +60,16 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
 
 def read_counts(program: Program) -> Counter[str]:
     """How often each name is read, anywhere."""
-    counts = Counter(result.value for result in program.outputs)
+    reads = [result.value for result in program.outputs]
     for definition in walk(program.body):
         if isinstance(definition, Map):
-            counts.update(port.source for port in definition.ports)
-            counts.update(value for output in definition.outputs for value in output.values)
+            reads += [port.source for port in definition.ports]
+            reads += [value for output in definition.outputs for value in output.values]
         elif isinstance(definition, Apply):
-            counts.update(operand_names(definition.args))
+            reads += operand_names(definition.args)
         else:
-            counts.update(definition.uses)
-    return counts
+            reads += definition.uses
+    return Counter(reads)
 
 
 def rewrite(program: Program, match: Match) -> Program:
