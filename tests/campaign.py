@@ -60,14 +60,16 @@ class Outcome:
 def everything(case: Case, derivation: Derivation, seen: Seen) -> Iterator[tuple[str, Program]]:
     """Every program that may come of a case, with what made it: all that `programs` has, each step of composition, and
     every loop cut into chunks. What occurs is noted in `seen`."""
-    yield from programs(case, derivation)
+    for stage, program in programs(case, derivation):
+        yield stage, program
+        if stage.endswith(", stable"):
+            composed = program  # in the end that of the last snapshot
     divided = split(derivation, set(case.sizes))
     for step in divided.steps[len(derivation.steps) :]:
         yield f"{step.rule} at {', '.join(step.at)}", step.after
     yield "split, stable", safe(divided.snapshots[-1])
     seen.rules.update(step.rule for step in divided.steps)
     seen.refusals.update((refusal.rule, refusal.reason) for refusal in divided.refusals)
-    composed = safe(derivation.snapshots[-1])
     for rule, program in compose_steps(composed):
         seen.rules[rule] += 1
         yield f"composition: {rule}", program

@@ -291,7 +291,9 @@ def main() -> int:
 def jobs(only: str) -> Iterator[tuple[str, Subject, Family, int]]:
     """Every program, family and float input of a campaign."""
     programs = ordinary({**SOFTMAX_LIKE, **OTHERS, **CENTRED})
-    programs |= {f"{name}, {dtype}": one for dtype in ("f32", "f16", "bf16", "f64") for name, one in examples(dtype)}
+    programs |= {
+        f"{name}, {dtype}": one for dtype in ("f32", "f16", "bf16", "f64") for name, one in examples(dtype).items()
+    }
     for name, subject in programs.items():
         real = [argument for argument in subject.array_program.inputs if is_float(argument.dtype)]
         families = (*FAMILIES, *MEANS) if name in CENTRED else FAMILIES

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ class Subject:
     @property
     def array_program(self) -> ArrayProgram:
         """The checked program."""
-        return parse(self.source, "<subject>", self.program, self.dtype)
+        return checked(self.source, self.program, self.dtype)
+
+
+@cache
+def checked(source: str, name: str, dtype: str | None) -> ArrayProgram:
+    """A program of a text, checked."""
+    return parse(source, "<subject>", name, dtype)
 
 
 def subject(
@@ -45,7 +52,7 @@ def subject(
 ) -> Subject:
     """A subject with the sizes that are not given chosen as the compiler would."""
     name = program or program_names(source, "<subject>")[0]
-    parsed = parse(source, "<subject>", name, dtype)
+    parsed = checked(source, name, dtype)
     known = {dim.name for dim in parsed.dims}
     free = {dim.name for dim in parsed.dims if dim.size is None}
     chosen = default_sizes(parsed, {dim: size for dim, size in sizes.items() if dim in free})
@@ -53,16 +60,20 @@ def subject(
     return Subject(source, name, dtype, tuple(chosen.items()), tuple(cut.items()))
 
 
-def examples(dtype: str) -> Iterator[tuple[str, Subject]]:
+@cache
+def examples(dtype: str) -> Mapping[str, Subject]:
     """Every example program at ragged sizes, with outputs of 1,000 elements or more."""
     small = {"b": 1, "h": 2, "kv": 2, "g": 2, "n": 27, "v": 17, "z": 45, "k": 40, "d": 24, "e": 16}
+    found = {}
     for path in sorted(EXAMPLES.glob("*.blk")):
         text = path.read_text()
         for name in program_names(text, str(path)):
-            program = parse(text, str(path), name)
+            program = checked(text, name, None)
             rows = 37 if any(dim.name in ("b", "kv") for dim in program.dims) else 67
             rows = 1009 if all(len(result.argument.dims) == 1 for result in program.outputs) else rows
-            yield name, subject(text, {**small, "m": rows}, {**TILES, "m": 16, "n": 16, "e": 64}, name, dtype)
+            tiles = {**TILES, "m": 16, "n": 16, "e": 64}
+            found[name] = subject(text, {**small, "m": rows}, tiles, name, dtype)
+    return found
 
 
 # Programs over a row of numbers S, and others that the examples do not cover.
@@ -132,11 +143,14 @@ CENTRED = {
 
 def ordinary(programs: Mapping[str, str]) -> dict[str, Subject]:
     """Subjects at ragged sizes, with outputs of 1,000 elements or more."""
-    found = {}
-    for name, text in programs.items():
-        row = "O: f32[m] " in text
-        found[name] = subject(text, {"m": 1009, "n": 9, "d": 4} if row else {"m": 67, "n": 19, "e": 16, "d": 24})
-    return found
+    return {name: ordinary_subject(text) for name, text in programs.items()}
+
+
+@cache
+def ordinary_subject(text: str) -> Subject:
+    """One of them."""
+    row = "O: f32[m] " in text
+    return subject(text, {"m": 1009, "n": 9, "d": 4} if row else {"m": 67, "n": 19, "e": 16, "d": 24})
 
 
 # Special rows

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from blockc.ir.decisions import Derivation, Rule
 from blockc.ir.interpret import interpret
 from blockc.ir.prime_field import FIELD
 from blockc.ir.residues import Verdict, random_numbers
+from blockc.ir.sharing import Shared
 from blockc.language import parse
 from blockc.passes.normalise import normalise
 
@@ -41,9 +43,9 @@ def shapes(program: Program) -> list[tuple[dict[str, int], dict[str, int]]]:
     return [every[0], every[-1], *random.Random(program.name).sample(every[1:-1], MOST_SHAPES - 2)]
 
 
-def agreement(first: Program, second: Program) -> Verdict:
-    """How two block programs with the same inputs agree in the field, over small shapes."""
-    found = Verdict(0, 0, 0)
+def agreements(first: Program, others: Sequence[Program]) -> list[Verdict]:
+    """How block programs with the same inputs each agree with the first in the field, over small shapes."""
+    found = [Verdict(0, 0, 0) for _ in others]
     for number, (sizes, tiles) in enumerate(shapes(first)):
         arrays = {
             argument.name: random_numbers(
@@ -51,16 +53,17 @@ def agreement(first: Program, second: Program) -> Verdict:
             )
             for position, argument in enumerate(first.arguments)
         }
-        expected = interpret(first, arrays, sizes, tiles, arithmetic=FIELD).outputs
-        found += judge(second, arrays, sizes, with_chunks(second, tiles), expected)
+        shared = defaultdict[object, Shared](Shared)
+        expected = interpret(first, arrays, sizes, tiles, arithmetic=FIELD, shared=shared[first.dims]).outputs
+        for at, other in enumerate(others):
+            found[at] += judge(other, arrays, sizes, with_chunks(other, tiles), expected, shared[other.dims])
     return found
 
 
 @pytest.mark.parametrize(("rule", "example"), POSITIVE, ids=name_of)
 def test_rule_keeps_the_meaning_at_all_small_shapes(rule: Rule, example: Example) -> None:
     before, after = complete(example.before, example.after)
-    for result in (applied(rule, before), after, normalise(before)):
-        found = agreement(before, result)
+    for found in agreements(before, (applied(rule, before), after, normalise(before))):
         assert found.equal > 0 and found.different == 0, found
 
 
@@ -76,9 +79,9 @@ def checked(case: Case, derivation: Derivation) -> Verdict:
     """How the last program of a derivation agrees with the text; AssertionError if one on the way differs."""
     arrays = random_inputs(case.program, case.sizes, case.seed)
     expected = evaluate(case.program, arrays, case.sizes)
-    found = Verdict(0, 0, 0)
+    found, shared = Verdict(0, 0, 0), Shared()
     for stage, program in steps(case, derivation):
-        found = judge(program, arrays, case.sizes, case.tiles, expected)
+        found = judge(program, arrays, case.sizes, case.tiles, expected, shared)
         assert found.different == 0, f"{stage}: {found}\n{case.reproduction()}"
     return found
 

@@ -51,7 +51,7 @@ from blockc.passes.lower import lower
 from blockc.passes.stabilize import stabilize
 
 BY_NAME = {family.name: family for family in (*FAMILIES, *MEANS)}
-EXAMPLES = dict(examples("f32"))
+EXAMPLES = examples("f32")
 LOGITS = ("std 1000", "near -1e4", "an outlier")
 BETWEEN = ("std 10", "std 100")  # logits that are neither ordinary nor extreme: for a few programs, and in campaigns
 
@@ -75,7 +75,7 @@ def test_examples(name: str, family: Family) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_other_types(name: str, dtype: str) -> None:
     for family in named(("N(0, 1)", "near the f16 maximum") if dtype == "f16" else ("N(0, 1)",)):
-        assert not failures(judge(dict(examples(dtype))[name], family)), family.name
+        assert not failures(judge(examples(dtype)[name], family)), family.name
 
 
 @pytest.mark.parametrize("family", named(BETWEEN), ids=lambda family: family.name)
