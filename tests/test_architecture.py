@@ -84,7 +84,7 @@ def layered(module: Module) -> Iterator[str]:
 
 OWNERS = {
     "networkx": ("blockc.ir.graph",),
-    "sympy": ("blockc.passes.cost", "blockc.passes.pivot", "blockc.explain"),
+    "sympy": ("blockc.passes.cost", "blockc.passes.pivot_attempt", "blockc.passes.pivot_symbols", "blockc.explain"),
     "click": ("blockc.cli", "blockc.options"),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),
 }
