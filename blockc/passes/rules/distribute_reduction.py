@@ -3,6 +3,9 @@
 The loop no longer needs the factor, which may come from an earlier loop over the same dimension. A sum of several
 groups with different factors becomes one accumulated sum for each group, if a factor comes from such a loop.
 
+One condition is a choice, without which the rule is right too: with `needed_elsewhere` the loops would stay apart, and
+the opened sums cancel more than the sum that was written.
+
     map n {
       x: local f32(m, n) <- X
       s: local f32(m) = sum[n](x)

@@ -3,6 +3,9 @@
 The list need not leave local memory any more, but the work is repeated in every iteration of those maps. Each use is a
 snapshot of its own: whether the exchange pays is for the machine to decide.
 
+Two conditions are a choice, without which the rule is right too: with `needs_mapped_value` the copy would read a list
+whole in every iteration of a map over its blocks, and with `reads_more` one kernel less would cost more bytes.
+
     map n {
       x: local f32(m, n) <- X
       y: local f32(m, n) = exp(x)

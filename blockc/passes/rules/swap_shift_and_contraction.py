@@ -4,6 +4,9 @@ Each group of terms with the same factors becomes a contraction of its own, and 
 computes the term and this one are no longer kept apart: the mean that is subtracted before a product is applied behind
 it, to the sum of the weights. Two different factors of one sum (the sums of two softmaxes) leave in the same way.
 
+One condition is a choice, without which the rule is right too: with `needed_elsewhere` the loops would stay apart, and
+the opened sums cancel more than the sum that was written.
+
     map n {
       p: local f32(m, n) <- X
       q: local f32(m) = sum[n](p)
