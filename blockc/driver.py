@@ -129,14 +129,17 @@ def whole_dimensions(program: ArrayProgram, sizes: Mapping[str, int], tiles: Til
 
 def plan_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> Plan:
     """Choose tiles and a snapshot, and make it ready to emit."""
-    return choose.choose(derivation, sizes, tiles_for(derivation, sizes, tiles, split))
+    programs = choose.ready(derivation)
+    return choose.choose(programs, sizes, tiles_for(programs, sizes, tiles, split))
 
 
-def tiles_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> dict[str, int]:
-    """The block size of every dimension that is cut: as asked for, else chosen."""
+def tiles_for(
+    programs: tuple[Program, ...], sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT
+) -> dict[str, int]:
+    """The block size of every dimension that is cut, for snapshots as they are emitted: as asked for, else chosen."""
     asked = {dim: tile for dim, tile in tiles.items() if tile is not None}
-    chosen = choose.choose_tiles(derivation.unfused, sizes, asked)
-    return in_chunks.chunk_tiles(derivation, sizes, chosen, split, asked)
+    chosen = choose.choose_tiles(programs, sizes, asked)
+    return in_chunks.chunk_tiles(programs, sizes, chosen, split, asked)
 
 
 def emit(plan: Plan, program: ArrayProgram, target: str = "cpu") -> str:
@@ -237,10 +240,8 @@ class Kernel:
             derivation = derive(self.program, sizes, self.tiles, self.split)
             self._fused[whole] = derivation, choose.ready(derivation)
         derivation, programs = self._fused[whole]
-        tiles = tiles_for(derivation, sizes, self.tiles, self.split)
-        snapshot, costs = choose.price(programs, sizes, tiles)
-        plan = Plan(programs[snapshot], snapshot, tiles, dict(sizes), costs)
-        key = (whole, tuple(tiles.items()), snapshot, empty_dims(sizes))
+        plan = choose.choose(programs, sizes, tiles_for(programs, sizes, self.tiles, self.split))
+        key = (whole, tuple(plan.tiles.items()), plan.snapshot, empty_dims(sizes))
         if key not in self._kernels:
             source = emit(plan, self.program, self.target)
             self._kernels[key] = source, loader.load(source)

@@ -183,7 +183,7 @@ def verify_way(request: Request, whole: frozenset[str], say: Say) -> Verified:
         derivation = driver.with_chunks(fuse.fuse(unfused), request.split)
     except VerifyError as error:
         return Verified(kept, sizes, tiles, (broken(error),), (), "")
-    tiles = in_chunks.chunk_tiles(derivation, sizes, tiles, request.split, tiles)
+    tiles = in_chunks.chunk_tiles(derivation.snapshots, sizes, tiles, request.split, tiles)
     setting = settle(program, sizes, tiles)
     steps = tuple(checked_steps(setting, unfused, derivation, say))
     snapshots = tuple(checked_snapshots(setting, derivation, say))

@@ -19,6 +19,7 @@ from blockc.passes.choose import (
     compose,
     item_shapes,
     power_of_two,
+    ready,
     safe,
 )
 from blockc.passes.fuse import fuse
@@ -39,35 +40,53 @@ def test_batch_dimensions(name: str, whole: str, batch: str) -> None:
 
 def test_tiles_of_attention() -> None:
     sizes = {"b": 4, "h": 16, "m": 4096, "n": 4096, "d": 64, "e": 64}
-    assert choose_tiles(last("attention", "d e"), sizes, {}) == {"b": 1, "h": 1, "m": TILE, "n": TILE}
+    assert choose_tiles((last("attention", "d e"),), sizes, {}) == {"b": 1, "h": 1, "m": TILE, "n": TILE}
 
 
 def test_what_is_asked_for_is_taken() -> None:
-    tiles = choose_tiles(last("attention", "d e"), {"m": 100, "n": 100, "d": 64, "e": 64}, {"m": 7, "b": 3})
+    tiles = choose_tiles((last("attention", "d e"),), {"m": 100, "n": 100, "d": 64, "e": 64}, {"m": 7, "b": 3})
     assert (tiles["m"], tiles["b"]) == (7, 3)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 100, 511, 512, 513])
 def test_tiles_are_powers_of_two_no_larger_than_needed(size: int) -> None:
-    tile = choose_tiles(last("mlp", ""), {"m": size, "d": 10, "z": 10, "e": 10}, {})["m"]
+    tile = choose_tiles((last("mlp", ""),), {"m": size, "d": 10, "z": 10, "e": 10}, {})["m"]
     assert tile == min(TILE, power_of_two(size)) and (tile >= size or tile == TILE)
     assert tile == 1 or tile // 2 < size
 
 
-def test_tiles_stay_inside_the_cache() -> None:
+def test_tiles_stay_inside_the_cache_in_every_snapshot() -> None:
     for name, whole in (("attention", "d e"), ("mlp", "d e"), ("rmsnorm_swiglu", "d e"), ("grouped_heads", "")):
-        program = last(name, whole)
+        programs = ready(fuse(lower(parse(example(name)), frozenset(whole.split()))))
+        program = programs[0]
         sizes = {dim.name: 10_000 for dim in program.dims if dim.name not in program.whole}
         sizes |= dict.fromkeys(program.whole, 128)
-        tiles = choose_tiles(program, sizes, {})
-        assert all(math.prod(tiles.get(a, sizes[a]) for a in axes) <= LARGEST_TILE for axes in item_shapes(program))
+        tiles = choose_tiles(programs, sizes, {})
+        shapes = [axes for found in programs for axes in item_shapes(found)]
+        assert all(math.prod(tiles.get(axis, sizes[axis]) for axis in axes) <= LARGEST_TILE for axes in shapes)
+
+
+def test_tiles_are_chosen_for_what_is_fused() -> None:
+    source = "program p(X: f32[m, n], Y: f32[k, n], z: f32[n]) -> O: f32[m, k] { O = dot[n](X + sum[n](Y), z) }"
+    derivation = fuse(lower(parse(source), frozenset()))
+    sizes = dict.fromkeys("mnk", 4096)
+    assert ("k", "m", "n") in item_shapes(derivation.unfused), "a sum larger than both of its terms"
+    assert choose_tiles((derivation.unfused,), sizes, {}) != dict.fromkeys("mnk", TILE)
+    assert choose_tiles(ready(derivation), sizes, {}) == dict.fromkeys("mnk", TILE)
+
+
+def test_a_batch_dimension_is_one_in_every_snapshot() -> None:
+    grouped, feed = last("grouped_heads", "d e"), last("mlp", "")
+    sizes = {"b": 4, "kv": 4, "m": 64, "n": 64}
+    assert choose_tiles((grouped,), sizes, {})["kv"] == 1
+    assert choose_tiles((grouped, feed), sizes, {})["kv"] == 4
 
 
 def test_the_cheapest_snapshot_is_chosen() -> None:
     derivation = fuse(lower(parse(example("rmsnorm_swiglu")), frozenset("d")))
     for z, e in ((64, 4096), (4096, 64), (512, 512)):
         sizes = {"m": 2048, "d": 256, "z": z, "e": e}
-        plan = choose(derivation, sizes, {"m": 64, "z": 64, "e": 64})
+        plan = choose(ready(derivation), sizes, {"m": 64, "z": 64, "e": 64})
         seconds = [cost.seconds for cost in plan.costs]
         assert seconds[plan.snapshot] == min(seconds) and len(seconds) == len(derivation.snapshots)
         assert plan.program == compose(safe(derivation.snapshots[plan.snapshot]))
@@ -78,12 +97,12 @@ def test_of_nearly_equal_snapshots_the_one_with_fewer_kernels_is_chosen() -> Non
     source = f"program p(X: f32[m, d], W: f32[d, n], b: f32[d]) -> Y: f32[m, n] {{ {statements} }}"
     derivation = fuse(lower(parse(source), frozenset("d")))
     sizes, tiles = {"m": 4096, "n": 4096, "d": 512}, {"m": 512, "n": 512}
-    plan = choose(derivation, sizes, tiles)
+    plan = choose(ready(derivation), sizes, tiles)
     apart, joined = plan.costs
     assert (apart.kernels, joined.kernels) == (2, 1)
     assert apart.seconds < joined.seconds <= CLOSE * apart.seconds and plan.snapshot == 1
     tiles["m"] = 32  # the sum over the weights would be repeated for every 32 rows
-    plan = choose(derivation, sizes, tiles)
+    plan = choose(ready(derivation), sizes, tiles)
     assert plan.costs[1].seconds > CLOSE * plan.costs[0].seconds and plan.snapshot == 0
 
 
@@ -91,7 +110,9 @@ def test_the_choice_depends_on_the_sizes() -> None:
     derivation = fuse(lower(parse(example("mlp")), frozenset("d")))
 
     def chosen(d: int, e: int, tile: int) -> int:
-        return choose(derivation, {"m": 4096, "d": d, "z": 4096, "e": e}, {"m": 256, "z": tile, "e": 256}).snapshot
+        return choose(
+            ready(derivation), {"m": 4096, "d": d, "z": 4096, "e": e}, {"m": 256, "z": tile, "e": 256}
+        ).snapshot
 
     assert chosen(4, 256, 256) == 2, "nothing is repeated with one block of e: the list goes"
     assert chosen(4096, 8192, 256) == 1, "32 blocks of e would repeat a long product: accumulators instead"

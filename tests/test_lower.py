@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from oracle import NORMAL_RUN, example, lowered, random_case
+from oracle import NORMAL_RUN, Case, check, example, lowered, random_case
 
 from blockc.ir.block import Apply, Map, Program, Reduce, Rename, walk
 from blockc.ir.text import format_program
@@ -71,6 +71,48 @@ def test_sums_of_products_are_contractions() -> None:
     for text in ("sum[n](X * Y)", "dot[n](X, Y)", "sum[n](Y * X)"):
         program = lowered_text(f"program p(X: f32[m, n], Y: f32[n]) -> S: f32[m] {{ S = {text} }}")
         assert ops(program) == ["contract"]
+
+
+def spelt(statements: str) -> str:
+    """A program with those of its inputs that the statements name."""
+    inputs = {"X": "f32[m, d]", "W": "f32[d, n]", "b": "f32[d]"}
+    used = ", ".join(f"{name}: {kind}" for name, kind in inputs.items() if name in statements)
+    dims = "m, n" if "W" in used else "m"
+    return f"program p({used}) -> O: f32[{dims}] {{ {statements} }}"
+
+
+def widest(program: Program) -> int:
+    """The largest number of axes of a value."""
+    return max(len(program.types[name].axes) for node in walk(program.body) for name in node.defines)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"), [("X * W + b * W", 2), ("X * W - b * W - X * b * W", 3), ("X * W + b", 1), ("tanh(X) + W", 0)]
+)
+def test_a_sum_larger_than_its_factors_is_taken_term_by_term(text: str, terms: int) -> None:
+    source = spelt(f"O = sum[d]({text})")
+    program = lowered_text(source)
+    assert ops(program).count("contract") == terms
+    assert widest(program) == (2 if terms else 3)
+    for whole in ("", "d", "m n"):
+        check(Case(source, {"m": 5, "n": 3, "d": 4}, {"m": 2, "n": 2, "d": 3}, frozenset(whole.split())))
+
+
+def test_a_sum_no_larger_than_its_factors_stays() -> None:
+    program = lowered_text(spelt("O = sum[d](X * X + b * X)"))
+    assert ops(program).count("sum") == 1 and "contract" not in ops(program)
+
+
+def test_a_sum_of_very_many_terms_stays() -> None:
+    lines = "; ".join(f"T{n} = T{n - 1} + T{n - 1}" for n in range(1, 60))
+    program = lowered_text(spelt(f"T0 = X * W; {lines}; O = sum[d](T59)"))
+    assert ops(program).count("sum") == 1 and "contract" not in ops(program)
+
+
+def test_a_contraction_with_what_has_no_reduced_dimension_is_a_sum() -> None:
+    for text in ("dot[d](X, 1)", "dot[d](2, X)", "dot[d](tanh(X), sum[d](X))"):
+        program = lowered_text(spelt(f"O = {text}"))
+        assert "sum" in ops(program) and not {"contract", "broadcast"} & set(ops(program))
 
 
 def test_a_formula_written_twice_is_computed_once() -> None:

@@ -19,21 +19,20 @@ ASSUMED = 512  # the size of a dimension that is not known yet
 CLOSE = 1.01  # of predicted times: what differs by less than the prediction can tell
 
 
-def choose_tiles(program: Program, sizes: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
-    """The block size of every dimension that is cut.
+def choose_tiles(programs: tuple[Program, ...], sizes: Mapping[str, int], asked: Mapping[str, int]) -> dict[str, int]:
+    """The block size of every dimension that is cut, chunks aside, for all snapshots of a program as they are emitted.
 
-    1 along a batch dimension (one that every operand of every contraction with it has, and nothing reduces), 512 along
-    others; then, while a tile of the program has more than 2**18 elements, the outermost dimension whose tile is above
-    16 is halved, and after that the outermost above 1. `asked` overrides.
+    1 along a batch dimension (one that every operand of every contraction with it has, and nothing reduces, in every
+    snapshot), 512 along others; then, while a tile of a snapshot has more than 2**18 elements, the outermost dimension
+    whose tile is above 16 is halved, and after that the outermost above 1. `asked` overrides.
     """
-    reduced = {dim for node in _applies(program) if node.op in REDUCTIONS for dim in node.dims}
-    batch = batch_dimensions(program) - reduced
+    batch = set.intersection(*(batch_dimensions(program) - _reduced(program) for program in programs))
     tiles: dict[str, int] = {}
-    for dim in program.dims:
-        if dim.name not in program.whole:
+    for dim in programs[0].dims:
+        if dim.name not in programs[0].whole and dim.name not in programs[0].chunks:
             usual = 1 if dim.name in batch else TILE
             tiles[dim.name] = asked.get(dim.name) or min(usual, power_of_two(sizes.get(dim.name, usual)))
-    shapes = item_shapes(program)
+    shapes = set().union(*map(item_shapes, programs))
     for floor in (16, 1):
         while True:
             largest = max((math.prod(tiles.get(a, sizes.get(a, ASSUMED)) for a in axes) for axes in shapes), default=0)
@@ -71,13 +70,17 @@ def batch_dimensions(program: Program) -> set[str]:
     return result - mixed
 
 
+def _reduced(program: Program) -> set[str]:
+    """The dimensions along which a tile is reduced."""
+    return {dim for node in _applies(program) if node.op in REDUCTIONS for dim in node.dims}
+
+
 def _applies(program: Program) -> list[Apply]:
     return [node for node in walk(program.body) if isinstance(node, Apply)]
 
 
-def choose(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
-    """The snapshot with the least predicted time, made safe and composed for emission."""
-    programs = ready(derivation)
+def choose(programs: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
+    """The snapshot with the least predicted time, of those that are ready to emit."""
     chosen, costs = price(programs, sizes, tiles)
     return Plan(programs[chosen], chosen, dict(tiles), dict(sizes), costs)
 

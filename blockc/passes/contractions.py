@@ -1,9 +1,10 @@
 """Sums of products in the array program as contractions of two operands, however they are written.
 
 `sum[x](a * b)` is `dot[x](a, b)`; a product of more factors, quotients and masks (`where(c, a * b, 0)`) among them, is
-grouped by dimensions, so that no operand has more dimensions than one of its factors. This is the one question that is
-asked of the array program: a product that is grouped badly makes intermediate values larger than any input, which no
-later rule can take back.
+grouped by dimensions, so that no operand has more dimensions than one of its factors. A sum of several products is
+taken term by term where it has more dimensions than every factor. This is the one question that is asked of the array
+program: a product that is grouped badly makes intermediate values larger than any input, which no later rule can take
+back.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class _Rewriter:
     made: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def add(self, node: Node) -> None:
-        """The node, rewritten if it sums a product."""
+        """The node, rewritten if it sums products."""
         if node.op in ("sum", "contract"):
-            node = self.grouped(node)
+            node = self.by_terms(node) or self.grouped(node)
         if node.op in REDUCTIONS:
             node = replace(node, args=tuple(self.widened(node, arg) for arg in node.args))
         self.nodes[node.name] = node
@@ -140,6 +141,39 @@ class _Rewriter:
         masked = self.elementwise(like, "where", condition, factors[chosen], zero)
         return (*factors[:chosen], masked, *factors[chosen + 1 :])
 
+    # Terms
+
+    def by_terms(self, node: Node) -> Node | None:
+        """A sum of sums as a sum of its terms' sums, if that saves a value larger than all factors."""
+        operand = self.nodes[node.args[0]]
+        if node.op != "sum" or operand.op not in ("add", "sub"):
+            return None
+        terms = [self.factors(node, term) for term in self.terms(operand.name)]
+        axes = set(operand.shape)
+        if any(axes <= set(self.nodes[factor].shape) for factors in terms for factor in factors):
+            return None
+        if all(len(self.groups(factors, set(node.dims))[0]) < 2 for factors in terms):  # no product to sum
+            return None
+        return replace(node, op=operand.op, args=tuple(self.summed(node, arg) for arg in operand.args), dims=())
+
+    def terms(self, name: str) -> list[str]:
+        """The terms of a value. One that would have too many is one itself."""
+        found = [name]
+        while any(self.nodes[term].op in ("add", "sub") for term in found):
+            if len(found) > MOST_FACTORS:
+                return [name]
+            parts = [self.nodes[term].args if self.nodes[term].op in ("add", "sub") else (term,) for term in found]
+            found = [term for part in parts for term in part]
+        return found
+
+    def summed(self, like: Node, name: str) -> str:
+        """The sum of a value over the dimensions of a node, rewritten."""
+        shape = tuple(axis for axis in self.nodes[name].shape if axis not in like.dims)
+        node = replace(like, name=unused(like.name, self.nodes.keys()), op="sum", args=(name,), shape=shape)
+        self.nodes[node.name] = node  # so that what it is rewritten to takes other names
+        self.add(node)
+        return node.name
+
     # Groups
 
     def grouped(self, node: Node) -> Node:
@@ -148,6 +182,8 @@ class _Rewriter:
         factors = tuple(factor for part in parts for factor in part)
         groups, outside = self.groups(factors, set(node.dims))
         if len(groups) == 1 and not outside:
+            if node.op == "contract" and (apart := self.without_dimension(node)) is not None:
+                return apart
             pair = len(factors) == 2 and all(set(node.dims) <= set(self.nodes[factor].shape) for factor in factors)
             return replace(node, op="contract", args=factors) if pair and node.op == "sum" else node
         own = {multiset(part): arg for arg, part in zip(node.args, parts, strict=True)}
@@ -160,6 +196,14 @@ class _Rewriter:
             return replace(node, op=op, args=tuple(operands))
         inner = self.make(node, op, tuple(self.widened(node, arg) for arg in operands), node.dims, node.dtype)
         return replace(node, op="mul", args=(self.product(node, outside), inner), dims=())
+
+    def without_dimension(self, node: Node) -> Node | None:
+        """A contraction of a value with one that has no reduced dimension: their product, the first one summed."""
+        free = [arg for arg in node.args if set(node.dims).isdisjoint(self.nodes[arg].shape)]
+        others = [arg for arg in node.args if arg not in free]
+        if not free or len(others) != 1:
+            return None
+        return replace(node, op="mul", args=(*free, self.summed(node, others[0])), dims=())
 
     def groups(self, factors: tuple[str, ...], reduced: set[str]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
         """The factors by the largest sets of axes among them, and those that stay outside the sum."""

@@ -14,6 +14,7 @@ from blockc.ir.array_program import Span
 from blockc.ir.block import Definition, Map, Path, Program, graph_at, walk
 from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
+from blockc.passes.cost import buffered_lists
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import Memory, normalise
 from blockc.passes.pivot import cancels
@@ -44,8 +45,14 @@ class Budget:
 def fuse(program: Program, budget: Budget | None = None) -> Derivation:
     """The derivation from the unfused program. Overrunning a budget keeps the last verified snapshot and says so.
 
-    A snapshot whose sums cancel and cannot have a pivot is dropped. If none is left, no sum is opened.
+    A snapshot whose sums cancel and cannot have a pivot is dropped. If none is left, no sum is opened. Snapshots that
+    keep no list in slow memory come last.
     """
+    return ordered(sound(program, budget))
+
+
+def sound(program: Program, budget: Budget | None) -> Derivation:
+    """The derivation with the snapshots whose sums do not cancel, in the order in which they were found."""
     derivation = derive(program, budget or Budget(), RULES)
     problems = {number: cancels(snapshot) for number, snapshot in enumerate(derivation.snapshots)}
     kept = [number for number, problem in problems.items() if not problem]
@@ -71,6 +78,22 @@ def without(derivation: Derivation, kept: list[int], dropped: tuple[Refused, ...
         snapshots=tuple(derivation.snapshots[old] for old in kept),
         steps=tuple(step for step in steps if step.snapshot <= last),
         refusals=tuple(replace(refused, snapshot=min(refused.snapshot, last)) for refused in refusals),
+    )
+
+
+def ordered(derivation: Derivation) -> Derivation:
+    """The derivation with the snapshots that keep no list behind those that keep one. Steps stay in the order in which
+    they were taken."""
+    found = range(len(derivation.snapshots))
+    order = sorted(found, key=lambda number: not buffered_lists(derivation.snapshots[number]))
+    if order == list(found):
+        return derivation
+    number = {old: new for new, old in enumerate(order)}
+    return replace(
+        derivation,
+        snapshots=tuple(derivation.snapshots[old] for old in order),
+        steps=tuple(replace(step, snapshot=number[step.snapshot]) for step in derivation.steps),
+        refusals=tuple(replace(refused, snapshot=number[refused.snapshot]) for refused in derivation.refusals),
     )
 
 

@@ -39,7 +39,7 @@ def split(derivation: Derivation, dims: Collection[str]) -> Derivation:
 
 
 def chunk_tiles(
-    derivation: Derivation,
+    snapshots: tuple[Program, ...],
     sizes: Mapping[str, int],
     tiles: Mapping[str, int],
     counts: Mapping[str, int],
@@ -52,7 +52,7 @@ def chunk_tiles(
         elements = -(-max(1, sizes[dim]) // count)
         if dim not in asked:
             result[dim] = min(result[dim], elements)
-        chunks = {chunk for snapshot in derivation.snapshots for chunk, base in snapshot.chunks.items() if base == dim}
+        chunks = {chunk for snapshot in snapshots for chunk, base in snapshot.chunks.items() if base == dim}
         result.update((chunk, -(-elements // result[dim]) * result[dim]) for chunk in sorted(chunks))
     return result
 
