@@ -4,7 +4,7 @@
     Value(x, t)     is  x * e^t              a pair; what `exp` makes, so that it never overflows or underflows
 
 Zero. `exp(-inf)` is the exact zero (0, -inf). It absorbs in products, and a quotient by it is exactly zero.
-A plain zero becomes an exact one where it meets a pair in a sum or a selection.
+A plain zero becomes an exact one where it meets a pair in a sum or a selection, and that of a mask in a product.
 
 Minus infinity. It stands for "absent", the logarithm of an exact zero. The difference of two absent numbers would be
 NaN in floating point; here it is marked `absent`, and `exp` of it is the exact zero. The mark survives sums, negation
@@ -129,6 +129,11 @@ def power(base: Value, exponent: float) -> Value:
     if exponent < 0:
         return divide(Value(_array(np.ones((), base.x.dtype))), power(base, -exponent))
     return _pair(np.power(base.x, _number(exponent, base.x)), base.exponent * _number(exponent, base.x), None)
+
+
+def mask(x: Array) -> Value:
+    """The numbers of a mask as pairs: its zeros are exact."""
+    return Value(x, *_lift(Value(x))[1:])
 
 
 def square_root(value: Value) -> Value:

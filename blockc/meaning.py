@@ -37,6 +37,8 @@ __all__ = [
     "sample",
 ]
 
+MADE_OF = frozenset({"where", "cast", "add", "sub", "mul", "div", "neg", "recip", "rename"})  # what masks are made by
+
 Array = NDArray[Any]
 Key = tuple[str, Selection]
 
@@ -46,7 +48,7 @@ class _Setting:
     """What every node's evaluation needs.
 
     `real` is the float type of the arithmetic, None for that of each node (f64, else f32); `rounds` are the types to
-    which casts round.
+    which casts round; `masks` the values that are made of conditions and constants only.
     """
 
     program: ArrayProgram
@@ -55,6 +57,7 @@ class _Setting:
     positions: Mapping[str, Array]
     real: np.dtype[Any] | None
     rounds: frozenset[str]
+    masks: frozenset[str]
 
     def real_of(self, dtype: str) -> np.dtype[Any]:
         """The float type in which a node of type `dtype` is computed."""
@@ -89,7 +92,7 @@ def evaluate(
             sizes = sizes_of(program, arrays)
             wide = any(node.dtype == "f64" for node in program.nodes)
             real = np.dtype(np.longdouble if wide else np.float64)  # a reference is finer than what it judges
-            results = _run(_Setting(program, arrays, sizes, positions or {}, real, frozenset()))
+            results = _run(_Setting(program, arrays, sizes, positions or {}, real, frozenset(), _masks(program)))
             return {name: _at_most_float64(result) for name, result in results.items()}
         case "f32":
             return _unfused(program, arrays, positions, np.dtype(np.float32))
@@ -116,12 +119,27 @@ def _unfused(
     real: np.dtype[Any] | None,
 ) -> dict[str, Array]:
     rounds = frozenset(name for name in dtypes.DTYPES if dtypes.is_float(name))
-    results = _run(_Setting(program, arrays, sizes_of(program, arrays), positions or {}, real, rounds))
+    sizes = sizes_of(program, arrays)
+    results = _run(_Setting(program, arrays, sizes, positions or {}, real, rounds, _masks(program)))
     with np.errstate(all="ignore"):
         return {
             result.argument.name: results[result.argument.name].astype(numpy_dtype(result.argument.dtype))
             for result in program.outputs
         }
+
+
+def _masks(program: ArrayProgram) -> frozenset[str]:
+    """The numbers that are made of conditions and constants only, and of one condition at least."""
+    conditions = {node.name for node in program.nodes if node.dtype == "bool"}
+    constants: set[str] = set()
+    masks: set[str] = set()
+    for node in program.nodes:
+        args = set(node.args[1:] if node.op == "where" else node.args)
+        if node.op in ("constant", "size"):
+            constants.add(node.name)
+        elif node.op in MADE_OF and node.name not in conditions and args <= masks | constants | conditions:
+            (masks if node.op == "where" or not args <= constants else constants).add(node.name)
+    return frozenset(masks)
 
 
 def _run(setting: _Setting) -> dict[str, Array]:
@@ -158,6 +176,13 @@ def _evaluate_node(
     setting: _Setting, nodes: Mapping[str, Node], node: Node, selection: Selection, args: list[Value]
 ) -> Value:
     shapes = [nodes[arg].shape for arg in node.args]
+    if node.op in ("mul", "div", "contract") and any(arg.exponent is not None for arg in args):
+        real = setting.real_of(node.dtype)
+        closing = node.args[:1] if node.op == "div" else node.args  # what is divided by a mask is not closed by it
+        args = [
+            extended.mask(value.x.astype(real)) if name in closing and name in setting.masks else value
+            for name, value in zip(node.args, args, strict=True)
+        ]
     match node.op:
         case "input":
             return Value(_input(setting, node, selection))

@@ -37,9 +37,14 @@ def reduce(value: Value, shape: tuple[str, ...], node: Node, extents: Mapping[st
 
 
 def contract(args: list[Value], shapes: list[tuple[str, ...]], node: Node, extents: Mapping[str, int]) -> Value:
-    """A contraction, as a batched matrix product. A pair aligns over the contracted dimensions first."""
+    """A contraction, as a batched matrix product. A pair aligns over the contracted dimensions first.
+
+    A sum of exponentials with weights of no other dimensions is not taken apart: some weights may be 0.
+    """
     args = [Value(arg.x.astype(np.int64)) if arg.x.dtype.kind == "b" else arg for arg in args]
-    if all(arg.exponent is not None for arg in args) and any(_is_wide(arg) for arg in args):
+    pairs = [arg.exponent is not None for arg in args]
+    weighted = any(pairs) and any(set(dims) == {*shapes[0], *shapes[1]} for dims in shapes)
+    if weighted or (all(pairs) and any(_is_wide(arg) for arg in args)):
         return _contract_elementwise(args, shapes, node, extents)
     (a, at), (b, bt) = (_aligned_operand(arg, dims, node) for arg, dims in zip(args, shapes, strict=True))
     x = _matrix_product(a, shapes[0], b, shapes[1], node, extents)
@@ -68,7 +73,7 @@ def _is_wide(value: Value) -> bool:
 def _contract_elementwise(
     args: list[Value], shapes: list[tuple[str, ...]], node: Node, extents: Mapping[str, int]
 ) -> Value:
-    """The contraction of two pairs by their elementwise product: exact whatever the exponents are, but large."""
+    """The contraction by the elementwise product of the operands: exact whatever the exponents are, but large."""
     dims = (*node.shape, *node.dims)
     a, b = (
         extended.each(arg, lambda x, own=shape: to_dims(x, own, dims))  # type: ignore[misc]

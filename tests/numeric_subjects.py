@@ -78,6 +78,7 @@ def examples(dtype: str) -> Mapping[str, Subject]:
 
 # Programs over a row of numbers S, and others that the examples do not cover.
 _ROW, _PAIR = "program p(S: f32[m, n]) -> ", "program p(S: f32[m, n], V: f32[n, e]) -> "
+_WEIGHTED = "program p(S: f32[m, n], W: f32[m, n], V: f32[n, e]) -> O: f32[m, e] "
 _MASKED = "program p(S: f32[m, n], M: bool[m, n], V: f32[n, e]) -> O: f32[m, e] "
 SOFTMAX_LIKE = {
     "softmax": _ROW + "O: f32[m, n] { O = softmax[n](S) }",
@@ -103,6 +104,16 @@ SOFTMAX_LIKE = {
     "two outputs": _PAIR + "(O: f32[m, e], L: f32[m]) { L = logsumexp[n](S); O = dot[n](exp(S - L), V) }",
     "masked by where": _MASKED + "{ O = dot[n](softmax[n](where(M, S, -inf)), V) }",
     "masked after exp": _MASKED + "{ E = where(M, exp(S), 0); O = dot[n](E, V) / sum[n](E) }",
+    "masked by multiplying": _MASKED + "{ E = exp(S) * f32(M); O = dot[n](E, V) / sum[n](E) }",
+    "masked where not": _MASKED + "{ E = exp(S) * (1 - f32(M)); O = dot[n](E, V) / sum[n](E) }",
+    "masked, mask contracted": _MASKED + "{ E = exp(S); K = f32(M); O = dot[n](E * K, V) / dot[n](E, K) }",
+    "masked, product": _MASKED + "{ E = exp(S); O = sum[n](where(M, E * V, 0)) / sum[n](where(M, E, 0)) }",
+    "masked values": _MASKED + "{ E = exp(S); O = sum[n](E * where(M, V, 0)) / sum[n](where(M, E, 0)) }",
+    "masked, logarithm": _MASKED + "{ O = dot[n](softmax[n](log(where(M, exp(S), 0))), V) }",
+    "masked again": _MASKED + "{ P = softmax[n](S) * f32(M); O = dot[n](P, V) / sum[n](P) }",
+    "weighted": _WEIGHTED + "{ E = exp(S) * W * W; O = dot[n](E, V) / sum[n](E) }",
+    "weighted, some nothing": _WEIGHTED + "{ E = exp(S) * relu(W); O = dot[n](E, V) / sum[n](E) }",
+    "weights contracted": _WEIGHTED + "{ E = exp(S); K = relu(W); O = dot[n](E * K, V) / dot[n](E, K) }",
     "masked by adding": _MASKED + "{ O = dot[n](softmax[n](S + where(M, 0, -inf)), V) }",
     "causal": _PAIR + "O: f32[m, e] { O = dot[n](softmax[n](where(index(n) <= index(m), S, -inf)), V) }",
 }
@@ -123,6 +134,12 @@ OTHERS = {
     "{ O = dot[n](swiglu(G, U), W) }",
     "swish by hand": "program p(G: f32[m, n], U: f32[m, n], W: f32[n, e]) -> O: f32[m, e] "
     "{ O = dot[n](G / (1 + exp(-G)) * U, W) }",
+    "swish by exponentials": "program p(G: f32[m, n], U: f32[m, n], W: f32[n, e]) -> O: f32[m, e] "
+    "{ O = dot[n](U * G * exp(G) / (1 + exp(G)), W) }",
+    "swish by half exponentials": "program p(G: f32[m, n], U: f32[m, n], W: f32[n, e]) -> O: f32[m, e] "
+    "{ p = exp(G / 2); O = dot[n](G * (p / (p + exp(-G / 2))) * U, W) }",
+    "swish negated": "program p(G: f32[m, n], U: f32[m, n], W: f32[n, e]) -> O: f32[m, e] "
+    "{ O = dot[n](-G / (-1 - exp(-G)) * U, W) }",
     "tanh": "program p(G: f32[m, n], W: f32[n, e]) -> O: f32[m, e] { O = dot[n](tanh(G), W) }",
     "cosine attention": "program p(Q: f32[m, d], K: f32[n, d], V: f32[n, e]) -> O: f32[m, e] { "
     "q = Q * rsqrt(sum[d](Q * Q) + 1e-12); k = K * rsqrt(sum[d](K * K) + 1e-12)\n"

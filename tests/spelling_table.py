@@ -89,17 +89,6 @@ PENDING: dict[str, dict[str, str]] = {
         "small features": "expectation unnormalised",
         "large features": "expectation unnormalised",
     },
-    "masked_attention": {
-        "h m n d e": "logarithm_of_masked open_minus_closed product_masked weights_masked weights_multiplied",
-        "small features": "open_minus_closed values_masked weights_multiplied",
-        "large features": "logarithm_of_masked open_minus_closed product_masked values_masked weights_masked"
-        " weights_multiplied",
-    },
-    "rmsnorm_swiglu": {
-        "m z e": "gate_negated half_exponentials sigmoid_of_exponentials",
-        "m d z e": "gate_negated half_exponentials sigmoid_of_exponentials",
-        "large features": "gate_negated half_exponentials sigmoid_of_exponentials",
-    },
 }
 
 

@@ -121,6 +121,52 @@ STEPS = [
     # sigmoid
     ("t = neg(a); s = exp(t); u = add(s, 1); o = recip(u)", "o = sigmoid(a)"),
     ("t = exp(a); u = add(1, t); o = recip(u)", "t = neg(a); o = sigmoid(t)"),
+    ("t = exp(a); u = recip(t); s = add(u, 1); o = recip(s)", "o = sigmoid(a)"),
+    ("t = exp(a); u = add(t, 1); o = div(t, u)", "o = sigmoid(a)"),
+    ("t = exp(a); u = add(1, t); s = mul(t, b); o = div(s, u)", "t = sigmoid(a); o = mul(b, t)"),
+    ("s = mul(a, 0.5); t = exp(s); u = recip(t); v = add(t, u); o = div(t, v)", "o = sigmoid(a)"),
+    ("s = mul(a, 0.5); t = exp(s); u = recip(t); v = add(t, u); o = div(u, v)", "s = mul(a, -1.0); o = sigmoid(s)"),
+    ("s = neg(a); t = exp(s); u = neg(t); v = add(u, -1); w = neg(b); o = div(w, v)", "t = sigmoid(a); o = mul(b, t)"),
+    ("s = neg(a); t = exp(s); u = sigmoid(a); o = mul(t, u)", "s = neg(a); o = sigmoid(s)"),
+    # two exponentials that may both be 0 have the quotient 0, which no sigmoid is
+    (
+        "t = exp(a); u = exp(b); v = add(t, u); o = div(t, v)",
+        "t = exp(a); u = exp(b); v = add(t, u); w = recip(v); o = mul(t, w)",
+    ),
+    # sums all of whose terms are negative
+    ("t = neg(a); u = sub(t, b); o = recip(u)", "t = add(a, b); u = recip(t); o = neg(u)"),
+    ("t = sub(a, b); o = recip(t)", "s = mul(b, -1); t = add(a, s); o = recip(t)"),
+    # masks
+    ("k = lt(a, b); t = exp(a); o = where(k, t, 0)", "k = lt(a, b); s = where(k, a, -inf); o = exp(s)"),
+    ("k = lt(a, b); t = exp(a); o = where(k, 0, t)", "k = lt(a, b); s = where(k, -inf, a); o = exp(s)"),
+    ("k = lt(a, b); t = exp(c); o = where(k, t, 0)", "k = lt(a, b); s = where(k, c, -inf); o = exp(s)"),
+    (
+        "k = lt(a, b); t = exp(a); s = where(k, t, 0); o = log(s)",
+        "k = lt(a, b); o = where(k, a, -inf)",
+    ),
+    (
+        "k = lt(a, b); t = exp(a); u = cast(k); o = mul(t, u)",
+        "k = lt(a, b); u = where(k, 0, -inf); s = add(a, u); o = exp(s)",
+    ),
+    (
+        "k = lt(a, b); t = exp(a); v = cast(k); u = sub(1, v); o = mul(t, u)",
+        "k = lt(a, b); u = where(k, -inf, 0); s = add(a, u); o = exp(s)",
+    ),
+    (
+        "k = lt(a, b); t = exp(a); u = where(k, -3.0, 0); o = mul(t, u, b)",
+        "k = lt(a, b); u = where(k, 0, -inf); s = add(a, u); t = exp(s); o = mul(t, b, -3.0)",
+    ),
+    # a number that is known only when the program runs is no mask, nor is a choice without a 0
+    ("t = exp(a); u = relu(b); o = mul(t, u)", "t = exp(a); u = relu(b); o = mul(t, u)"),
+    (
+        "k = lt(a, b); t = exp(a); u = where(k, 2.0, 1.0); o = mul(t, u)",
+        "k = lt(a, b); t = exp(a); u = where(k, 2.0, 1.0); o = mul(t, u)",
+    ),
+    # what is subtracted, or from outside, stays where it can leave
+    (
+        "k = lt(a, b); s = sub(a, c); t = exp(s); o = where(k, t, 0)",
+        "k = lt(a, b); r = mul(c, -1); s = add(a, r); t = exp(s); o = where(k, t, 0)",
+    ),
     # powers
     ("o = pow(a, 1)", "o = broadcast(a)"),
     ("o = pow(a, 2)", "o = mul(a, a)"),

@@ -66,7 +66,8 @@ def batch_dimensions(program: Program) -> set[str]:
         # A product of rows with themselves has no free dimension on either side: its rows are no batch.
         if all(held > shared | set(node.dims) or held - shared - set(node.dims) for held in axes):
             result |= shared
-        mixed |= set.union(*axes) - shared
+        if not any(held == set.union(*axes) for held in axes):  # else it is no matrix product but a weighted sum
+            mixed |= set.union(*axes) - shared
     return result - mixed
 
 

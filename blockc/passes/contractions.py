@@ -174,12 +174,27 @@ class _Rewriter:
         self.add(node)
         return node.name
 
+    def smaller(self, like: Node, factors: tuple[str, ...]) -> tuple[str, ...]:
+        """The factors with masks that make one larger, but not another, as factors of zeros and ones."""
+        result = list(factors)
+        for at, name in enumerate(factors):
+            node = self.nodes[name]
+            if node.op != "where" or self.nodes[node.args[2]].op != "constant" or self.nodes[node.args[2]].value != 0:
+                continue
+            condition, value, _ = node.args
+            axes = set(self.nodes[condition].shape)
+            fits = any(axes <= set(self.nodes[other].shape) for other in factors if other != name)
+            if fits and not axes <= set(self.nodes[value].shape):
+                result[at] = value
+                result.append(self.make(like, "cast", (condition,), (), node.dtype))
+        return tuple(result)
+
     # Groups
 
     def grouped(self, node: Node) -> Node:
         """A sum or contraction with its factors grouped by dimensions: one or two operands."""
         parts = [self.factors(node, arg) for arg in node.args]
-        factors = tuple(factor for part in parts for factor in part)
+        factors = self.smaller(node, tuple(factor for part in parts for factor in part))
         groups, outside = self.groups(factors, set(node.dims))
         if len(groups) == 1 and not outside:
             if node.op == "contract" and (apart := self.without_dimension(node)) is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from blockc.ir.block import Apply, Constant, Definition, Fresh, Operand, Program, Type, apply_axes
+from blockc.ir.block import Apply, Constant, Definition, Fresh, Operand, Program, Type, apply_axes, walk
 from blockc.ir.dtypes import real
 
 ZERO, ONE, EMPTY = Constant(0.0), Constant(1.0), Constant(-math.inf)
+INFINITE = Constant(math.inf)
+LOWEST = Constant(-3.4028234663852886e38)  # the least finite f32: the exponent of a zero
 
 Exponents = tuple[tuple[str, float], ...]  # names with how often each counts, in order of appearance, none with 0
 
@@ -62,7 +64,8 @@ class Builder:
 
     `pairs`: the values of the old program that are carried as pairs. `applies`: its tile operators. `statistics`: what
     is -inf only together with all that it is subtracted from. `exported`: what becomes an output, stored plain.
-    `bounded`: exponentials of what is at most 0, which stay plain.
+    `bounded`: exponentials of what is at most 0, which stay plain. `summed`: values that are added up as they are, and
+    along which dimensions.
     """
 
     program: Program
@@ -70,6 +73,7 @@ class Builder:
     bounded: frozenset[str]
     fresh: Fresh = field(init=False)
     types: dict[str, Type] = field(init=False)
+    summed: frozenset[tuple[Operand, tuple[str, ...]]] = field(init=False)
     statistics: set[Operand] = field(default_factory=set)
     applies: dict[str, Apply] = field(default_factory=dict)
     pairs: dict[str, Pair] = field(default_factory=dict)
@@ -82,6 +86,8 @@ class Builder:
     def __post_init__(self) -> None:
         self.fresh = Fresh(self.program)
         self.types = dict(self.program.types)
+        sums = (node for node in walk(self.program.body) if isinstance(node, Apply) and node.op == "sum")
+        self.summed = frozenset((node.args[0], node.dims) for node in sums)
 
     def put(self, op: str, args: tuple[Operand, ...], dims: tuple[str, ...] = (), dtype: str = "") -> str:
         """The name of an operator's result: one that exists in this graph, or a new one."""

@@ -37,6 +37,7 @@ from blockc.ir.block import (
 )
 from blockc.ir.dtypes import is_float
 from blockc.ir.ops import OPERATORS, result_dtype
+from blockc.passes import exponentials
 from blockc.passes.leaves import MINUS_ONE, ONE, as_leaf, fold, folded, number_product
 from blockc.passes.linear import LONGEST
 
@@ -379,6 +380,10 @@ class _Normaliser:
                 return self.log(x)
             case "sqrt" | "rsqrt", _:
                 return None
+            case "contract", _ if (factors := exponentials.contract(self, args)) is not None:
+                return self.make("mul", self.build("sum", tuple(factors[:1]), dims, dtype, None), *factors[1:])
+            case "where", (condition, yes, no):
+                return exponentials.choose(self, condition, yes, no)
             case (("maximum" | "minimum" | "and" | "or"), _):
                 flat = tuple(dict.fromkeys(self.flat(op, args)))
                 if len(flat) == 1:
@@ -450,6 +455,8 @@ class _Normaliser:
             factors.extend(numbers.args)
         elif numbers != ONE or not factors:
             factors.append(numbers)
+        if (fewer := exponentials.multiply(self, factors)) is not None:
+            return self.keep_axes(fewer[0] if len(fewer) == 1 else self.make("mul", *fewer), args)
         if len(factors) > 1 and sorted(map(repr, factors)) == sorted(map(repr, args)):
             return None
         result = factors[0] if len(factors) == 1 else self.make("mul", *factors)
@@ -503,6 +510,8 @@ class _Normaliser:
                 return self.make("exp", self.make("mul", MINUS_ONE, inner))
             case "add", (str() as term, Constant(1)) if (exponential := self.definition(term, "exp")) is not None:
                 return self.make("sigmoid", self.make("mul", MINUS_ONE, exponential.args[0]))
+            case "add", terms if (positive := exponentials.negated(self, terms)) is not None:
+                return self.make("mul", MINUS_ONE, self.make("recip", positive))
             case _:
                 return None
 

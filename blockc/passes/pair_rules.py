@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from blockc.ir.block import Apply, Constant, Operand, Type
 from blockc.ir.dtypes import is_float
-from blockc.passes.exponent_pairs import EMPTY, NOTHING, ONE, ZERO, Builder, Exponents, Logarithm, Pair, combine
+from blockc.passes.exponent_pairs import (
+    EMPTY,
+    INFINITE,
+    LOWEST,
+    NOTHING,
+    ONE,
+    ZERO,
+    Builder,
+    Exponents,
+    Logarithm,
+    Pair,
+    combine,
+)
 from blockc.passes.linear import terms
+from blockc.passes.masks import is_mask
 
 Shift = Callable[[Builder, str, tuple[str, ...]], str]
 
@@ -25,11 +39,9 @@ def paired(build: Builder, node: Apply) -> Pair | None:
         return None
     match node.op:
         case "mul":
-            exponents: Exponents = ()
-            for pair in pairs:
-                exponents = combine(exponents, pair.exponents)
-            hollow = any(pair.hollow for pair in pairs)
-            return simple(build, node, Pair(build.product(*(pair.x for pair in pairs)), exponents, hollow))
+            if any(pair.exponents for pair in pairs):
+                pairs = [as_exponent(build, *factor) for factor in zip(node.args, pairs, strict=True)]
+            return simple(build, node, multiplied(build, pairs))
         case "recip":
             return Pair(reciprocal(build, pairs[0]), combine((), pairs[0].exponents, -1))
         case "add" | "maximum" | "minimum":
@@ -164,8 +176,43 @@ def emptied(build: Builder, pair: Pair) -> Pair:
     return NOTHING if isinstance(pair.x, Constant) and pair.x.value == 0 else pair
 
 
+def multiplied(build: Builder, pairs: list[Pair]) -> Pair:
+    """The product of pairs: exponents are added."""
+    exponents: Exponents = ()
+    for pair in pairs:
+        exponents = combine(exponents, pair.exponents)
+    return Pair(build.product(*(pair.x for pair in pairs)), exponents, any(pair.hollow for pair in pairs))
+
+
+def as_exponent(build: Builder, operand: Operand, pair: Pair) -> Pair:
+    """The pair of a factor; what a mask closes is nothing, as it is where a choice between exponentials closes it."""
+    if not isinstance(operand, str) or pair.exponents or pair.hollow or not is_mask(build.program, operand):
+        return pair
+    assert pair.x is not None
+    closed = build.put("where", (build.put("eq", (pair.x, ZERO), (), "bool"), EMPTY, ZERO), (), "f32")
+    return Pair(pair.x, ((closed, 1),))
+
+
+def weighted(build: Builder, node: Apply, pairs: list[Pair]) -> tuple[Apply, list[Pair]] | None:
+    """A contraction as the sum of a product, if one operand is a pair and the other has no axes beyond its.
+
+    The largest exponent is then looked for where the weight is not 0. Not so if the exponentials are summed without
+    weights, too: then the quotient of both is right without a second exponential.
+    """
+    for one, other in ((0, 1), (1, 0)):
+        arg, weight = node.args[one], node.args[other]
+        if isinstance(arg, str) and isinstance(weight, str) and pairs[one].exponents and not pairs[other].exponents:
+            axes = build.program.types[arg].axes
+            if set(build.program.types[weight].axes) <= set(axes) and (arg, node.dims) not in build.summed:
+                product = multiplied(build, [pairs[one], as_exponent(build, weight, pairs[other])])
+                return replace(node, op="sum", args=(arg,)), [product]
+    return None
+
+
 def summed(build: Builder, node: Apply, pairs: list[Pair]) -> Pair:
     """A sum or contraction: each operand is aligned along what is summed."""
+    if node.op == "contract" and (product := weighted(build, node, pairs)) is not None:
+        node, pairs = product
     operands = []
     exponents: Exponents = ()
     aligned = False
@@ -205,11 +252,13 @@ def shifted(
 ) -> tuple[str, Operand]:
     """The exponent that all elements along the dimensions get, and e to the difference: one of each per value.
 
-    Where `x` is 0 the element is nothing, however large its exponent.
+    Where `x` is 0 the exponent does not matter, however large. It stays one: a sum of zeros is 0, but not nothing.
     """
     total = build.total(exponents)
     if isinstance(x, str) and not set(dims).isdisjoint(build.types[x].axes):
-        total = build.put("where", (build.put("eq", (x, ZERO), (), "bool"), EMPTY, total))
+        finite = build.put("lt", (total, INFINITE), (), "bool")  # 0 times infinity is no number
+        zero = build.put("and", (finite, build.put("eq", (x, ZERO), (), "bool")), (), "bool")
+        total = build.put("where", (zero, build.put("minimum", (total, LOWEST)), total))
     assert isinstance(total, str)
     shift = shift_of(build, total, dims)
     return shift, build.put("exp", (build.put("sub", (total, build.put("finite", (shift,)))),))
