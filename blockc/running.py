@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from blockc.ir.block import Graph, Map
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret
 from blockc.ir.plan import Plan
+from blockc.passes.cost import cost_for
 from blockc.sampling import largest_value
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -131,6 +132,7 @@ def run(request: Request) -> tuple[Report, dict[str, Array]]:
     arrays = inputs_for(request, sizes)
     outputs, times = timed(kernel, arrays)
     output, comparison = checked(request.program, arrays, outputs, sizes, positions)
+    plan = priced_for(plan, arrays)
     report = Report(
         request.program.name,
         request.target,
@@ -246,6 +248,13 @@ def checked(
 def _badness(comparison: Comparison) -> tuple[bool, float]:
     error, bound = comparison.max_abs_error, comparison.bound
     return not comparison.ok, error / bound if bound else error
+
+
+def priced_for(plan: Plan, arrays: Mapping[str, Array]) -> Plan:
+    """The plan with the figures of its program for these inputs: what they hold may bound loops."""
+    figures = cost_for(plan.costs[plan.snapshot], plan.program, plan.sizes, plan.tiles, arrays)
+    costs = (*plan.costs[: plan.snapshot], figures, *plan.costs[plan.snapshot + 1 :])
+    return replace(plan, costs=costs)
 
 
 @dataclass(frozen=True, slots=True)

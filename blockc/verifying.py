@@ -28,7 +28,7 @@ from blockc.ir.residues import Verdict
 from blockc.ir.verify import VerifyError, verify
 from blockc.passes import choose, fuse, lower
 from blockc.passes import split as in_chunks
-from blockc.passes.cost import work
+from blockc.passes.cost import cost_for, work
 from blockc.running import iterations
 
 RELATIVE = 1e-10  # of the largest number of an output, in float64
@@ -318,7 +318,8 @@ def checked_snapshots(setting: Setting, derivation: Derivation, say: Say) -> Ite
     for index, (program, cost) in enumerate(zip(programs, costs, strict=True)):
         say(f"snapshot {index + 1} of {len(programs)}")
         found, run = in_float64(setting, program)
-        mismatch, moved = compared_traffic(run, cost)
+        figures = cost_for(cost, program, setting.sizes, setting.tiles, setting.exact[0])
+        mismatch, moved = compared_traffic(run, figures)
         plan = Plan(program, index, setting.tiles, setting.sizes, costs)
         numbers = tuple(checked_numbers(setting.program, plan, data))
         yield CheckedSnapshot(index, cost.kernels, found, moved, mismatch, numbers)

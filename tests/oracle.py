@@ -25,6 +25,7 @@ from blockc.ir.interpret import interpret
 from blockc.ir.sharing import Shared
 from blockc.language import parse
 from blockc.meaning import evaluate
+from blockc.passes.bound_loops import bound_loops
 from blockc.passes.choose import compose, safe
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower, whole_dimensions
@@ -119,11 +120,15 @@ def random_derivation(seed: int) -> Derivation:
 
 
 def final_programs(derivation: Derivation) -> Iterator[tuple[str, Program]]:
-    """The programs that may be emitted: unfused and snapshots, each as it is, stabilized and composed."""
+    """The programs that may be emitted: unfused and snapshots, each as it is, stabilized, composed and bounded."""
     for number, program in enumerate((derivation.unfused, *derivation.snapshots)):
         stage = "unfused" if number == 0 else f"snapshot {number - 1}"
         stable = safe(program)
-        yield from ((stage, program), (f"{stage}, stable", stable), (f"{stage}, composed", compose(stable)))
+        composed = compose(stable)
+        yield from ((stage, program), (f"{stage}, stable", stable), (f"{stage}, composed", composed))
+        bounded = bound_loops(composed)
+        if bounded is not composed:
+            yield f"{stage}, bounded", bounded
 
 
 def programs(case: Case, derivation: Derivation) -> Iterator[tuple[str, Program]]:

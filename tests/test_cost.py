@@ -42,7 +42,7 @@ def check_traffic(case: Case, stage: str, program: Program) -> None:
     counted = {(name, "load"): count for name, count in run.loads.items() if count}
     counted |= {(name, "store"): count for name, count in run.stores.items() if count}
     tiles = {dim: max(1, tile) for dim, tile in case.tiles.items()}
-    predicted = {key: count for key, count in traffic(program, case.sizes, tiles).items() if count}
+    predicted = {key: count for key, count in traffic(program, case.sizes, tiles, inputs(case)).items() if count}
     assert predicted == counted, f"{stage}\n{case.reproduction()}"
 
 

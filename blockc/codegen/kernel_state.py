@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from blockc.codegen.numpy_values import Axis, Choice, Lines, Tile, Value
 from blockc.codegen.scratch import Scope
-from blockc.ir.block import Program, Type
+from blockc.ir.block import Operand, Program, Type
 
 
 @dataclass(slots=True)
@@ -25,6 +25,7 @@ class Kernel:
     constant_lines: Lines = field(default_factory=Lines)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
+    masks: dict[Operand, str] = field(default_factory=dict)  # conditions to what says if they fail in the block
     positions: dict[str, str] = field(default_factory=dict)  # dimension to the array of all positions along it
     ones: dict[tuple[str, str], str] = field(default_factory=dict)  # length and type to an array of ones
 

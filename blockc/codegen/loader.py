@@ -30,13 +30,13 @@ _NAMES = frozenset(
     }
 )
 _BUILTINS = frozenset(
-    {"IndexError", "ValueError", "bool", "float", "int", "len", "max", "min", "print", "range", "__name__"}
+    {"IndexError", "ValueError", "bool", "float", "int", "len", "max", "min", "print", "range", "zip", "__name__"}
 )
 # What kernels and `launch` call besides the spellings of operators and the helper functions.
 _STRUCTURE = """
-    T add arange array asarray astype bool_ copyto default_rng divide dtype empty errstate fill finfo inf int8
-    integers items limit matmul maximum min minimum multiply nan not_equal ones product random reduce reshape shape
-    sqrt standard_normal subtract transpose vecdot exp equal
+    T add arange array asarray astype bool_ copyto default_rng divide dtype empty equal errstate exp fill finfo inf int8
+    integers items limit matmul max maximum min minimum multiply nan not_equal ones product random reduce reduceat
+    reshape shape sqrt standard_normal subtract tolist transpose vecdot
 """
 _ATTRIBUTES = frozenset(
     {

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from blockc.codegen.exponents import may_run
 from blockc.codegen.kernel_state import Kernel
+from blockc.codegen.numpy_bounds import loop_head
 from blockc.codegen.numpy_tiles import apply_operator, in_new_memory
 from blockc.codegen.numpy_values import (
     Listing,
@@ -20,7 +21,7 @@ from blockc.codegen.numpy_values import (
 from blockc.codegen.scratch import Scope, new_tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Output, Port, Reduce, Rename, Type
 from blockc.ir.monoids import MONOIDS
-from blockc.ir.text import format_definition, format_type
+from blockc.ir.text import format_definition, format_type, format_where
 
 Targets = Mapping[str, Listing]  # stacked values that are stored in another list's array
 
@@ -103,7 +104,7 @@ def write_map(kernel: Kernel, scope: Scope, node: Map, targets: Targets) -> None
 def head_text(node: Map) -> str:
     """The first line of a map in the text form."""
     uses = f" uses {', '.join(sorted(node.captures))}" if node.captures else ""
-    return f"map {node.dim}{uses} {{"
+    return f"map {node.dim}{format_where(node.where)}{uses} {{"
 
 
 def output_text(kernel: Kernel, output: Output) -> str:
@@ -135,7 +136,10 @@ def open_loop(kernel: Kernel, scope: Scope, node: Map) -> Scope:
     """Write the head of a loop over the blocks of the map's dimension; `close_loop` completes it."""
     position = kernel.number(node.dim)
     before = scope.lines.nest("")
-    scope.lines.add(f"for b{position} in {kernel.blocks_text(scope, node.dim)}:")
+    if node.where is None:
+        scope.lines.add(f"for b{position} in {kernel.blocks_text(scope, node.dim)}:")
+    else:
+        scope.lines.add(loop_head(kernel, scope, node, node.where))
     loop = scope.lines.nest()
     start = loop.nest("")
     blocks = {**scope.blocks, node.dim: kernel.block_axis(node.dim)}

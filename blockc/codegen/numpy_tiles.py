@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from blockc.codegen.kernel_state import Kernel
@@ -31,17 +31,26 @@ _INTEGER_LIMITS = {"i32": (-(2**31), 2**31 - 1), "i8": (-(2**7), 2**7 - 1)}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Given:
-    """An operand. `dies`: nobody needs it afterwards. `temporary`: its memory is given back by who uses it."""
+    """An operand. `dies`: nobody needs it afterwards. `temporary`: its memory is given back by who uses it.
+
+    `shared`: how many dying names of the same operator have their values in its memory, which it was written over.
+    """
 
     value: Tile | Number
     dies: bool = False
     temporary: bool = False
+    shared: int = 0
 
 
 def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[str]) -> Tile:
     """Write the calls for one tile operator; `dying` are the names that nothing reads afterwards."""
     compute = compute_dtype(apply.dtype)
-    given = _operands(kernel, scope, apply.args, Counter(operand_names(apply.args)), dying)
+    uses = Counter(operand_names(apply.args))
+    if _skips_mask(kernel, apply.op, apply.args):
+        result = _masked(kernel, scope, apply.args, uses, dying, compute).value
+        assert isinstance(result, Tile)
+        return result
+    given = _operands(kernel, scope, apply.args, uses, dying)
     match apply.op:
         case "index":
             return _index(kernel, scope, apply.dims[0])
@@ -85,13 +94,34 @@ def _operands(
             case str():
                 given.append(Given(kernel.tile(arg), dies=arg in dying and here[arg] == uses[arg]))
             case Expression(op, inner) if any(operand_names(inner)):
-                entries = _operands(kernel, scope, inner, uses, dying)
-                kinds = tuple(_dtype(kernel, operand) for operand in inner)
-                result = _elementwise(kernel, scope, op, entries, compute_dtype(result_dtype(op, kinds)))
-                given.append(Given(result, dies=True, temporary=True))
+                compute = compute_dtype(result_dtype(op, tuple(_dtype(kernel, operand) for operand in inner)))
+                given.append(_composed(kernel, scope, op, inner, uses, dying, compute))
             case _:
                 given.append(Given(number(kernel, arg)))
     return given
+
+
+def _composed(
+    kernel: Kernel,
+    scope: Scope,
+    op: str,
+    args: tuple[Operand, ...],
+    uses: Counter[str],
+    dying: frozenset[str],
+    compute: str,
+) -> Given:
+    """The result of an operator inside another one."""
+    if _skips_mask(kernel, op, args):
+        return _masked(kernel, scope, args, uses, dying, compute)
+    entries = _operands(kernel, scope, args, uses, dying)
+    result = _elementwise(kernel, scope, op, entries, compute)
+    return Given(result, dies=True, temporary=True, shared=_sharing(entries, result))
+
+
+def _sharing(entries: Iterable[Given], result: Tile) -> int:
+    """How many dying names have their values in the memory of a result."""
+    same = [entry for entry in entries if isinstance(entry.value, Tile) and entry.value.buffer is result.buffer]
+    return sum(entry.shared + (not entry.temporary) for entry in same) if result.buffer is not None else 0
 
 
 def number(kernel: Kernel, operand: Constant | Size | Expression) -> Number:
@@ -182,6 +212,45 @@ def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], comp
     return out
 
 
+def _skips_mask(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> bool:
+    """True for a choice between a tile and a number by a condition that holds in some blocks as a whole."""
+    if op != "where" or args[0] not in kernel.masks or any(operand_names(args[2:])):
+        return False
+    axes: list[set[str]] = [
+        {axis for name in operand_names((arg,)) for axis in kernel.types[name].axes} for arg in args
+    ]
+    return bool(axes[1]) and axes[0] <= axes[1]
+
+
+def _masked(
+    kernel: Kernel, scope: Scope, args: tuple[Operand, ...], uses: Counter[str], dying: frozenset[str], compute: str
+) -> Given:
+    """Write a choice that puts a number where a condition fails, and nothing in a block where it holds throughout."""
+    condition, chosen, otherwise = args
+    (given,) = _operands(kernel, scope, (chosen,), uses, dying)
+    entry = _as_type(scope, given, compute)
+    tile = _tile_of(entry)
+    if tile.buffer is not None and _reusable(entry, tile.axes, compute, [entry]):
+        out = tile_in(scope, tile.buffer, tile.axes, compute)
+    else:
+        out = new_tile(scope, tile.axes, compute)
+        scope.lines.add(f"np.copyto({out.text}, {tile.text})")
+    scope.lines.add(f"if {kernel.masks[condition]}:")
+    inside = replace(scope, lines=scope.lines.nest())
+    (test,) = _operands(kernel, inside, (condition,), uses, dying)
+    mask = _tile_of(_as_mask(inside, test))
+    fails = new_tile(inside, mask.axes, "bool")
+    (other,) = _operands(kernel, inside, (otherwise,), uses, dying)
+    assert isinstance(other.value, Number)
+    inside.lines.add(
+        f"np.logical_not({mask.text}, out={fails.text})",
+        f"np.copyto({out.text}, {other.value.text}, where={aligned(fails, out.dims)})",
+    )
+    _release_temporaries(inside, {test, Given(fails, temporary=True)})
+    _release_temporaries(scope, {given, entry})
+    return Given(out, dies=True, temporary=True, shared=_sharing([entry], out))
+
+
 def in_new_memory(kernel: Kernel, scope: Scope, op: str, operands: tuple[Tile, ...]) -> Tile:
     """Write an elementwise operator whose operands stay as they are."""
     dims = {axis.dim: axis for operand in operands for axis in operand.axes}
@@ -212,7 +281,7 @@ def _calls(scope: Scope, op: str, texts: list[str], out: Tile) -> list[str]:
 def _reusable(entry: Given, axes: tuple[Axis, ...], compute: str, entries: Sequence[Given]) -> bool:
     """True if the result may be written over the operand: nobody else reads it, now or later."""
     tile = entry.value
-    if not (isinstance(tile, Tile) and tile.buffer is not None and entry.dies and tile.buffer.users == 1):
+    if not (isinstance(tile, Tile) and tile.buffer and entry.dies and tile.buffer.users == 1 + entry.shared):
         return False
     again = sum(isinstance(other.value, Tile) and other.value.buffer is tile.buffer for other in entries)
     return tile.axes == axes and tile.dtype == compute and (again == 1 or len(entries) == 2)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 
 from blockc.ir.block import (
     Apply,
@@ -36,9 +37,7 @@ def _graph(graph: Graph, fresh: Fresh, empty: frozenset[str]) -> Graph:
         if not isinstance(definition, Map):
             result.append(definition)
             continue
-        inner = Map(
-            definition.dim, definition.ports, _graph(definition.body, fresh, empty), definition.outputs, definition.span
-        )
+        inner = replace(definition, body=_graph(definition.body, fresh, empty))
         # A parallel map stays alone in its body, so that its blocks are tasks.
         result.extend(_out_of_loop(inner, fresh, empty) if inner.is_loop else (inner,))
     return tuple(result)
@@ -63,7 +62,7 @@ def _out_of_loop(loop: Map, fresh: Fresh, empty: frozenset[str]) -> Iterator[Def
         yield operand
         body.append(product)
     kept = tuple(definition for definition in body if gone.isdisjoint(definition.defines))
-    yield Map(loop.dim, loop.ports, kept, loop.outputs, loop.span)
+    yield replace(loop, body=kept)
 
 
 def _scaled(

@@ -10,6 +10,7 @@
     port     := name <- list                                   the body sees the element for its block
     output   := names = stack(value) | names = monoid(value*)  one more list dimension, or accumulated: items, or
                                                                lists that a map of the body stacks, item by item
+    where    := Condition                                      blocks in which it holds nowhere are left out of a loop
     operand  := name | constant | size(dim) | op(operand*)     the last: an elementwise operator, composed
     op       := an elementwise operator of ops.py | contract | sum | max | min | index | broadcast | cast
 
@@ -56,6 +57,32 @@ class Expression:
 
     op: str
     args: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The position along a dimension, in a condition."""
+
+    dim: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The numbers of an item of the body, which has these axes and is part of an input, in a condition."""
+
+    name: str
+    dims: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """An elementwise operator of positions, numbers and tables; "unknown", without operands, may be true or false."""
+
+    op: str
+    args: tuple[Term, ...]
+
+
+Term = Index | Reading | Condition | Constant | Size
 
 
 Leaf = Constant | Size | Expression  # the Expression without names
@@ -141,13 +168,18 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """The body, once for each block of `dim`. `uses` are the names that it takes from outside, ports included."""
+    """The body, once for each block of `dim`. `uses` are the names that it takes from outside, ports included.
+
+    Of a loop with a condition `where`, blocks in which the condition is shown to hold nowhere are left out: in them the
+    body would accumulate nothing.
+    """
 
     dim: str
     ports: tuple[Port, ...]
     body: Graph
     outputs: tuple[Output, ...]
     span: Span | None = field(default=None, compare=False)
+    where: Condition | None = None
     uses: frozenset[str] = field(init=False, compare=False, repr=False)
     captures: frozenset[str] = field(init=False, compare=False, repr=False)
     defines: tuple[str, ...] = field(init=False, compare=False, repr=False)  # the names of all outputs, in order
@@ -454,6 +486,7 @@ def substitute(definition: Definition, mapping: Mapping[str, Operand]) -> Defini
                     for output in definition.outputs
                 ),
                 definition.span,
+                definition.where,
             )
         case Reduce():
             sources = tuple(as_name(mapping.get(source, source)) for source in definition.sources)
@@ -491,7 +524,7 @@ def copy(definition: Definition, fresh: Callable[[str], str], mapping: dict[str,
                 values = tuple(as_name(mapping.get(value, value)) for value in output.values)
                 mapping.update({name: fresh(name) for name in output.names})
                 outputs.append(Output(tuple(as_name(mapping[name]) for name in output.names), values, output.monoid))
-            return Map(definition.dim, ports, body, tuple(outputs), definition.span)
+            return Map(definition.dim, ports, body, tuple(outputs), definition.span, definition.where)
         case _:
             assert_never(definition)
 
@@ -509,9 +542,9 @@ def rebind(definition: Apply | Reduce | Rename | Map, mapping: Mapping[str, Oper
             return Reduce(tuple(new(name) for name in bound), sources, dim, monoid, span)
         case Rename(name, source, old, other, span):
             return Rename(new(name), source, old, other, span)
-        case Map(dim, ports, body, outputs, span):
+        case Map(dim, ports, body, outputs, span, where):
             renamed = tuple(Output(tuple(new(n) for n in out.names), out.values, out.monoid) for out in outputs)
-            return Map(dim, ports, body, renamed, span)
+            return Map(dim, ports, body, renamed, span, where)
         case _:
             assert_never(definition)
 
@@ -552,7 +585,7 @@ def _replace(graph: Graph, path: Path, new: Graph) -> Graph:
         return new
     position, child = _child(graph, path[0])
     body = _replace(child.body, path[1:], new)
-    changed = Map(child.dim, child.ports, body, child.outputs, child.span)
+    changed = Map(child.dim, child.ports, body, child.outputs, child.span, child.where)
     return (*graph[:position], changed, *graph[position + 1 :])
 
 

@@ -8,6 +8,7 @@ is stored in every iteration and loaded in all but the first; the lists that fee
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,12 @@ from blockc.ir.block import (
     Definition,
     Expression,
     Graph,
+    Index,
     Map,
     Operand,
+    Port,
     Program,
+    Reading,
     Reduce,
     Rename,
     Size,
@@ -36,8 +40,11 @@ from blockc.ir.block import (
     roots,
     without,
 )
+from blockc.ir.conditions import readings
 from blockc.ir.dtypes import DTYPES
+from blockc.ir.intervals import Bounds, Leaf, bounds
 from blockc.ir.monoids import MONOIDS, identity
+from blockc.ir.ops import OPERATORS
 from blockc.ir.sharing import Shared
 
 T = TypeVar("T")
@@ -375,6 +382,7 @@ class _Interpreter:
         captured = {name: environment[name] for name in node.captures}
         runs: list[dict[str, Value]] = []
         sections = self.blocks(node.dim, blocks)
+        first_read = readings(node.where)
         for block in sections:
             index = block.start // self.tiles[node.dim]
             inner = dict(captured)
@@ -383,8 +391,13 @@ class _Interpreter:
                 if isinstance(element, Tile) and self.padding is not None:
                     element = self.read_again(element, {**blocks, node.dim: block})
                 inner[port.name] = element
-                if isinstance(element, Tile) and port.name in body_uses:
-                    self.loads[port.source] += self.bytes(element, port.source)
+                if port.name in first_read:
+                    self.load(port, element)
+            if not self.takes_part(node, inner, {**blocks, node.dim: block}):
+                continue
+            for port in node.ports:
+                if port.name in body_uses and port.name not in first_read:
+                    self.load(port, inner[port.name])
             self.graph(node.body, inner, {**blocks, node.dim: block}, inside)
             runs.append(inner)
             for output in node.outputs:
@@ -403,6 +416,31 @@ class _Interpreter:
                 self.count_accumulation(output.names, run, index)
             results.update(zip(output.names, self.accumulate(output.monoid, output.names, values, blocks), strict=True))
         return results
+
+    def load(self, port: Port, element: Value) -> None:
+        """Count what the body loads of a port: an item; a list stays where it is."""
+        if isinstance(element, Tile):
+            self.loads[port.source] += self.bytes(element, port.source)
+
+    def takes_part(self, node: Map, environment: Mapping[str, Value], blocks: Blocks) -> bool:
+        """False for a block of a loop in which its condition holds nowhere."""
+
+        def ends(term: Leaf) -> Bounds[float]:
+            if isinstance(term, Index):
+                block = blocks.get(term.dim, slice(0, self.sizes[term.dim]))
+                return block.start, block.stop - 1
+            if isinstance(term, Reading):
+                table = environment[term.name]
+                assert isinstance(table, Tile)
+                return (table.array.min(), table.array.max()) if table.array.size else (math.inf, -math.inf)
+            number = term.value if isinstance(term, Constant) else self.sizes[term.dim]
+            return number, number
+
+        def apply(op: str, *operands: float) -> float:
+            result: float = OPERATORS[op].meaning(*operands)
+            return result
+
+        return node.where is None or bool(bounds(node.where, apply, ends)[1])
 
     def bytes(self, tile: Tile, name: str) -> int:
         return int(tile.array.size) * DTYPES[self.program.types[name].dtype].size

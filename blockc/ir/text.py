@@ -27,20 +27,24 @@ from lark import Lark, Token, Transformer
 from blockc.ir.array_program import Argument, Dim, argument_type, chunk_dim
 from blockc.ir.block import (
     Apply,
+    Condition,
     Constant,
     Definition,
     Expression,
     Graph,
+    Index,
     Input,
     Map,
     Operand,
     Output,
     Port,
     Program,
+    Reading,
     Reduce,
     Rename,
     Result,
     Size,
+    Term,
     Type,
 )
 
@@ -87,7 +91,7 @@ def format_definition(program: Program, definition: Definition, indent: str) -> 
         case Map(dim, ports, body, outputs):
             uses = f" uses {', '.join(sorted(definition.captures))}" if definition.captures else ""
             inner = indent + "  "
-            lines = [f"{indent}map {dim}{uses} {{"]
+            lines = [f"{indent}map {dim}{format_where(definition.where)}{uses} {{"]
             lines += [f"{inner}{port.name}: {format_type(types[port.name])} <- {port.source}" for port in ports]
             lines += format_graph(program, body, inner)
             for output in outputs:
@@ -96,6 +100,24 @@ def format_definition(program: Program, definition: Definition, indent: str) -> 
             return [*lines, f"{indent}}}"]
         case _:
             assert_never(definition)
+
+
+def format_where(condition: Condition | None) -> str:
+    """The condition of a map, as its first line has it."""
+    return "" if condition is None else f" where {format_term(condition)}"
+
+
+def format_term(term: Term) -> str:
+    """A condition or a part of one."""
+    match term:
+        case Index(dim):
+            return f"index({dim})"
+        case Reading(name, dims):
+            return f"{name}[{', '.join(dims)}]"
+        case Condition(op, args):
+            return f"{op}({', '.join(map(format_term, args))})"
+        case _:
+            return format_operand(term)
 
 
 def format_type(kind: Type) -> str:
@@ -144,13 +166,16 @@ names: NAME ("," NAME)*
 apply: typed "=" NAME ["[" names "]"] "(" [operands] ")"
 reduce: typed ("," typed)* "=" "reduce" "[" NAME "," NAME "]" "(" names ")"
 rename: typed "=" "rename" "[" NAME "->" NAME "]" "(" NAME ")"
-map: "map" NAME ["uses" names] "{" port* definition* map_output* "}"
+map: "map" NAME ["where" condition] ["uses" names] "{" port* definition* map_output* "}"
 port: typed "<-" NAME
 map_output: "=>" bound "=" NAME "(" names ")"
 bound: typed ("," typed)*
 typed: NAME ":" type
 operands: operand ("," operand)*
 ?operand: NAME -> value | NUMBER -> number | "size" "(" NAME ")" -> size | NAME "(" operands ")" -> scalar
+condition: NAME "(" [term ("," term)*] ")"
+?term: "index" "(" NAME ")" -> index | "size" "(" NAME ")" -> size | NUMBER -> number | table | condition
+table: NAME "[" [names] "]"
 output: "output" NAME "=" NAME
 TIER: "slow" | "local"
 WHOLE: "whole"
@@ -214,6 +239,16 @@ class _Build(Transformer):  # type: ignore[type-arg]
     def size(self, items: list[Token]) -> Size:
         return Size(str(items[0]))
 
+    def index(self, items: list[Token]) -> Index:
+        return Index(str(items[0]))
+
+    def table(self, items: list[Any]) -> Reading:
+        return Reading(str(items[0]), items[1] or ())
+
+    def condition(self, items: list[Any]) -> Condition:
+        op, *args = items
+        return Condition(str(op), tuple(arg for arg in args if arg is not None))
+
     def scalar(self, items: list[Any]) -> Expression:
         return Expression(str(items[0]), items[1])
 
@@ -240,10 +275,11 @@ class _Build(Transformer):  # type: ignore[type-arg]
         return Output(bound, values, None if monoid == "stack" else str(monoid))
 
     def map(self, items: list[Any]) -> Map:
-        dim, _, *parts = items
+        dim, where, _, *parts = items
         ports = tuple(part for part in parts if isinstance(part, Port))
         body = tuple(part for part in parts if isinstance(part, Apply | Map | Reduce | Rename))
-        return Map(str(dim), ports, body, tuple(part for part in parts if isinstance(part, Output)))
+        outputs = tuple(part for part in parts if isinstance(part, Output))
+        return Map(str(dim), ports, body, outputs, where=where)
 
     def output(self, items: list[Token]) -> tuple[str, str]:
         return str(items[0]), str(items[1])

@@ -9,6 +9,7 @@ B06 a tile operator takes items, as       B12 an output has the dimensions that 
     many as it needs                      B13 an accumulated list is stacked in the same body; a reduce gives items
                                           B14 a scalar part has no list dimension or axis that a payload lacks
                                           B15 chunks group the blocks of a cut dimension, outside the maps over it
+                                          B16 a condition is one on positions here, of a loop that accumulates items
 """
 
 from __future__ import annotations
@@ -21,20 +22,25 @@ from blockc.ir.block import (
     REDUCTIONS,
     STRUCTURAL,
     Apply,
+    Condition,
     Constant,
     Definition,
     Expression,
     Graph,
+    Index,
     Map,
     Operand,
     Program,
+    Reading,
     Reduce,
     Rename,
     Size,
+    Term,
     Type,
     renamed_type,
     without,
 )
+from blockc.ir.conditions import UNKNOWN
 from blockc.ir.monoids import MONOIDS
 from blockc.ir.ops import OPERATORS
 
@@ -260,6 +266,8 @@ class _Checker:
         for port in node.ports:
             self.bind(at, port.name, self.peel(at, port.source, node.dim))
         self.graph(node.body, (*mapped, node.dim))
+        if node.where is not None:
+            self.condition(at, node.where, (*mapped, node.dim))
         results = []
         stacks = {name for inner in node.body if isinstance(inner, Map) for name in stacked(inner)}
         for output in node.outputs:
@@ -271,6 +279,8 @@ class _Checker:
                 kind = self.output(at, node.dim, output.monoid, value)
                 if output.monoid is not None and kind.lists and value not in stacks:
                     raise VerifyError("B13", at, f"no map of the body stacks the list `{value}`")
+                if node.where is not None and (output.monoid is None or kind.lists):
+                    raise VerifyError("B16", at, f"`{value}` needs all blocks")
                 results.append((name, kind))
         names = self.order[before[1] :]
         for name in names:  # which are out of scope again
@@ -282,6 +292,28 @@ class _Checker:
         for output in node.outputs:
             if output.monoid is not None:
                 self.acts(at, output.monoid, output.names)
+
+    def condition(self, at: str, term: Term, mapped: tuple[str, ...]) -> None:
+        """B16 for a condition or a part of one."""
+        match term:
+            case Index(dim):
+                self.dims(at, (dim,))
+                if dim not in mapped and dim not in self.program.whole:
+                    raise VerifyError("B16", at, f"a position along `{dim}` outside a map over it")
+            case Reading(name, dims):
+                if self.use(at, name) != Type(self.types[name].dtype, (), dims):
+                    raise VerifyError("B16", at, f"`{name}` is no item with these axes")
+            case Size(dim):
+                self.dims(at, (dim,))
+            case Condition(op, args):
+                if not (_arity_fits(op, len(args)) and op in OPERATORS) and term != UNKNOWN:
+                    raise VerifyError("B16", at, f"`{op}` does not take {len(args)} operands in a condition")
+                for arg in args:
+                    self.condition(at, arg, mapped)
+            case Constant():
+                pass
+            case _:
+                assert_never(term)
 
     def output(self, at: str, dim: str, monoid: str | None, value: str) -> Type:
         kind = self.use(at, value)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from blockc.ir.block import REDUCTIONS, Apply, Map, Program, walk
 from blockc.ir.decisions import Derivation, Match
 from blockc.ir.plan import Cost, Plan
+from blockc.passes.bound_loops import bound_loops
 from blockc.passes.cost import cost
 from blockc.passes.pivot import pivot
 from blockc.passes.rules import EMISSION_RULES
@@ -87,8 +88,8 @@ def choose(programs: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mappi
 
 
 def ready(derivation: Derivation) -> tuple[Program, ...]:
-    """The snapshots as they would be emitted: made safe, and composed."""
-    return tuple(compose(safe(snapshot)) for snapshot in derivation.snapshots)
+    """The snapshots as they would be emitted: made safe, composed, and their loops bounded."""
+    return tuple(bound_loops(compose(safe(snapshot))) for snapshot in derivation.snapshots)
 
 
 def safe(program: Program) -> Program:

@@ -4,7 +4,8 @@ Traffic follows design section 4: a port or stacked output whose element is an i
 body; an accumulated list is stored in every iteration of its loop and loaded in all but the first, and what is stacked
 only to be accumulated is not stored; nothing else moves, except the items of the top graph between launches. Since the
 tiles of all blocks of a dimension add up to its size, a product of sizes (for axes) and block counts (for other
-enclosing maps) is exact. Chunks are whole blocks: maps over both count as one over the blocks.
+enclosing maps) is exact. Chunks are whole blocks: maps over both count as one over the blocks. Inside loops that leave
+out blocks, those that are left are counted, block by block.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import (
     REDUCTIONS,
     Apply,
+    Condition,
     Expression,
     Graph,
     Map,
@@ -27,9 +29,11 @@ from blockc.ir.block import (
     kernels,
     roots,
 )
+from blockc.ir.conditions import positions, readings
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.ops import OPERATORS
 from blockc.ir.plan import Cost
+from blockc.passes.live_blocks import NO_TABLES, Arrays, Tables, live, tables_of
 
 if TYPE_CHECKING:
     import sympy
@@ -39,29 +43,43 @@ if TYPE_CHECKING:
 class Count:
     """A number of elements: the sizes of `sizes` times the numbers of blocks of `blocks`, times `times`.
 
-    `again` are dimensions whose first block does not count.
+    `again` are dimensions whose first block does not count. `where` are the conditions of the loops around: only blocks
+    in which each may hold count.
     """
 
     sizes: tuple[str, ...]
     blocks: tuple[str, ...]
     times: int = 1
     again: tuple[str, ...] = ()
+    where: tuple[Condition, ...] = ()
 
-    def value(self, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+    def value(self, sizes: Mapping[str, int], tiles: Mapping[str, int], tables: Tables = NO_TABLES) -> int:
         """The number, for sizes and tiles in elements."""
-        whole = math.prod(sizes[dim] for dim in self.sizes)
-        repeats = math.prod(-(-sizes[dim] // tiles[dim]) for dim in self.blocks)
-        return self.times * whole * repeats * math.prod(max(0, -(-sizes[dim] // tiles[dim]) - 1) for dim in self.again)
+        bounded = self.bounded.intersection(tiles)
+        whole = math.prod(sizes[dim] for dim in self.sizes if dim not in bounded)
+        repeats = math.prod(-(-sizes[dim] // tiles[dim]) for dim in self.blocks if dim not in bounded)
+        further = math.prod(max(0, -(-sizes[dim] // tiles[dim]) - 1) for dim in self.again)
+        number = self.times * whole * repeats * further
+        if not self.where:
+            return number
+        return number * live(self.where, self.bounded.intersection(self.sizes), sizes, tiles, tables)
+
+    @property
+    def bounded(self) -> frozenset[str]:
+        """The dimensions whose positions the conditions are about."""
+        return frozenset(dim for condition in self.where for dim in positions(condition))
 
     def symbol(self) -> sympy.Expr:
         """The number as a formula, for dimensions that are not empty: a size is the name of its dimension, B_x the
-        number of blocks of x."""
+        number of blocks of x, and live(...) what conditions leave of a product of them."""
         import sympy
 
-        names = (*self.sizes, *(f"B_{dim}" for dim in self.blocks))
-        symbols = (sympy.Symbol(name, integer=True, nonnegative=True) for name in names)
+        names = [(dim, dim) for dim in self.sizes] + [(dim, f"B_{dim}") for dim in self.blocks]
+        symbols = [(dim, sympy.Symbol(name, integer=True, nonnegative=True)) for dim, name in names]
         further = (sympy.Symbol(f"B_{dim}", integer=True, nonnegative=True) - 1 for dim in self.again)
-        return sympy.Mul(self.times, *symbols, *further)
+        free = sympy.Mul(self.times, *(symbol for dim, symbol in symbols if dim not in self.bounded), *further)
+        left = sympy.Mul(*(symbol for dim, symbol in symbols if dim in self.bounded))
+        return free * sympy.Function("live")(left) if self.where else free
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +118,17 @@ def _items(program: Program) -> Iterator[Movement]:
                 yield _movement(program, name, name, "store", ())
 
 
-def _movement(program: Program, name: str, root: str, direction: str, mapped: tuple[str, ...]) -> Movement:
+def _movement(
+    program: Program,
+    name: str,
+    root: str,
+    direction: str,
+    mapped: tuple[str, ...],
+    where: tuple[Condition, ...] = (),
+) -> Movement:
     kind = program.types[name]
     blocks = repeating(program, mapped, kind.axes)
-    return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks))
+    return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks, where=where))
 
 
 def repeating(program: Program, mapped: tuple[str, ...], axes: Collection[str]) -> tuple[str, ...]:
@@ -114,24 +139,31 @@ def repeating(program: Program, mapped: tuple[str, ...], axes: Collection[str]) 
 
 
 def _of_graph(
-    program: Program, graph: Graph, mapped: tuple[str, ...], names: Mapping[str, str], fed: frozenset[str]
+    program: Program,
+    graph: Graph,
+    mapped: tuple[str, ...],
+    names: Mapping[str, str],
+    fed: frozenset[str],
+    where: tuple[Condition, ...] = (),
 ) -> Iterator[Movement]:
     """What the maps of a graph move. `fed` are its lists that accumulations take item by item: they lie nowhere."""
     for node in graph:
         if not isinstance(node, Map):
             continue
         inside = (*mapped, node.dim)
+        within = where if node.where is None else (*where, node.where)
         read = {value for output in node.outputs for value in output.values}.union(*(d.uses for d in node.body))
         for port in node.ports:
             if program.types[port.name].is_item and port.name in read:
-                yield _movement(program, port.name, names[port.name], "load", inside)
-        yield from _of_graph(program, node.body, inside, names, _feeding(node, fed))
+                around = where if port.name in readings(node.where) else within  # the condition is read in every block
+                yield _movement(program, port.name, names[port.name], "load", inside, around)
+        yield from _of_graph(program, node.body, inside, names, _feeding(node, fed), within)
         for output in node.outputs:
             root = names.get(output.names[0], output.names[0])
             if output.monoid is not None:
-                yield from _accumulated(program, output, mapped, node.dim, names)
+                yield from _accumulated(program, output, mapped, node.dim, names, where)
             elif program.types[output.values[0]].is_item and output.names[0] not in fed:
-                yield _movement(program, output.values[0], root, "store", inside)
+                yield _movement(program, output.values[0], root, "store", inside, within)
 
 
 def _feeding(node: Map, fed: frozenset[str]) -> frozenset[str]:
@@ -145,7 +177,12 @@ def _feeding(node: Map, fed: frozenset[str]) -> frozenset[str]:
 
 
 def _accumulated(
-    program: Program, output: Output, mapped: tuple[str, ...], dim: str, names: Mapping[str, str]
+    program: Program,
+    output: Output,
+    mapped: tuple[str, ...],
+    dim: str,
+    names: Mapping[str, str],
+    where: tuple[Condition, ...],
 ) -> Iterator[Movement]:
     """What a loop over `dim` moves of lists that it accumulates: all items, in every iteration."""
     for name in output.names:
@@ -154,12 +191,12 @@ def _accumulated(
             lists = tuple(other for other in kind.lists if other not in kind.axes)
             root, size = names.get(name, name), DTYPES[kind.dtype].size
             around = (*repeating(program, mapped, kind.axes), *lists)
-            stores = Count(kind.axes, (*repeating(program, (*mapped, dim), kind.axes), *lists))
+            stores = Count(kind.axes, (*repeating(program, (*mapped, dim), kind.axes), *lists), where=where)
             if any(program.chunks.get(other) == dim for other in mapped):  # the first time in every chunk
                 yield Movement(root, "load", size, stores)
                 yield Movement(root, "load", size, replace(stores, blocks=around, times=-1))
             else:
-                yield Movement(root, "load", size, Count(kind.axes, around, again=(dim,)))
+                yield Movement(root, "load", size, Count(kind.axes, around, again=(dim,), where=where))
             yield Movement(root, "store", size, stores)
 
 
@@ -170,36 +207,46 @@ def traffic_formula(program: Program) -> sympy.Expr:
     return sympy.Add(*(movement.itemsize * movement.count.symbol() for movement in movements(program)))
 
 
-def traffic(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> dict[tuple[str, str], int]:
-    """Bytes by value and direction."""
+def traffic(
+    program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int], arrays: Arrays | None = None
+) -> dict[tuple[str, str], int]:
+    """Bytes by value and direction. Conditions that read inputs leave out what they do for `arrays`, or nothing."""
     sizes = complete_sizes(program, sizes)
+    tables = NO_TABLES if arrays is None else tables_of(program, sizes, arrays)
     result: dict[tuple[str, str], int] = {}
     for movement in movements(program):
         key = (movement.value, movement.direction)
-        result[key] = result.get(key, 0) + movement.itemsize * movement.count.value(sizes, tiles)
+        result[key] = result.get(key, 0) + movement.itemsize * movement.count.value(sizes, tiles, tables)
     return result
 
 
-def work(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> tuple[int, int]:
-    """Arithmetic operations and special functions, with all repeats."""
+def work(
+    program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int], arrays: Arrays | None = None
+) -> tuple[int, int]:
+    """Arithmetic operations and special functions, with all repeats, for `arrays` or whatever they are."""
     sizes = complete_sizes(program, sizes)
+    tables = NO_TABLES if arrays is None else tables_of(program, sizes, arrays)
     flops = special = 0
-    for apply, mapped in _applies(program.body, ()):
+    for apply, mapped, where in _applies(program.body, (), ()):
         axes = set(program.types[apply.name].axes).union(*(program.types[name].axes for name in apply.uses))
         blocks = repeating(program, mapped, axes)
-        elements = Count(tuple(axes), blocks).value(sizes, tiles)
+        elements = Count(tuple(axes), blocks, where=where).value(sizes, tiles, tables)
         own, own_special = _per_element(apply)
         flops += elements * own
         special += elements * own_special
     return flops, special
 
 
-def _applies(graph: Graph, mapped: tuple[str, ...]) -> Iterator[tuple[Apply, tuple[str, ...]]]:
+def _applies(
+    graph: Graph, mapped: tuple[str, ...], where: tuple[Condition, ...]
+) -> Iterator[tuple[Apply, tuple[str, ...], tuple[Condition, ...]]]:
+    """The tile operators with the dimensions of the maps around, and the conditions of those maps."""
     for definition in graph:
         if isinstance(definition, Apply):
-            yield definition, mapped
+            yield definition, mapped, where
         elif isinstance(definition, Map):
-            yield from _applies(definition.body, (*mapped, definition.dim))
+            within = where if definition.where is None else (*where, definition.where)
+            yield from _applies(definition.body, (*mapped, definition.dim), within)
 
 
 def _per_element(apply: Apply) -> tuple[int, int]:
@@ -290,12 +337,26 @@ class Rates:
 NOMINAL = Rates(bytes=2e10, flops=2e11, special=2e9, launch=2e-5)
 
 
-def cost(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int], rates: Rates = NOMINAL) -> Cost:
-    """All figures of a program. `tiles` must have every dimension that is cut."""
-    moved = traffic(program, sizes, tiles)
-    flops, special = work(program, sizes, tiles)
+def cost(
+    program: Program,
+    sizes: Mapping[str, int],
+    tiles: Mapping[str, int],
+    rates: Rates = NOMINAL,
+    arrays: Arrays | None = None,
+) -> Cost:
+    """All figures of a program. `tiles` must have every dimension that is cut. Loops that leave out blocks by what an
+    input holds are counted for `arrays`; without, as if they left out none."""
+    moved = traffic(program, sizes, tiles, arrays)
+    flops, special = work(program, sizes, tiles, arrays)
     launches = len(kernels(program))
     slowest = max(sum(moved.values()) / rates.bytes, flops / rates.flops, special / rates.special)
     seconds = slowest + launches * rates.launch
     local = local_bytes(program, sizes, tiles)
     return Cost(launches, buffered_lists(program), moved, flops, special, local, seconds)
+
+
+def cost_for(
+    figures: Cost, program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int], arrays: Arrays
+) -> Cost:
+    """The figures of a program for these inputs, whose numbers may bound its loops."""
+    return cost(program, sizes, tiles, arrays=arrays) if tables_of(program, sizes, arrays) else figures

@@ -68,13 +68,13 @@ class _Padder:
             match definition:
                 case Apply():
                     padding[definition.name] = self.padded(definition, padding, mapped)
-                case Map(dim, ports, body, outputs, span):
+                case Map(dim, ports, body, outputs, span, where):
                     inside = (*mapped, dim)
                     inner = dict(padding)
                     for port in ports:
                         axes = self.program.types[port.name].axes
                         inner[port.name] = {axis: 0.0 for axis in axes if axis in inside}
-                    definition = Map(dim, ports, self.graph(body, inner, inside), outputs, span)
+                    definition = Map(dim, ports, self.graph(body, inner, inside), outputs, span, where)
                 case _:
                     pass
             out.append(definition)
