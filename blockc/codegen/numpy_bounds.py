@@ -8,7 +8,7 @@ from blockc.codegen.numpy_tiles import literal
 from blockc.codegen.numpy_values import Listing
 from blockc.codegen.scratch import Scope
 from blockc.ir.block import Condition, Constant, Index, Map, Operand, Reading, Size
-from blockc.ir.conditions import as_term, conditions, conjuncts
+from blockc.ir.conditions import as_term, choices, conjuncts
 from blockc.ir.intervals import Bounds, Leaf, bounds
 
 
@@ -21,7 +21,7 @@ def loop_head(kernel: Kernel, scope: Scope, node: Map, where: Condition) -> str:
     scope.lines.add(
         f"{starts} = {starts}[{somewhere}]",
     )
-    masks = [operand for operand in dict.fromkeys(conditions(node.body)) if _follows(kernel, operand, where)]
+    masks = [operand for operand in dict.fromkeys(choices(node.body)) if _follows(kernel, operand, where)]
     if not masks:
         return f"for {blocks} in {starts}.tolist():"
     kernel.masks.update(dict.fromkeys(masks, needs_mask))

@@ -51,6 +51,14 @@ def conjuncts(condition: Condition) -> tuple[Term, ...]:
 
 
 def conditions(graph: Graph) -> Iterator[Operand]:
+    """What the `where`s of a body choose by, and what is made zeros and ones."""
+    yield from choices(graph)
+    for definition in graph:
+        if isinstance(definition, Apply) and definition.op == "cast":
+            yield definition.args[0]
+
+
+def choices(graph: Graph) -> Iterator[Operand]:
     """What the `where`s of a body choose by."""
     for definition in graph:
         if isinstance(definition, Apply):

@@ -9,7 +9,7 @@
     }                                                   }
 
 A loop may leave out a block if all that it accumulates there is the identity of its monoid. That is found by following
-numbers through the body as if the condition of a `where` were false everywhere; no pattern is involved. What is masked
+numbers through the body as if a condition were false everywhere; no pattern is involved. What is masked
 is taken to be finite: zero times anything is zero. Whether a condition is false in a whole block is for `intervals.py`.
 """
 
@@ -120,7 +120,7 @@ class _Masked:
                 return 0.0 if 0.0 in numbers else None
             return numbers[0]
         if apply.op in ("broadcast", "cast"):
-            return self.operand(apply.args[0])
+            return 0.0 if apply.args[0] == self.condition else self.operand(apply.args[0])
         return None if apply.op == "index" else self.operator(apply.op, apply.args)
 
     def operand(self, operand: Operand) -> float | None:
