@@ -61,6 +61,8 @@ DRIVEN = {
 H, M, N, D, E, K, V, Z = (SIZES[dim] for dim in "hmndekvz")
 ROWS = -(-M // TILE)  # blocks along m
 ATTENTION = H * M * D + H * M * E + ROWS * H * N * (D + E)
+SEEN = sum(min(N, row + TILE) for row in range(0, M, TILE))  # keys of the blocks that a block of queries sees some of
+CAUSAL = H * M * D + H * M * E + H * SEEN * (D + E)
 
 # Elements of four bytes that the last snapshot has to move, by group and cut: no snapshot moves fewer.
 ELEMENTS = {
@@ -73,7 +75,7 @@ ELEMENTS = {
     ("layernorm_matmul", "m"): M * D + M * N + D * N + 2 * D,
     ("layernorm_matmul", "m d"): M * D + M * N + ROWS * (D * N + 2 * D),
     ("layernorm_matmul", "m n"): M * D + M * N + ROWS * D * N + 2 * D,
-    ("masked_attention", "h m n"): ATTENTION,
+    ("masked_attention", "h m n"): CAUSAL,
     ("rmsnorm_qkv", "m"): M * D + (M + D) * (E + K + V) + D,
     ("rmsnorm_qkv", "m d"): M * D + M * (E + K + V) + ROWS * (D * (E + K + V) + D),
     ("rmsnorm_swiglu", "m z"): M * D + M * E + ROWS * Z * (2 * D + E) + D,
@@ -89,6 +91,8 @@ PENDING: dict[str, dict[str, str]] = {
         "small features": "expectation unnormalised",
         "large features": "expectation unnormalised",
     },
+    # What is divided out needs all blocks, and a sum times its reciprocal is not taken for 1.
+    "masked_attention": dict.fromkeys((*CUTS["masked_attention"], *DRIVEN), "renormalised"),
 }
 
 

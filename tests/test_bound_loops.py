@@ -150,6 +150,8 @@ SPELLINGS = {
     "mask added": "O = dot[n](softmax[n](S + where({}, 0, -inf)), V) }}",
     "zeros": "O = dot[n](where({}, sigmoid(S), 0), V) }}",
     "mask multiplied": "O = dot[n](sigmoid(S) * where({}, 1, 0), V) }}",
+    "closed mask": "O = dot[n](softmax[n](where(not ({}), -inf, S)), V) }}",
+    "one minus closed mask": "E = exp(S) * (1 - f32(not ({}))); O = dot[n](E, V) / sum[n](E) }}",
 }
 SIZES = {"m": 17, "n": 19, "d": 3, "e": 2}
 TILES = {"m": 4, "n": 3}

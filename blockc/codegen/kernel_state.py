@@ -25,7 +25,9 @@ class Kernel:
     constant_lines: Lines = field(default_factory=Lines)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
-    masks: dict[Operand, str] = field(default_factory=dict)  # conditions to what says if they fail in the block
+    masks: dict[tuple[Operand, bool], str] = field(
+        default_factory=dict
+    )  # what holds in some blocks to what says if not
     positions: dict[str, str] = field(default_factory=dict)  # dimension to the array of all positions along it
     ones: dict[tuple[str, str], str] = field(default_factory=dict)  # length and type to an array of ones
 

@@ -21,7 +21,8 @@ def loop_head(kernel: Kernel, scope: Scope, node: Map, where: Condition) -> str:
     scope.lines.add(
         f"{starts} = {starts}[{somewhere}]",
     )
-    masks = [operand for operand in dict.fromkeys(choices(node.body)) if _follows(kernel, operand, where)]
+    known = [(operand, holds) for operand in dict.fromkeys(choices(node.body)) for holds in (True, False)]
+    masks = [(operand, holds) for operand, holds in known if _follows(kernel, operand, holds, where)]
     if not masks:
         return f"for {blocks} in {starts}.tolist():"
     kernel.masks.update(dict.fromkeys(masks, needs_mask))
@@ -29,9 +30,10 @@ def loop_head(kernel: Kernel, scope: Scope, node: Map, where: Condition) -> str:
     return f"for {blocks}, {needs_mask} in zip({starts}.tolist(), {needs_mask}.tolist()):"
 
 
-def _follows(kernel: Kernel, operand: Operand, where: Condition) -> bool:
-    """True for what the condition of a loop implies."""
-    return as_term(kernel.program, operand) in conjuncts(where)
+def _follows(kernel: Kernel, operand: Operand, holds: bool, where: Condition) -> bool:
+    """True if the condition of a loop implies that an operand holds, or that it does not."""
+    term = as_term(kernel.program, operand)
+    return term is not None and (term if holds else Condition("not", (term,))) in conjuncts(where)
 
 
 def _extremes(kernel: Kernel, scope: Scope, term: Leaf, node: Map) -> Bounds[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -214,19 +214,23 @@ def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], comp
 
 def _skips_mask(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> bool:
     """True for a choice between a tile and a number by a condition that holds in some blocks as a whole."""
-    if op != "where" or args[0] not in kernel.masks or any(operand_names(args[2:])):
-        return False
-    axes: list[set[str]] = [
-        {axis for name in operand_names((arg,)) for axis in kernel.types[name].axes} for arg in args
-    ]
-    return bool(axes[1]) and axes[0] <= axes[1]
+    return op == "where" and any((args[0], holds) in kernel.masks for holds in _maskable(kernel, args))
+
+
+def _maskable(kernel: Kernel, args: tuple[Operand, ...]) -> Iterator[bool]:
+    """If a choice is between a tile with all axes and a number: whether the tile is where the condition holds."""
+    condition, first, second = ({a for name in operand_names((arg,)) for a in kernel.types[name].axes} for arg in args)
+    for holds, own, number in ((True, first, args[2]), (False, second, args[1])):
+        if own and condition <= own and not any(operand_names((number,))):
+            yield holds
 
 
 def _masked(
     kernel: Kernel, scope: Scope, args: tuple[Operand, ...], uses: Counter[str], dying: frozenset[str], compute: str
 ) -> Given:
-    """Write a choice that puts a number where a condition fails, and nothing in a block where it holds throughout."""
-    condition, chosen, otherwise = args
+    """Write a choice that puts a number where a mask is closed, and nothing in a block where it is open throughout."""
+    holds = next(holds for holds in _maskable(kernel, args) if (args[0], holds) in kernel.masks)
+    condition, chosen, otherwise = args if holds else (args[0], args[2], args[1])
     (given,) = _operands(kernel, scope, (chosen,), uses, dying)
     entry = _as_type(scope, given, compute)
     tile = _tile_of(entry)
@@ -235,18 +239,17 @@ def _masked(
     else:
         out = new_tile(scope, tile.axes, compute)
         scope.lines.add(f"np.copyto({out.text}, {tile.text})")
-    scope.lines.add(f"if {kernel.masks[condition]}:")
+    scope.lines.add(f"if {kernel.masks[condition, holds]}:")
     inside = replace(scope, lines=scope.lines.nest())
     (test,) = _operands(kernel, inside, (condition,), uses, dying)
     mask = _tile_of(_as_mask(inside, test))
-    fails = new_tile(inside, mask.axes, "bool")
+    closed = new_tile(inside, mask.axes, "bool") if holds else mask
     (other,) = _operands(kernel, inside, (otherwise,), uses, dying)
     assert isinstance(other.value, Number)
-    inside.lines.add(
-        f"np.logical_not({mask.text}, out={fails.text})",
-        f"np.copyto({out.text}, {other.value.text}, where={aligned(fails, out.dims)})",
-    )
-    _release_temporaries(inside, {test, Given(fails, temporary=True)})
+    if holds:
+        inside.lines.add(f"np.logical_not({mask.text}, out={closed.text})")
+    inside.lines.add(f"np.copyto({out.text}, {other.value.text}, where={aligned(closed, out.dims)})")
+    _release_temporaries(inside, {test, Given(closed, temporary=holds)})
     _release_temporaries(scope, {given, entry})
     return Given(out, dies=True, temporary=True, shared=_sharing([entry], out))
 

@@ -9,7 +9,7 @@
     }                                                   }
 
 A loop may leave out a block if all that it accumulates there is the identity of its monoid. That is found by following
-numbers through the body as if a condition were false everywhere; no pattern is involved. What is masked
+numbers through the body as if a condition were false, or true, everywhere; no pattern is involved. What is masked
 is taken to be finite: zero times anything is zero. Whether a condition is false in a whole block is for `intervals.py`.
 """
 
@@ -63,13 +63,11 @@ def _loop(program: Program, node: Map) -> Map:
     found: list[Condition] = []
     for operand in dict.fromkeys(conditions(node.body)) if items else ():
         condition = as_term(program, operand)
-        if (
-            isinstance(condition, Condition)
-            and condition not in found
-            and node.dim in positions(condition)
-            and _Masked(program, operand).gives_identities(node)
-        ):
-            found.append(condition)
+        if not isinstance(condition, Condition) or node.dim not in positions(condition):
+            continue
+        for masked, needed in ((False, condition), (True, Condition("not", (condition,)))):
+            if needed not in found and _Masked(program, operand, masked).gives_identities(node):
+                found.append(needed)
     if not found:
         return replace(node, body=body)
     return replace(node, body=body, where=found[0] if len(found) == 1 else Condition("and", tuple(found)))
@@ -77,10 +75,11 @@ def _loop(program: Program, node: Map) -> Map:
 
 @dataclass(slots=True)
 class _Masked:
-    """The numbers that values of a loop have where a condition is false; a value without one may be anything finite."""
+    """The numbers that values of a loop have where a condition is `holds`; others may be anything finite."""
 
     program: Program
     condition: Operand
+    holds: bool
     known: dict[str, float] = field(default_factory=dict)
 
     def gives_identities(self, node: Map) -> bool:
@@ -120,10 +119,12 @@ class _Masked:
                 return 0.0 if 0.0 in numbers else None
             return numbers[0]
         if apply.op in ("broadcast", "cast"):
-            return 0.0 if apply.args[0] == self.condition else self.operand(apply.args[0])
+            return self.operand(apply.args[0])
         return None if apply.op == "index" else self.operator(apply.op, apply.args)
 
     def operand(self, operand: Operand) -> float | None:
+        if operand == self.condition:
+            return float(self.holds)
         match operand:
             case str():
                 return self.known.get(operand)
@@ -138,7 +139,7 @@ class _Masked:
         if op == "where":
             condition, chosen, other = args
             if condition == self.condition:
-                return self.operand(other)
+                return self.operand(chosen if self.holds else other)
             number = self.operand(chosen)
             return number if number == self.operand(other) else None
         found = [(arg, self.operand(arg)) for arg in args]
