@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from blockc import __version__
-from blockc.errors import BlockcError, CheckError, LimitError, Problem, UsageError, visible
+from blockc.errors import BlockcError, CheckError, LimitError, UsageError, visible
 from blockc.files import check_outputs, read_array, read_source, write_arrays, write_texts
 from blockc.options import ARRAY_FILE, NAME, Options, Pair, compile_options, program_options, unique
+from blockc.printing import print_json, problem_json, progress
+from blockc.targets_command import targets
 
 if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
@@ -38,7 +39,8 @@ def cli() -> None:
     FILE is a program in the language of blockc, or - for standard input.
 
     \b
-    Exit codes: 0 ok, 1 the program is wrong, 2 usage, 3 a limit, 4 a self-check failed, 70 internal error.
+    Exit codes: 0 ok, 1 the program or machine file is wrong, 2 usage, 3 a limit, 4 a self-check failed,
+    70 internal error.
     """
 
 
@@ -62,20 +64,6 @@ def check(file: str, program: str | None, dtype: str | None, form: str) -> None:
         print_json({"file": name, "ok": True, "programs": list(names), "problems": []})
     else:
         click.echo(f"{visible(name)}: no problems in {', '.join(names)}")
-
-
-def problem_json(problem: Problem) -> dict[str, Any]:
-    """A problem as an object: its place is in lines and columns from 1, or null."""
-    span = problem.span
-    return {
-        "code": problem.code,
-        "message": problem.message,
-        "hint": problem.hint,
-        "line": span.line if span else None,
-        "column": span.column if span else None,
-        "end_line": span.end_line if span else None,
-        "end_column": span.end_column if span else None,
-    }
 
 
 @cli.command()
@@ -220,6 +208,7 @@ def emit(file: str, options: Options, folder: str) -> None:
     from blockc import driver
 
     program = load(file, options)
+    machine = driver.check_target(options.target)
     sizes = driver.default_sizes(program, options.dims)
     with progress("compiling"):
         plan = driver.plan_for(
@@ -229,7 +218,7 @@ def emit(file: str, options: Options, folder: str) -> None:
     if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
     # With the target in its name the file cannot hide a module that it imports.
-    paths = write_texts(folder, {f"{program.name}_{options.target}.py": source})
+    paths = write_texts(folder, {f"{program.name}_{machine.name}.py": source})
     if options.form == "json":
         print_json({"program": program.name, "target": options.target, "dims": dict(sizes), "files": list(paths)})
     else:
@@ -257,6 +246,9 @@ def verify(file: str, options: Options) -> None:
         raise CheckError(problems)
 
 
+cli.add_command(targets)
+
+
 def load(file: str, options: Options) -> ArrayProgram:
     """The checked program of a file, once all options that do not need more have been checked as well."""
     from blockc import driver
@@ -267,12 +259,6 @@ def load(file: str, options: Options) -> ArrayProgram:
     program = parse(text, name, options.program, options.dtype)
     driver.check_dims(program, options.dims, options.tiles, options.split)
     return program
-
-
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print one object. Infinities, which JSON does not have, become null."""
-    plain = {key: None if value[key] in (float("inf"), float("-inf")) else value[key] for key in value}
-    click.echo(json.dumps(plain, indent=2, allow_nan=False))
 
 
 def wants_colour() -> bool:
@@ -292,27 +278,6 @@ def emphasised(text: str) -> str:
         else line
         for line in lines
     )
-
-
-@contextlib.contextmanager
-def progress(doing: str) -> Iterator[Callable[[str], None]]:
-    """Says what is being done while it is being done, if standard error is a terminal. Gives a function that says how
-    far it is."""
-    shown = 0
-
-    def say(detail: str) -> None:
-        nonlocal shown
-        if sys.stderr.isatty():
-            message = f"{doing}: {detail} ..." if detail else f"{doing} ..."
-            print(message.ljust(shown), end="\r", file=sys.stderr, flush=True)
-            shown = len(message)
-
-    say("")
-    try:
-        yield say
-    finally:
-        if shown:
-            print(" " * shown, end="\r", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,8 +21,10 @@ from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation
 from blockc.ir.dtypes import DTYPES
+from blockc.ir.machine import Machine
 from blockc.ir.plan import Cost, Plan
 from blockc.language import parse
+from blockc.machines.loading import load_machine
 from blockc.parsing import MAX_SIZE
 from blockc.passes import choose, fuse, lower
 from blockc.passes import split as in_chunks
@@ -34,7 +36,7 @@ Tiles = Mapping[str, int | None]  # elements of a block; None keeps the dimensio
 Split = Mapping[str, int]  # into how many chunks loops over a dimension are cut
 UNSPLIT: Split = {}
 
-TARGETS = ("cpu",)
+EMITTERS = ("numpy",)  # the backends that kernels can be emitted for
 OUTER_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
 REMEMBERED = 64  # sizes whose plan a kernel keeps
 
@@ -52,10 +54,15 @@ def load_program(source: str | Path, program: str | None = None, dtype: str | No
     return parse(text, filename, program, dtype)
 
 
-def check_target(target: str) -> None:
-    """UsageError for a target that blockc does not know."""
-    if target not in TARGETS:
-        raise UsageError(f"unknown target `{target}`", f"known: {', '.join(TARGETS)}")
+def check_target(target: str) -> Machine:
+    """The machine of a target, a name or a path. UsageError for one that is not known, BlockcError for a machine file
+    with problems, LimitError for one that nothing can be emitted for."""
+    machine = load_machine(target)
+    if machine.backend in EMITTERS:
+        return machine
+    message = f"no kernels can be emitted for `{visible(target)}`: its backend is {machine.backend}"
+    hint = f"kernels are emitted for machines with the backend {', '.join(EMITTERS)}, such as cpu"
+    raise LimitError((Problem("E0196", message, None, hint),))
 
 
 def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> None:

@@ -31,25 +31,30 @@ _STORED_AS_BYTES = {"bf16": 2, "f8e4m3": 1, "f8e5m2": 1}
 
 def read_source(file: str) -> tuple[str, str]:
     """The text of a program and the name to show for it. `-` is standard input. UsageError if it cannot be read."""
+    return read_text(file, _LARGEST_FILE, "the file is larger than 1 MiB", "split it into several files")
+
+
+def read_text(file: str, largest: int, too_large: str, advice: str) -> tuple[str, str]:
+    """The text of a file of at most `largest` bytes and the name to show for it. `-` is standard input. UsageError if
+    it cannot be read, LimitError if it is larger."""
     name = "<stdin>" if file == STANDARD_INPUT else file
     try:
         if file == STANDARD_INPUT:
-            content = sys.stdin.buffer.read(_LARGEST_FILE + 1)
+            content = sys.stdin.buffer.read(largest + 1)
         else:
             with open(file, "rb") as stream:
-                content = stream.read(_LARGEST_FILE + 1)
+                content = stream.read(largest + 1)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read `{visible(name)}`: {_reason(error)}") from error
-    if len(content) > _LARGEST_FILE:
-        message = f"`{visible(name)}`: the file is larger than 1 MiB"
-        raise LimitError((Problem("E0190", message, None, "split it into several files"),))
+    if len(content) > largest:
+        raise LimitError((Problem("E0190", f"`{visible(name)}`: {too_large}", None, advice),))
     try:
         return content.decode("utf-8"), name
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = len(content[content.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8")) + 1
         message = f"cannot read `{visible(name)}:{line}:{column}`: byte 0x{content[error.start]:02x} is not UTF-8 text"
-        raise UsageError(message, "save the program as UTF-8") from error
+        raise UsageError(message, "save it as UTF-8") from error
 
 
 def read_array(path: str, argument: Argument) -> Any:

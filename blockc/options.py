@@ -66,7 +66,13 @@ Command = Callable[..., None]
 
 _FILE = click.argument("file", metavar="FILE")
 _COMPILING = (
-    click.option("--target", metavar="TARGET", default="cpu", show_default=True, help="The machine to compile for."),
+    click.option(
+        "--target",
+        metavar="TARGET",
+        default="cpu",
+        show_default=True,
+        help="A name that `blockc targets` lists, or a machine file.",
+    ),
     click.option("--dim", "dims", type=SIZE, multiple=True, help="The size of a dimension. Repeatable."),
     click.option("--tile", "tiles", type=TILE, multiple=True, help="Its block size, or `whole`. Repeatable."),
     click.option("--split", type=CHUNKS, multiple=True, help="Into how many chunks loops over it are cut. Repeatable."),

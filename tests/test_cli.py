@@ -117,6 +117,7 @@ def test_module_and_command_are_the_same() -> None:
     [
         (["--help"], ["torch", "triton", "numpy", "sympy", "networkx", "lark"]),
         (["--version"], ["torch", "triton", "numpy", "sympy", "networkx", "lark"]),
+        (["targets"], ["torch", "triton", "numpy", "sympy", "networkx", "lark"]),
         (["check", ATTENTION], ["torch", "triton", "sympy", "networkx"]),
         (["show", ATTENTION, "--stage", "kernel"], ["torch", "triton"]),
         (["explain", ATTENTION], ["torch", "triton"]),
