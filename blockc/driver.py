@@ -62,7 +62,7 @@ def check_target(target: str) -> Machine:
         return machine
     message = f"no kernels can be emitted for `{visible(target)}`: its backend is {machine.backend}"
     hint = f"kernels are emitted for machines with the backend {', '.join(EMITTERS)}, such as cpu"
-    raise LimitError((Problem("E0196", message, None, hint),))
+    raise LimitError((Problem("E0291", message, None, hint),))
 
 
 def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> None:

@@ -85,12 +85,15 @@ def test_traffic_is_never_below_what_is_compulsory(name: str) -> None:
         case = example_case(name, whole)
         arguments = (*case.program.inputs, *(result.argument for result in case.program.outputs))
         compulsory = sum(argument_bytes(argument, case.sizes) for argument in arguments)
-        for _, program in final_programs(fuse(lowered(case))):
+        derivation = fuse(lowered(case))
+        for _, program in final_programs(derivation):
             total = sum(traffic(program, case.sizes, case.tiles).values())
             assert total >= compulsory
-            biggest = {dim: case.sizes[dim] for dim in case.sizes}
-            if program is fuse(lowered(case)).snapshots[-1] and name in ("attention", "mlp", "rmsnorm_swiglu"):
-                assert sum(traffic(program, case.sizes, biggest).values()) == compulsory
+        last = sum(traffic(derivation.snapshots[-1], case.sizes, case.sizes).values())  # with one block of everything
+        if (name, whole) == ("rmsnorm_swiglu", ""):
+            assert last == compulsory + 2 * 3 * 3  # rows of f16 in blocks of d: the norm reads them once more
+        elif name in ("attention", "mlp", "rmsnorm_swiglu"):
+            assert last == compulsory
 
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])

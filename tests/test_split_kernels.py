@@ -39,13 +39,17 @@ def test_split_kernels_are_right(name: str, tiles: dict[str, int]) -> None:
     """Also where there are fewer blocks than chunks, one, or none; and the same bits on one thread and on two."""
     text, dim, _ = REDUCTIONS[name]
     source = f"program {text}"
+    counts = (1, 2, 5, 200)
+    kernels = {
+        count: [blockc.compile(source, split={dim: count}, tiles=tiles, threads=threads) for threads in (1, 2)]
+        for count in counts
+    }
     for n in (0, 1, 3, 64, 131):
         arrays = random_arrays(parse(source), sizes_for(source, n), n)
         expected = blockc.reference(source, None, **arrays)
-        for count in (1, 2, 5, 200):
+        for count in counts:
             results = []
-            for threads in (1, 2):
-                kernel = blockc.compile(source, split={dim: count}, tiles=tiles, threads=threads)
+            for kernel in kernels[count]:
                 found = kernel(**arrays)
                 results.append(found if isinstance(found, dict) else {"O": found})
             wanted = expected if isinstance(expected, dict) else {"O": expected}
