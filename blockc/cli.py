@@ -100,10 +100,10 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
     sizes = driver.default_sizes(program, options.dims)
     if stage == "block":
         return format_program(lower(program, driver.whole_dimensions(program, sizes, options.tiles, options.split)))
-    derivation = driver.derive(program, sizes, options.tiles, options.split)
     if stage in ("snapshot", "stable"):
+        derivation = driver.derive(program, sizes, options.tiles, options.split)
         return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
-    plan = driver.plan_for(derivation, sizes, options.tiles, options.split)
+    _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
     if stage == "kernel":
         return driver.emit(plan, program, options.target)
     comments = "".join(f"# {line}\n" for line in driver.header(plan, program)[:3])
@@ -130,10 +130,8 @@ def explain(file: str, options: Options) -> None:
     program = load(file, options)
     sizes = driver.default_sizes(program, options.dims)
     with progress("fusing"):
-        derivation = driver.derive(program, sizes, options.tiles, options.split)
-        explanation = explain_plan(
-            program, options.target, derivation, driver.plan_for(derivation, sizes, options.tiles, options.split)
-        )
+        derivation, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
+        explanation = explain_plan(program, options.target, derivation, plan)
         text = "" if options.form == "json" else str(explanation)
     if options.form == "json":
         print_json(explanation.to_json())
@@ -211,9 +209,7 @@ def emit(file: str, options: Options, folder: str) -> None:
     machine = driver.check_target(options.target)
     sizes = driver.default_sizes(program, options.dims)
     with progress("compiling"):
-        plan = driver.plan_for(
-            driver.derive(program, sizes, options.tiles, options.split), sizes, options.tiles, options.split
-        )
+        _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
         source = driver.emit(plan, program, options.target)
     if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from blockc.machines.loading import load_machine
 from blockc.parsing import MAX_SIZE
 from blockc.passes import choose, fuse, lower
 from blockc.passes import split as in_chunks
+from blockc.passes.cost import NOMINAL
 from blockc.passes.rules import split_reduction
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -134,10 +135,63 @@ def whole_dimensions(program: ArrayProgram, sizes: Mapping[str, int], tiles: Til
     return lower.whole_dimensions(program, dict(sizes), dict(tiles)).difference(split)
 
 
-def plan_for(derivation: Derivation, sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> Plan:
-    """Choose tiles and a snapshot, and make it ready to emit."""
-    programs = choose.ready(derivation)
-    return choose.choose(programs, sizes, tiles_for(programs, sizes, tiles, split))
+@dataclass(slots=True)
+class Forms:
+    """The fused forms of a program, derived once each: by the dimensions that are whole and by chunks."""
+
+    program: ArrayProgram
+    tiles: Tiles
+    known: dict[tuple[object, ...], tuple[Derivation, tuple[Program, ...]]] = field(default_factory=dict)
+
+    def of(self, sizes: Mapping[str, int], split: Split) -> tuple[Derivation, tuple[Program, ...]]:
+        """The derivation, and its snapshots as they are emitted."""
+        key = whole_dimensions(self.program, sizes, self.tiles, split), tuple(split)
+        if key not in self.known:
+            derivation = derive(self.program, sizes, self.tiles, split)
+            self.known[key] = derivation, choose.ready(derivation)
+        return self.known[key]
+
+
+def planned(forms: Forms, sizes: Mapping[str, int], split: Split = UNSPLIT) -> tuple[Derivation, Plan]:
+    """The plan, and the derivation that it is from.
+
+    Where too few blocks could be computed at the same time, smaller blocks and, unless `split` asks for some, chunks of
+    loops are tried too, one dimension at a time.
+    """
+    derivation, programs = forms.of(sizes, split)
+    plan = choose.choose(programs, sizes, tiles_for(programs, sizes, forms.tiles, split))
+    best, least = (derivation, plan), choose.time_with_idle_units(plan)
+    for found, other, change in _alternatives(forms, programs, plan, sizes, split):
+        seconds = choose.time_with_idle_units(other)
+        if seconds < least:
+            note = (
+                f"{change}: {1e3 * seconds:.3f} ms predicted, and not {1e3 * choose.time_with_idle_units(plan):.3f} ms"
+            )
+            note += f" with some of {NOMINAL.units} units idle"
+            best, least = (found or derivation, replace(other, note=note)), seconds
+    return best
+
+
+def _alternatives(
+    forms: Forms, programs: tuple[Program, ...], plan: Plan, sizes: Mapping[str, int], split: Split
+) -> Iterator[tuple[Derivation | None, Plan, str]]:
+    """Other plans that give more units something to do, with what is changed, and the derivation if it is another."""
+    if not choose.leaves_units_idle(plan):
+        return
+    for dim in choose.parallel_dimensions(plan):
+        if dim not in forms.tiles:
+            tile = plan.tiles[dim] // 2
+            tiles = tiles_for(programs, sizes, {**forms.tiles, dim: tile}, split)
+            yield None, choose.choose(programs, sizes, tiles), f"blocks of {dim} have {tile} elements"
+    for dim in choose.loop_dimensions(plan) if not split else ():
+        chunks = {dim: NOMINAL.units}
+        try:
+            derivation, divided = forms.of(sizes, chunks)
+        except UsageError:  # no loop over it can be cut
+            continue
+        tiles = tiles_for(divided, sizes, forms.tiles, chunks)
+        change = f"loops over {dim} are cut into {NOMINAL.units} chunks"
+        yield derivation, choose.choose(divided, sizes, tiles), change
 
 
 def tiles_for(
@@ -198,7 +252,7 @@ class Kernel:
     tiles: Tiles
     threads: int | None = None
     split: Split = field(default_factory=dict)
-    _fused: dict[frozenset[str], tuple[Derivation, tuple[Program, ...]]] = field(default_factory=dict)
+    _forms: Forms | None = None
     _kernels: dict[tuple[object, ...], tuple[str, Launch]] = field(default_factory=dict)
     _by_sizes: dict[tuple[tuple[str, int], ...], Compiled] = field(default_factory=dict)
     _latest: Compiled | None = None
@@ -242,13 +296,10 @@ class Kernel:
         return self._latest
 
     def _choose(self, sizes: Mapping[str, int]) -> Compiled:
-        whole = whole_dimensions(self.program, sizes, self.tiles, self.split)
-        if whole not in self._fused:
-            derivation = derive(self.program, sizes, self.tiles, self.split)
-            self._fused[whole] = derivation, choose.ready(derivation)
-        derivation, programs = self._fused[whole]
-        plan = choose.choose(programs, sizes, tiles_for(programs, sizes, self.tiles, self.split))
-        key = (whole, tuple(plan.tiles.items()), plan.snapshot, empty_dims(sizes))
+        if self._forms is None:
+            self._forms = Forms(self.program, self.tiles)
+        derivation, plan = planned(self._forms, sizes, self.split)
+        key = (plan.program.whole, tuple(plan.tiles.items()), plan.snapshot, empty_dims(sizes))
         if key not in self._kernels:
             source = emit(plan, self.program, self.target)
             self._kernels[key] = source, loader.load(source)

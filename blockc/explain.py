@@ -11,9 +11,10 @@ from typing import Any
 
 from blockc.errors import visible
 from blockc.ir.array_program import ArrayProgram, Span
-from blockc.ir.block import Program
+from blockc.ir.block import Condition, Constant, Map, Program, Reading, Term, walk
 from blockc.ir.decisions import Derivation, Refused
 from blockc.ir.plan import Cost, Plan
+from blockc.ir.text import format_term
 from blockc.passes.cost import cost, traffic_formula
 
 WIDTH = 100  # columns of a terminal that the text is made for
@@ -54,6 +55,7 @@ class Explanation:
             "program": self.program.name,
             "target": self.target,
             "dims": dict(self.plan.sizes),
+            "note": self.plan.note,
             "chosen": self.plan.snapshot,
             "complete": self.complete,
             "stopped": self.stopped,
@@ -128,7 +130,7 @@ def explain_plan(program: ArrayProgram, target: str, derivation: Derivation, pla
                 after.local_bytes - before.local_bytes,
             )
         )
-    formulas = tuple(formula(snapshot) for snapshot in derivation.snapshots)
+    formulas = tuple(map(formula, plan.snapshots))
     return Explanation(
         program,
         target,
@@ -242,9 +244,40 @@ def _snapshots(explanation: Explanation) -> list[str]:
         kept = ", ".join(entry.buffered) or "nothing"
         lines += wrapped(f"  {index} keeps {kept} in slow memory between its loops", "      ")
         lines += wrapped(f"    and moves {text} bytes", "      ")
+        for node in walk(plan.snapshots[index].body):
+            if isinstance(node, Map) and node.where is not None:
+                condition = infix(node.where)
+                text = f"    the loop over {node.dim} leaves out blocks in which {condition} holds nowhere"
+                lines += wrapped(f"{text}; live(x) is x over the others", "      ")
+    if plan.note:
+        lines += wrapped(f"  {plan.note}", "      ")
     if not explanation.complete:
         lines.append(f"  The search ended early: {explanation.stopped}.")
     return lines
+
+
+INFIX = {"le": "<=", "lt": "<", "ge": ">=", "gt": ">", "eq": "==", "ne": "!=", "add": "+", "sub": "-", "mul": "*"}
+
+
+def infix(term: Term, inside: str = "") -> str:
+    """A condition as one writes it."""
+    match term:
+        case Condition("add", (first, Condition("mul", (second, Constant(-1))))):
+            return infix(Condition("sub", (first, second)), inside)
+        case Condition("not", (arg,)):
+            return f"not {infix(arg, 'not')}"
+        case Condition("and" | "or" as op, args):
+            text = f" {op} ".join(infix(arg, op) for arg in args)
+            return f"({text})" if inside else text
+        case Condition(op, args) if op in INFIX:
+            text = f" {INFIX[op]} ".join(infix(arg, op) for arg in args)
+            return f"({text})" if inside in {"not", "sub", "mul", "neg", "add"} else text
+        case Reading(name):
+            return name
+        case Condition(op, args):
+            return f"{op}({', '.join(map(infix, args))})"
+        case _:
+            return format_term(term)
 
 
 def _figures(entry: Cost) -> tuple[str, ...]:

@@ -395,3 +395,19 @@ def test_what_is_computed_or_no_whole_number_is_no_table(condition: str) -> None
         f"{{ L = sum[n](where({condition}, X, 0) + where(a < 0 and c, sum[k](b), 0) * 0) }}"
     )
     assert not any(bounded(program) for program in emitted(source, frozenset({"k"})))
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [
+        ("causal", "index(n) <= index(m)"),
+        ("window", "index(n) <= index(m) and index(m) - index(n) < 5"),
+        ("causal, turned round", "not (index(m) < index(n))"),
+        ("prefix", "index(n) <= index(m) or index(n) < 6"),
+    ],
+)
+def test_explain_says_which_blocks_are_left_out(mask: str, text: str) -> None:
+    kernel = driver.compile(HEAD + SPELLINGS["softmax"].format(MASKS[mask]), dims=SIZES, tiles=TILES)
+    told = " ".join(str(kernel.explain()).split())
+    assert f"the loop over n leaves out blocks in which {text} holds nowhere" in told
+    assert "live(B_m*n)" in told

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
-from oracle import example, random_derivation
+from oracle import EXAMPLES, example, random_derivation
 
-from blockc.ir.block import Program
+import blockc
+from blockc.driver import Forms, load_program, planned
+from blockc.ir.block import Program, kernels
+from blockc.ir.plan import Plan
 from blockc.language import parse
 from blockc.passes.choose import (
     CLOSE,
@@ -22,6 +26,7 @@ from blockc.passes.choose import (
     ready,
     safe,
 )
+from blockc.passes.cost import idleness, tasks
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
 
@@ -123,3 +128,71 @@ def test_composing_twice_changes_nothing() -> None:
     for seed in range(40):
         composed = compose(safe(random_derivation(seed).snapshots[-1]))
         assert compose(composed) == composed
+
+
+# Chunks for units that would be idle
+
+DECODE = {"b": 1, "h": 1, "m": 1, "d": 64, "e": 64}
+
+
+def plan_of(name: str, sizes: dict[str, int], split: dict[str, int] | None = None) -> Plan:
+    program = load_program(EXAMPLES / f"{name}.blk", dtype="f32")
+    return planned(Forms(program, {}), sizes, split or {})[1]
+
+
+def test_a_long_row_is_cut_into_chunks_for_all_units() -> None:
+    plan = plan_of("attention", {**DECODE, "n": 32768})
+    assert set(plan.program.chunks.values()) == {"n"}
+    assert plan.note.startswith("loops over n are cut into 2 chunks")
+    first, *_ = kernels(plan.program)
+    assert tasks(plan.program, first, plan.sizes, plan.tiles) == 2
+    assert idleness(plan.program, plan.sizes, plan.tiles) < 1.05
+
+
+def test_rows_are_cut_into_smaller_blocks_first() -> None:
+    plan = plan_of("attention", {**DECODE, "m": 500, "n": 4096})
+    assert not plan.program.chunks
+    assert plan.tiles["m"] == 256
+    assert plan.note.startswith("blocks of m have 256 elements")
+    program = load_program(EXAMPLES / "attention.blk", dtype="f32")
+    asked = planned(Forms(program, {"m": 512}), {**DECODE, "m": 500, "n": 4096})[1]
+    assert asked.tiles["m"] == 512
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {**DECODE, "n": 512},  # it takes no time
+        {**DECODE, "n": 32768, "h": 8},  # the heads are tasks
+        {**DECODE, "n": 4096, "m": 4096},  # the rows are
+    ],
+)
+def test_nothing_is_cut_where_it_does_not_pay(sizes: dict[str, int]) -> None:
+    plan = plan_of("attention", sizes)
+    assert not plan.program.chunks
+    assert not plan.note
+
+
+def test_what_is_asked_for_is_left_alone() -> None:
+    assert plan_of("attention", {**DECODE, "n": 32768}, {"n": 1}).note == ""
+    assert plan_of("attention", {**DECODE, "n": 32768}, {"n": 4}).tiles["n_chunk"] == 8192
+
+
+def test_idle_units_are_counted_by_kernel() -> None:
+    plan = plan_of("attention", {**DECODE, "n": 32768}, {"n": 1})
+    assert idleness(plan.program, plan.sizes, plan.tiles) == pytest.approx(2, abs=0.01)
+    sizes = {**DECODE, "h": 3, "n": 32768}
+    plan = plan_of("attention", sizes, {"n": 1})
+    assert idleness(plan.program, plan.sizes, plan.tiles) == pytest.approx(4 / 3, abs=0.01)
+
+
+def test_a_kernel_with_chunks_of_its_own_is_right() -> None:
+    program = (EXAMPLES / "attention.blk").read_text(encoding="utf-8")
+    kernel = blockc.compile(program, dtype="f32")
+    random = np.random.default_rng(0)
+    q, k, v = (random.standard_normal((1, 1, rows, 64)).astype(np.float32) for rows in (1, 32768, 32768))
+    for rows in (32768, 700, 32768):
+        found = kernel(q, k[:, :, :rows], v[:, :, :rows])
+        exact = blockc.reference(program, Q=q, K=k[:, :, :rows], V=v[:, :, :rows])
+        assert np.abs(found - exact).max() < 1e-6
+    assert "n_chunk" in kernel.explain().plan.tiles

@@ -29,7 +29,8 @@ from blockc.codegen.numpy_maps import (
 from blockc.codegen.numpy_values import Lines, Listing, Tile, aligned, dtype_text, product
 from blockc.codegen.scale_folding import fold_scales
 from blockc.codegen.scratch import Pool, Scope
-from blockc.ir.block import Apply, Graph, Map, Program, kernels, walk
+from blockc.ir.block import Graph, Map, Program, kernels, walk
+from blockc.ir.parallel import nested_maps
 
 _SIZE, _TILE, _COUNT = re.compile(r"\bd\d+\b"), re.compile(r"\bt\d+\b"), re.compile(r"\bk\d+\b")
 _ARRAY = re.compile(r"\b[ax]\d+\b")
@@ -165,15 +166,14 @@ def _write_tasks(kernel: Kernel, scope: Scope, node: Map, targets: Mapping[str, 
     """Write a parallel map as tasks: one for each block of it and of the parallel maps that are all of its body."""
     task = Scope(Lines(), Pool("s", kernel.numbers))
     results = dict(targets)
-    chain = [node]
+    chain = nested_maps(kernel.program, node)
     _enter(kernel, task, node)
-    while (inner := _only_map(kernel, node)) is not None:
+    for inner in chain[1:]:
         load_ports(kernel, task, node)
         for definition in node.body[:-1]:
             write_definition(kernel, task, definition, frozenset(), {})
         results = inner_targets(kernel, node, results)
         node = inner
-        chain.append(node)
         _enter(kernel, task, node)
     write_body(kernel, task, node, results, {})
     kernel.environment.update(targets)
@@ -200,20 +200,6 @@ def _enter(kernel: Kernel, task: Scope, node: Map) -> None:
         task.start.add(f"e{number} = min(b{number} + t{number}, {end})")
         if node.dim not in kernel.program.chunks:  # no tile has an axis of chunks
             task.start.add(f"w{number} = e{number} - b{number}")
-
-
-def _only_map(kernel: Kernel, node: Map) -> Map | None:
-    """The parallel map that is all of a map's body, if there is one and its outputs are those of the map.
-
-    Ahead of a map over chunks operators may stand, which each chunk's task repeats: chunks are there to be tasks.
-    """
-    *before, inner = node.body or (None,)
-    if not isinstance(inner, Map) or inner.is_loop:
-        return None
-    if before and (inner.dim not in kernel.program.chunks or not all(isinstance(other, Apply) for other in before)):
-        return None
-    stacked = [output.values[0] for output in node.outputs]
-    return inner if sorted(stacked) == sorted(inner.defines) else None
 
 
 def _write_scratch(scope: Scope, pool: Pool) -> None:

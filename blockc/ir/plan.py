@@ -33,10 +33,15 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chosen snapshot, ready to emit: stabilized, composed, with the tile of every dimension that is cut."""
+    """The chosen snapshot, ready to emit: stabilized, composed, with the tile of every dimension that is cut.
+
+    `snapshots` are all of them in this form, `note` is what was done so that no unit is idle.
+    """
 
     program: Program
     snapshot: int
     tiles: Mapping[str, int]
     sizes: Mapping[str, int]
     costs: tuple[Cost, ...]
+    snapshots: tuple[Program, ...] = ()
+    note: str = ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import REDUCTIONS, Apply, Map, Program, walk
 from blockc.ir.decisions import Derivation, Match
+from blockc.ir.parallel import nested_maps
 from blockc.ir.plan import Cost, Plan
 from blockc.passes.bound_loops import bound_loops
-from blockc.passes.cost import cost
+from blockc.passes.cost import cost, idleness
 from blockc.passes.pivot import pivot
 from blockc.passes.rules import EMISSION_RULES
 from blockc.passes.stabilize import stabilize
@@ -84,7 +86,37 @@ def _applies(program: Program) -> list[Apply]:
 def choose(programs: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
     """The snapshot with the least predicted time, of those that are ready to emit."""
     chosen, costs = price(programs, sizes, tiles)
-    return Plan(programs[chosen], chosen, dict(tiles), dict(sizes), costs)
+    return Plan(programs[chosen], chosen, dict(tiles), dict(sizes), costs, programs)
+
+
+LONG = 3e-4  # seconds: a shorter run is left as it is
+PAYS = 0.9  # of the time with idle units: what is left if all have something to do
+SMALLEST = 32  # elements of a block that may be halved
+
+
+def time_with_idle_units(plan: Plan) -> float:
+    """The predicted seconds, with what is lost where there are fewer tasks than units."""
+    return plan.costs[plan.snapshot].seconds * idleness(plan.program, plan.sizes, plan.tiles)
+
+
+def leaves_units_idle(plan: Plan) -> bool:
+    """True for a plan that takes long and could take less if more of it were computed at the same time."""
+    seconds = plan.costs[plan.snapshot].seconds
+    return seconds > LONG and seconds < PAYS * time_with_idle_units(plan)
+
+
+def parallel_dimensions(plan: Plan) -> tuple[str, ...]:
+    """The dimensions of parallel maps whose blocks could be halved, outermost first."""
+    maps = [node for node in plan.program.body if isinstance(node, Map) and not node.is_loop]
+    dims = [link.dim for node in maps for link in nested_maps(plan.program, node)]
+    return tuple(dim for dim in dict.fromkeys(dims) if dim not in plan.program.chunks and plan.tiles[dim] > SMALLEST)
+
+
+def loop_dimensions(plan: Plan) -> tuple[str, ...]:
+    """The dimensions of loops with several blocks, in program order."""
+    loops = (node.dim for node in walk(plan.program.body) if isinstance(node, Map) and node.is_loop)
+    sizes = complete_sizes(plan.program, plan.sizes)
+    return tuple(dim for dim in dict.fromkeys(loops) if sizes[dim] > plan.tiles[dim])
 
 
 def ready(derivation: Derivation) -> tuple[Program, ...]:

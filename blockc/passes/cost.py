@@ -32,6 +32,7 @@ from blockc.ir.block import (
 from blockc.ir.conditions import positions, readings
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.ops import OPERATORS
+from blockc.ir.parallel import nested_maps
 from blockc.ir.plan import Cost
 from blockc.passes.live_blocks import NO_TABLES, Arrays, Tables, live, tables_of
 
@@ -226,8 +227,14 @@ def work(
     """Arithmetic operations and special functions, with all repeats, for `arrays` or whatever they are."""
     sizes = complete_sizes(program, sizes)
     tables = NO_TABLES if arrays is None else tables_of(program, sizes, arrays)
+    return _work_of(program, program.body, sizes, tiles, tables)
+
+
+def _work_of(
+    program: Program, graph: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int], tables: Tables
+) -> tuple[int, int]:
     flops = special = 0
-    for apply, mapped, where in _applies(program.body, (), ()):
+    for apply, mapped, where in _applies(graph, (), ()):
         axes = set(program.types[apply.name].axes).union(*(program.types[name].axes for name in apply.uses))
         blocks = repeating(program, mapped, axes)
         elements = Count(tuple(axes), blocks, where=where).value(sizes, tiles, tables)
@@ -325,16 +332,18 @@ def _lists(program: Program, graph: Graph, fed: frozenset[str]) -> Iterator[str]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a machine does in a second: bytes, operations, special functions; and seconds for one launch."""
+    """What a machine does in a second, all its parallel units together: bytes, operations, special functions; and
+    seconds for one launch."""
 
     bytes: float
     flops: float
     special: float
     launch: float
+    units: int
 
 
 # A nominal two-core CPU: a fixed yardstick for comparing snapshots, not a measurement of this machine.
-NOMINAL = Rates(bytes=2e10, flops=2e11, special=2e9, launch=2e-5)
+NOMINAL = Rates(bytes=2e10, flops=2e11, special=2e9, launch=2e-5, units=2)
 
 
 def cost(
@@ -360,3 +369,28 @@ def cost_for(
 ) -> Cost:
     """The figures of a program for these inputs, whose numbers may bound its loops."""
     return cost(program, sizes, tiles, arrays=arrays) if tables_of(program, sizes, arrays) else figures
+
+
+def tasks(program: Program, kernel: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+    """The blocks of a kernel that may be computed at the same time."""
+    sizes = complete_sizes(program, sizes)
+    maps = [nested_maps(program, node) for node in kernel if isinstance(node, Map) and not node.is_loop]
+    counts = (math.prod(_blocks(program, node, sizes, tiles) for node in chain) for chain in maps)
+    return max(counts, default=1)
+
+
+def _blocks(program: Program, node: Map, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+    return -(-sizes[program.chunks.get(node.dim, node.dim)] // tiles[node.dim])
+
+
+def idleness(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int], rates: Rates = NOMINAL) -> float:
+    """How many times as long a program takes as if its kernels had tasks for all units, all the time."""
+    sizes = complete_sizes(program, sizes)
+    ideal = taken = 0.0
+    for kernel in kernels(program):
+        flops, special = _work_of(program, kernel, sizes, tiles, NO_TABLES)
+        seconds = flops / rates.flops + special / rates.special
+        parts = tasks(program, kernel, sizes, tiles)
+        ideal += seconds
+        taken += seconds * -(-parts // rates.units) * rates.units / parts if parts else 0.0
+    return taken / ideal if ideal else 1.0

@@ -1,0 +1,27 @@
+"""Which blocks of a program may be computed at the same time."""
+
+from __future__ import annotations
+
+from blockc.ir.block import Apply, Map, Program
+
+
+def nested_maps(program: Program, node: Map) -> tuple[Map, ...]:
+    """A parallel map and the parallel maps that are all of its body: a task for each block of all of them."""
+    chain = [node]
+    while (inner := only_map(program, chain[-1])) is not None:
+        chain.append(inner)
+    return tuple(chain)
+
+
+def only_map(program: Program, node: Map) -> Map | None:
+    """The parallel map that is all of a map's body, if there is one and its outputs are those of the map.
+
+    Ahead of a map over chunks operators may stand, which each chunk's task repeats: chunks are there to be tasks.
+    """
+    *before, inner = node.body or (None,)
+    if not isinstance(inner, Map) or inner.is_loop:
+        return None
+    if before and (inner.dim not in program.chunks or not all(isinstance(other, Apply) for other in before)):
+        return None
+    stacked = [output.values[0] for output in node.outputs]
+    return inner if sorted(stacked) == sorted(inner.defines) else None
