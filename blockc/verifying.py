@@ -368,18 +368,31 @@ def checked_output(
 ) -> CheckedNumbers:
     """How far an output of all draws is off, by the error rule of the unfused program.
 
-    Where the unfused program gives a finite number and should not, or the other way round, nothing is asked. Else the
-    kernel must be finite in the same places; which infinity or NaN it gives there is not defined by real arithmetic.
+    Where the unfused program itself gives another kind than it should (a number, an infinity, and which, or NaN),
+    nothing is asked. Else the kernel must give the same kind; NaN and an infinity are taken for each other, since
+    regrouped terms may be infinite with both signs, or no longer be.
     """
     dtype = result.argument.dtype
     with np.errstate(all="ignore"):
-        expected = np.isfinite(exact.astype(numpy_dtype(dtype)).astype(np.float64))
-    asked = expected == np.isfinite(unfused.astype(np.float64))
-    same = np.isfinite(output.astype(np.float64)) == expected
-    counted = asked & expected & same
+        expected = kinds(exact.astype(numpy_dtype(dtype)))
+    asked, given = expected == kinds(unfused), kinds(output)
+    unclear = (given == NOT_A_NUMBER) | (expected == NOT_A_NUMBER)
+    same = (given == expected) | (unclear & (given != NUMBER) & (expected != NUMBER))
+    counted = asked & (expected == NUMBER) & same
     found = compare(output[counted], exact[counted], unfused[counted], dtype, computed, DRAWS)
     ok = found.ok and bool(same[asked].all())
     return CheckedNumbers(family, result.argument.name, found.max_abs_error, found.bound, ok)
+
+
+NUMBER, POSITIVE, NEGATIVE, NOT_A_NUMBER = range(4)
+
+
+def kinds(array: Array) -> Array:
+    """For every element whether it is a number, an infinity, and which, or none of these."""
+    wide = array.astype(np.float64)
+    return np.select(
+        [np.isfinite(wide), np.isposinf(wide), np.isneginf(wide)], [NUMBER, POSITIVE, NEGATIVE], NOT_A_NUMBER
+    )
 
 
 def closeness(row: CheckedNumbers) -> tuple[bool, float]:

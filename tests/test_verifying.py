@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from blockc.ir.plan import Cost
 from blockc.language import parse
 from blockc.passes import choose, fuse, lower
 from blockc.passes.rules import RULES
+from blockc.verifying import checked_output
 
 __all__ = ["run_blockc"]
 
@@ -232,3 +234,23 @@ def test_a_wrong_prediction_of_bytes_is_found(
     result = run_blockc("verify", written(tmp_path / "s.blk", SOFTMAX), "--tile", "n=2", "--tile", "e=2")
     assert result.code == 4 and "loads of `V` are " in result.err and "predicted 4" in result.err
     assert " / " in result.out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "ok"),
+    [
+        (math.inf, math.inf, True),
+        (math.nan, math.inf, True),
+        (-math.inf, math.nan, True),
+        (math.inf, -math.inf, False),
+        (1.0, math.inf, False),
+        (math.nan, 1.0, False),
+        (-math.inf, 1.0, False),
+    ],
+)
+def test_kinds_of_numbers_are_told_apart(given: float, expected: float, ok: bool) -> None:
+    (result,) = parse("program p(X: f32[m]) -> Y: f32[m] { Y = exp(X) }").outputs
+    output, exact = np.array([1, given], np.float32), np.array([1.0, expected])
+    assert checked_output("any", result, "f32", output, exact, exact.astype(np.float32)).ok == ok
+    other = np.array([1, 2 if math.isnan(expected) or math.isinf(expected) else math.nan], np.float32)
+    assert checked_output("any", result, "f32", output, exact, other).ok  # the unfused program is wrong itself
