@@ -105,7 +105,14 @@ def _is_large(name: str, table: Mapping[str, Apply], plain: set[str]) -> bool:
 
 
 def pivot(program: Program) -> Pivoted:
-    """The program with a pivot in every loop whose sums would cancel."""
+    """The program with a pivot in every loop whose sums would cancel, found once: the fuser and the choice both ask."""
+    known: Pivoted | None = program.__dict__.get("pivoted")
+    if known is None:
+        known = program.__dict__["pivoted"] = _pivot(program)
+    return known
+
+
+def _pivot(program: Program) -> Pivoted:
     result = Pivoted(program, frozenset(), frozenset())
     lists = roots(program)
     known: dict[tuple[str, str], tuple[str, Path]] = {}  # the pivot of a list along a dimension, and where it is
