@@ -20,6 +20,7 @@ from blockc.ir.block import (
     walk,
 )
 from blockc.ir.decisions import Match, Refusal
+from blockc.ir.ops import OPERATORS
 from blockc.passes.rules import (
     distribute_reduction,
     split_exponential,
@@ -71,15 +72,23 @@ def _depths(program: Program) -> Part:
 
 
 def _splittable(program: Program) -> Part:
+    """The functions that can be split, each by the number of functions downstream, largest first: once it is split, one
+    behind it may be of a product, and can be split in turn."""
+    behind = _behind(program, lambda apply: apply.op == "exp" or bool(_of_product(apply.op)), 0)
     rules = (split_exponential.match, split_product.match)
-    return sum(isinstance(found, Match) for rule in rules for found in rule(program, None))
+    found = [place.at[0] for rule in rules for place in rule(program, None) if isinstance(place, Match)]
+    return tuple(sorted((behind[name] for name in found), reverse=True))
+
+
+def _of_product(op: str) -> str:
+    return OPERATORS[op].of_product if op in OPERATORS else ""
 
 
 def _leaving(program: Program) -> Part:
     """The reductions that a factor can leave, each by the number of reductions downstream, largest first: a factor that
     has left one meets only those behind it, however many there are. One whose sum is opened counts more than one that
     loses a single scale, since each of its groups may have a scale again."""
-    behind = _reductions_behind(program)
+    behind = _behind(program, lambda apply: apply.op in REDUCTIONS, 1)
     rules = (swap_scale_and_contraction.match, swap_shift_and_contraction.match, distribute_reduction.match)
     found = [[place.at[0] for place in rule(program, None) if counts(place)] for rule in rules]
     opened = [*found[1], *(name for name in found[2] if distribute_reduction.opens_sum(program, name))]
@@ -93,8 +102,9 @@ def counts(place: Match | Refusal) -> bool:
     return isinstance(place, Match) or place.reason == "needed_elsewhere"
 
 
-def _reductions_behind(program: Program) -> dict[str, int]:
-    """For each name, the largest number of reductions on a path from it to an output."""
+def _behind(program: Program, counted: Callable[[Apply], bool], loops: int) -> dict[str, int]:
+    """For each name, the largest number of tile operators that count on a path from it to an output; what maps and
+    reduces accumulate counts for `loops`."""
     edges: list[tuple[str, str, int]] = []
 
     def visit(graph: Graph) -> None:
@@ -104,13 +114,13 @@ def _reductions_behind(program: Program) -> dict[str, int]:
                     edges.extend((port.source, port.name, 0) for port in definition.ports)
                     visit(definition.body)
                     for output in definition.outputs:
-                        step = int(output.monoid is not None)
+                        step = loops * (output.monoid is not None)
                         edges.extend((v, n, step) for v, n in zip(output.values, output.names, strict=True))
                 case Apply():
-                    step = int(definition.op in REDUCTIONS)
+                    step = int(counted(definition))
                     edges.extend((name, definition.name, step) for name in sorted(definition.uses))
                 case _:
-                    step = int(isinstance(definition, Reduce))
+                    step = loops * isinstance(definition, Reduce)
                     edges.extend((u, n, step) for u in sorted(definition.uses) for n in definition.defines)
 
     visit(program.body)
