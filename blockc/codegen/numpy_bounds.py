@@ -61,25 +61,26 @@ def _extremes_of(kernel: Kernel, scope: Scope, name: str, node: Map) -> Bounds[s
     source = next((port.source for port in node.ports if port.name == name), None)
     if source is None:
         tile = kernel.tile(name)
-        return f"np.min({tile.text})", f"np.max({tile.text})"
+        return f"float(np.min({tile.text}))", f"float(np.max({tile.text}))"
     listing = kernel.environment[source]
     assert isinstance(listing, Listing)
     others = ", ".join(str(at) for at, axis in enumerate(listing.rest) if axis.dim != node.dim)
     number, (start, end) = kernel.number(node.dim), kernel.bounds(scope, node.dim)
     low, high = (
-        f"np.{op}.reduceat({_flat(op, listing.selected, others)}[{start}:{end}], g{number} - {start})" for op in NOTHING
+        f"np.{op}.reduceat({_flat(op, listing.selected, others)}[{start}:{end}], g{number} - {start}, dtype=np.float64)"
+        for op in NOTHING
     )
     return low, high
 
 
-NOTHING = {"minimum": 2**63 - 1, "maximum": -(2**63)}  # the extremes of no numbers
+NOTHING = {"minimum": "np.inf", "maximum": "-np.inf"}  # what a reduction gives for no numbers
 
 
 def _flat(op: str, array: str, others: str) -> str:
     """The extremes of an array along other axes than one."""
     if not others:
         return array
-    return f"np.{op}.reduce({array}, axis=({others},), dtype=np.int64, initial={NOTHING[op]})"
+    return f"np.{op}.reduce({array}, axis=({others},), dtype=np.float64, initial={NOTHING[op]})"
 
 
 def _operator(op: str, *operands: str) -> str:

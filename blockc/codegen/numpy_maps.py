@@ -126,9 +126,11 @@ def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets) -> Non
                 accumulators[name] = tile = new_accumulator(kernel, scope, kind)
                 results[name] = tile if kind.is_item else as_list(tile, kind)
                 scope.lines.add(f"{tile.text}.fill({identity_text(output.monoid, component, tile.dtype)})")
+    masks = dict(kernel.masks)
     inner = open_loop(kernel, scope, node)
     write_body(kernel, inner, node, results, accumulators)
     close_loop(kernel, inner)
+    kernel.masks = masks
     kernel.environment.update(results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from blockc.ir.block import (
@@ -22,7 +23,7 @@ from blockc.ir.ops import OPERATORS, Result
 
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 CONNECTIVES = frozenset({"and", "or", "not"})
-RISING = frozenset({"minimum", "maximum", "floor", "relu", "exp", "sqrt", "tanh", "sigmoid"})  # in every operand
+RISING = frozenset({"minimum", "maximum", "floor", "relu", "tanh", "sigmoid"})  # in every operand; never NaN
 ARITHMETIC = frozenset({"add", "sub", "mul", "neg", "abs", *RISING})
 UNKNOWN = Condition("unknown", ())
 
@@ -76,7 +77,9 @@ def _of_operand(operand: Operand) -> Iterator[Operand]:
 def as_term(program: Program, operand: Operand) -> Term | None:
     """What is known of an operand in terms of positions and numbers; None if nothing is."""
     match operand:
-        case Constant() | Size():
+        case Constant(value):
+            return operand if math.isfinite(value) else None
+        case Size():
             return operand
         case Expression(op, args):
             return _operator(program, op, args)

@@ -432,7 +432,8 @@ class _Interpreter:
             if isinstance(term, Reading):
                 table = environment[term.name]
                 assert isinstance(table, Tile)
-                return (table.array.min(), table.array.max()) if table.array.size else (math.inf, -math.inf)
+                numbers = table.array
+                return (float(numbers.min()), float(numbers.max())) if numbers.size else (math.inf, -math.inf)
             number = term.value if isinstance(term, Constant) else self.sizes[term.dim]
             return number, number
 

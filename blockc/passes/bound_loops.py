@@ -35,7 +35,8 @@ from blockc.ir.block import (
     operand_names,
     with_body,
 )
-from blockc.ir.conditions import as_term, conditions, positions
+from blockc.ir.conditions import as_term, conditions, positions, readings
+from blockc.ir.dtypes import DTYPES
 from blockc.ir.monoids import identity
 from blockc.ir.ops import OPERATORS
 from blockc.ir.verify import verify
@@ -65,6 +66,8 @@ def _loop(program: Program, node: Map) -> Map:
         condition = as_term(program, operand)
         if not isinstance(condition, Condition) or node.dim not in positions(condition):
             continue
+        if not readings(condition) <= node.captures.union(port.name for port in node.ports):
+            continue  # what is made of a table outside the loop is not read inside
         for masked, needed in ((False, condition), (True, Condition("not", (condition,)))):
             if needed not in found and _Masked(program, operand, masked).gives_identities(node):
                 found.append(needed)
@@ -117,8 +120,11 @@ class _Masked:
             numbers = [self.operand(arg) for arg in apply.args]
             if apply.op in ("sum", "contract"):
                 return 0.0 if 0.0 in numbers else None
-            return numbers[0]
-        if apply.op in ("broadcast", "cast"):
+            everywhere = self.program.whole.isdisjoint(apply.dims)  # a whole dimension may be empty
+            return numbers[0] if everywhere or numbers[0] == identity(apply.op, 0) else None
+        if apply.op == "cast":
+            return _converted(self.operand(apply.args[0]), apply.dtype)
+        if apply.op == "broadcast":
             return self.operand(apply.args[0])
         return None if apply.op == "index" else self.operator(apply.op, apply.args)
 
@@ -161,3 +167,14 @@ class _Masked:
                 return -np.inf
             case _:
                 return None
+
+
+def _converted(number: float | None, dtype: str) -> float | None:
+    """A number as another type; None where that is not plain."""
+    match DTYPES[dtype].kind:
+        case "bool":
+            return None if number is None else float(number != 0)
+        case "int":
+            return number if number in (0.0, 1.0) else None
+        case _:
+            return number

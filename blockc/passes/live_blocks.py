@@ -122,7 +122,7 @@ def _extremes_of(table: tuple[tuple[str, ...], NDArray[Any]], tiles: Mapping[str
     dims, array = table
     if not array.size:
         return math.inf, -math.inf
-    low = high = array
+    low = high = array.astype(np.float64)  # in which sums of what is stored do not overflow
     for axis, dim in enumerate(dims):
         blocks = range(0, array.shape[axis], tiles[dim]) if dim in tiles else (0,)
         low, high = np.minimum.reduceat(low, blocks, axis), np.maximum.reduceat(high, blocks, axis)

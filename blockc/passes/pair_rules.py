@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from blockc.ir.block import Apply, Constant, Operand, Type
-from blockc.ir.dtypes import is_float
+from blockc.ir.dtypes import is_float, real
 from blockc.passes.exponent_pairs import (
     EMPTY,
     INFINITE,
@@ -58,8 +58,12 @@ def paired(build: Builder, node: Apply) -> Pair | None:
         case "abs":
             return power(build, node.op, (), pairs[0], 1)
         case "lt" | "le" | "gt" | "ge" | "eq" | "ne" if pairs[1] == NOTHING:
-            x = build.put(node.op, (ONE if pairs[0].x is None else pairs[0].x, ZERO), (), "bool")
-            return Pair(build.named(x, build.program.types[node.name]), ())
+            x: Operand = ONE if pairs[0].x is None else pairs[0].x
+            if pairs[0].exponents:
+                empty = build.put("eq", (build.total(pairs[0].exponents), EMPTY), (), "bool")
+                x = build.put("where", (empty, ZERO, x), (), "f32")
+            found = build.put(node.op, (x, ZERO), (), "bool")
+            return Pair(build.named(found, build.program.types[node.name]), ())
         case "sum" | "contract":
             return summed(build, node, pairs)
         case "max" | "min":
@@ -157,7 +161,8 @@ def exponent(build: Builder, pair: Pair) -> Operand:
         return EMPTY
     if pair.exponents or not isinstance(pair.x, str):
         return build.total(pair.exponents)
-    return build.put("where", (build.put("eq", (pair.x, ZERO), (), "bool"), EMPTY, ZERO), (), build.types[pair.x].dtype)
+    dtype = real(build.types[pair.x].dtype)
+    return build.put("where", (build.put("eq", (pair.x, ZERO), (), "bool"), EMPTY, ZERO), (), dtype)
 
 
 def select(build: Builder, condition: Operand, yes: Pair, no: Pair) -> Pair:
