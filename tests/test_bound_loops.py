@@ -423,6 +423,9 @@ ODD = {
     "bounds that are no numbers": "O = sum[n](where(sqrt(index(n) - 5) < 4, X, 0)) + f32(D) * 0 + sum[n](f32(T)) * 0",
     "truth of infinity": "O = max[n](f32(bool(where(index(n) < index(m), X, -inf)))) + f32(D) + sum[n](f32(T))",
     "a whole number of infinity": "O = max[n](f32(i8(where(index(n) > index(m), X - 9, -inf)))) + D + sum[n](f32(T))",
+    "a logarithm": "E = where(index(n) <= D, exp(X), 0); O = sum[n](where(E > 0, E * log(E), 0)) + sum[n](T)",
+    "an entropy": "P = softmax[n](where(index(n) <= D + 3, X, -inf)); "
+    "O = sum[n](where(P > 0, P * log(P), 0)) + sum[n](T)",
     "an exponential above 0": "E = where(index(n) <= D, exp(X), 0); O = sum[n](where(E > 0, X, 0)) + sum[n](T)",
 }
 

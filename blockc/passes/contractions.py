@@ -131,13 +131,16 @@ class _Rewriter:
         return self.made[key]
 
     def masked(self, like: Node, node: Node, depth: int) -> tuple[str, ...]:
-        """The factors of a masked value: the mask goes to the factor that grows least by it."""
+        """The factors of a masked value: the mask goes to a logarithm, which may be infinite where others are 0, or to
+        the factor that grows least by it."""
         condition, value, zero = node.args
         factors = self.factors(like, value, depth - 1)
-        if len(factors) < 2:
+        logarithms = [k for k, factor in enumerate(factors) if self.nodes[factor].op == "log"]
+        if len(factors) < 2 or len(logarithms) > 1:
             return (node.name,)
         axes = set(self.nodes[condition].shape)
-        chosen = min(range(len(factors)), key=lambda k: len(axes - set(self.nodes[factors[k]].shape)))
+        places = logarithms or range(len(factors))
+        chosen = min(places, key=lambda k: len(axes - set(self.nodes[factors[k]].shape)))
         masked = self.elementwise(like, "where", condition, factors[chosen], zero)
         return (*factors[:chosen], masked, *factors[chosen + 1 :])
 
