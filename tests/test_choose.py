@@ -135,9 +135,9 @@ def test_composing_twice_changes_nothing() -> None:
 DECODE = {"b": 1, "h": 1, "m": 1, "d": 64, "e": 64}
 
 
-def plan_of(name: str, sizes: dict[str, int], split: dict[str, int] | None = None) -> Plan:
+def plan_of(name: str, sizes: dict[str, int], split: dict[str, int] | None = None, tile: int = 16384) -> Plan:
     program = load_program(EXAMPLES / f"{name}.blk", dtype="f32")
-    return planned(Forms(program, {}), sizes, split or {})[1]
+    return planned(Forms(program, {"n": tile}), sizes, split or {})[1]
 
 
 def test_a_long_row_is_cut_into_chunks_for_all_units() -> None:
@@ -150,7 +150,7 @@ def test_a_long_row_is_cut_into_chunks_for_all_units() -> None:
 
 
 def test_rows_are_cut_into_smaller_blocks_first() -> None:
-    plan = plan_of("attention", {**DECODE, "m": 500, "n": 4096})
+    plan = plan_of("attention", {**DECODE, "m": 500, "n": 4096}, tile=512)
     assert not plan.program.chunks
     assert plan.tiles["m"] == 256
     assert plan.note.startswith("blocks of m have 256 elements")
@@ -173,9 +173,13 @@ def test_nothing_is_cut_where_it_does_not_pay(sizes: dict[str, int]) -> None:
     assert not plan.note
 
 
+def test_small_tiles_are_not_worth_a_thread() -> None:
+    assert not plan_of("attention", {**DECODE, "n": 2**20}, tile=512).note
+
+
 def test_what_is_asked_for_is_left_alone() -> None:
     assert plan_of("attention", {**DECODE, "n": 32768}, {"n": 1}).note == ""
-    assert plan_of("attention", {**DECODE, "n": 32768}, {"n": 4}).tiles["n_chunk"] == 8192
+    assert plan_of("attention", {**DECODE, "n": 32768}, {"n": 4}, 512).tiles["n_chunk"] == 8192
 
 
 def test_idle_units_are_counted_by_kernel() -> None:
@@ -188,7 +192,7 @@ def test_idle_units_are_counted_by_kernel() -> None:
 
 def test_a_kernel_with_chunks_of_its_own_is_right() -> None:
     program = (EXAMPLES / "attention.blk").read_text(encoding="utf-8")
-    kernel = blockc.compile(program, dtype="f32")
+    kernel = blockc.compile(program, dtype="f32", tiles={"n": 16384})
     random = np.random.default_rng(0)
     q, k, v = (random.standard_normal((1, 1, rows, 64)).astype(np.float32) for rows in (1, 32768, 32768))
     for rows in (32768, 700, 32768):

@@ -91,6 +91,7 @@ def choose(programs: tuple[Program, ...], sizes: Mapping[str, int], tiles: Mappi
 
 LONG = 3e-4  # seconds: a shorter run is left as it is
 PAYS = 0.9  # of the time with idle units: what is left if all have something to do
+FOR_THREADS = 2**17  # elements: with smaller tiles, Python's threads wait for one another
 SMALLEST = 32  # elements of a block that may be halved
 
 
@@ -100,9 +101,13 @@ def time_with_idle_units(plan: Plan) -> float:
 
 
 def leaves_units_idle(plan: Plan) -> bool:
-    """True for a plan that takes long and could take less if more of it were computed at the same time."""
+    """True for a plan that takes long, has tiles that are worth a thread, and would take less if more of it were
+    computed at the same time."""
     seconds = plan.costs[plan.snapshot].seconds
-    return seconds > LONG and seconds < PAYS * time_with_idle_units(plan)
+    sizes = complete_sizes(plan.program, plan.sizes)
+    shapes = item_shapes(plan.program)
+    largest = max((math.prod(min(sizes[a], plan.tiles.get(a, sizes[a])) for a in axes) for axes in shapes), default=0)
+    return largest >= FOR_THREADS and seconds > LONG and seconds < PAYS * time_with_idle_units(plan)
 
 
 def parallel_dimensions(plan: Plan) -> tuple[str, ...]:
