@@ -6,6 +6,7 @@ The compiler is imported inside the commands: `blockc --help` needs none of it, 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import re
@@ -48,13 +49,13 @@ def cli() -> None:
 @program_options
 def check(file: str, program: str | None, dtype: str | None, form: str) -> None:
     """Parse and type-check FILE, and list its programs."""
-    from blockc.language import parse, program_names
+    from blockc.language import parse_all, selected
 
     text, name = read_source(file)
     try:
-        names = program_names(text, name)
-        chosen = program if program is not None or len(names) < 2 else names[0]
-        parse(text, name, chosen, dtype)  # it reports the problems of all programs
+        names = tuple(parse_all(text, name, dtype))
+        if program is not None:
+            selected(names, program)
     except BlockcError as error:
         if form == "json" and not isinstance(error, UsageError):
             problems = [problem_json(problem) for problem in error.problems]
@@ -278,6 +279,8 @@ def emphasised(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. The one place where every error becomes a message."""
+    if arguments is None:  # as a process of its own
+        gc.set_threshold(100_000, 50, 50)  # programs are many small values that live long and form no cycles
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows escapes instead of failing
             stream.reconfigure(errors="backslashreplace")

@@ -21,13 +21,17 @@ def parse(
     Raises `BlockcError` with all problems of the source, also those of its other programs; `LimitError` for a source
     that is too large; `UsageError` if `program` or `dtype` names nothing.
     """
+    programs = parse_all(source, filename, dtype)
+    return programs[selected(tuple(programs), program)]
+
+
+def parse_all(source: str, filename: str = "<string>", dtype: str | None = None) -> dict[str, ArrayProgram]:
+    """The programs of a source by their names. Raises as `parse` does."""
     if dtype is not None and not (dtype in DTYPES and is_float(dtype)):
         floats = [name for name in DTYPES if is_float(name)]
         raise UsageError(f"`{dtype}` is no type that can replace floats", f"the types are {listing(floats)}")
     text = normalise(source)
-    file = parse_file(text, filename)
-    programs = _programs(file, text, filename, dtype)
-    return programs[_selected(tuple(programs), program)]
+    return _programs(parse_file(text, filename), text, filename, dtype)
 
 
 def program_names(source: str, filename: str = "<string>") -> tuple[str, ...]:
@@ -74,7 +78,8 @@ def _presented(problems: list[Problem]) -> tuple[Problem, ...]:
     return (*ordered[:MAX_PROBLEMS], rest)
 
 
-def _selected(available: tuple[str, ...], program: str | None) -> str:
+def selected(available: tuple[str, ...], program: str | None) -> str:
+    """The name of the program that is meant by `program`, which may be None if there is one only."""
     if program is None and len(available) == 1:
         return available[0]
     choice = f"the programs are {listing(available)}"

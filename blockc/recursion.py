@@ -12,15 +12,18 @@ def cycles(calls: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, ...]]:
     """
     finished: set[str] = set()
     for root in calls:
-        path: dict[str, Iterator[str]] = {} if root in finished else {root: iter(calls[root])}
+        if root in finished:
+            continue
+        path, pending, place = [root], [iter(calls[root])], {root: 0}
         while path:
-            caller = next(reversed(path))
-            callee = next(path[caller], None)
+            callee = next(pending[-1], None)
             if callee is None:
-                finished.add(caller)
-                del path[caller]
-            elif callee in path:
-                names = list(path)
-                yield (*names[names.index(callee) :], callee)
+                pending.pop()
+                del place[path[-1]]
+                finished.add(path.pop())
+            elif callee in place:
+                yield (*path[place[callee] :], callee)
             elif callee in calls and callee not in finished:
-                path[callee] = iter(calls[callee])
+                place[callee] = len(path)
+                path.append(callee)
+                pending.append(iter(calls[callee]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,11 @@ from blockc.passes.measure import decreases
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` rewrites the expected texts under `tests/data` instead of comparing with them."""
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts under tests/data")
+
+
+def pytest_configure() -> None:
+    """Programs are many small values that live long and form no cycles: they are searched for garbage less often."""
+    gc.set_threshold(100_000, 50, 50)
 
 
 @pytest.fixture(autouse=True, scope="session")

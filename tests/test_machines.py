@@ -349,9 +349,9 @@ def test_hostile_characters_are_shown_escaped() -> None:
 
 
 def test_very_many_problems_are_cut_short() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = problems("".join(f"x{number} = 1\n" for number in range(5_000)) + GOOD)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert len(found) == 101
     assert found[-1].message == "and 4,900 more problems"
 
@@ -374,12 +374,12 @@ def test_what_would_take_long_is_a_limit(text: str, message: str) -> None:
 
 
 def test_long_keys_and_many_tables_take_little_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     key = "a" + ".a" * 240
     problems("\n".join(f"{key}.b{number} = {{}}" for number in range(125)) + "\n" + GOOD)
     problems("\n".join(f"[{key}.b{number}]" for number in range(125)))
     problems("[[tier]]\n" * 7_000)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 # --- units ------------------------------------------------------------------------------------------------------------
@@ -547,18 +547,18 @@ def check_survives(content: bytes, folder: Path, reproduction: str) -> str:
     """Asserts that the answer to a file is a machine or messages with places. Returns "ok" or the first code."""
     path = folder / "case.toml"
     path.write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         machine = loading.load_file(str(path))
     except BlockcError as error:
-        assert time.perf_counter() - start < SECONDS, reproduction
+        assert time.process_time() - start < SECONDS, reproduction
         for problem in str(error).split("\n\n"):
             assert (PROBLEM if "\n" in problem and "-->" in problem else LONE).fullmatch(problem), (
                 f"{problem}\n{reproduction}"
             )
             assert all(visible(line) == line for line in problem.split("\n")), reproduction
         return error.problems[0].code
-    assert time.perf_counter() - start < SECONDS, reproduction
+    assert time.process_time() - start < SECONDS, reproduction
     assert read_machine(machine_text(machine)) == machine, reproduction
     return "ok"
 

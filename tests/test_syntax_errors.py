@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from blockc.errors import BlockcError, LimitError, Problem
-from blockc.language import parse, program_names
+from blockc.language import parse, parse_all
 
 ROOT = Path(__file__).parent.parent
 CASES = sorted((Path(__file__).parent / "data" / "errors").glob("*.blk"))
@@ -85,8 +85,9 @@ def test_all_codes_of_limits_occur() -> None:
         "program f(X: f32[a, b, c, d, e, f, g, h, i]) -> Y: f32[a, b, c, d, e, f, g, h, i] { Y = X }",
     )  # fmt: skip
     many = head + "X" + "".join(f"; a{number} = Q" for number in range(60)) + " }"
-    assert limits <= {problem.code for text in (*texts, many) for problem in failure(text).problems}
-    assert {failure(text).exit_code for text in texts} == {3}
+    errors = [failure(text) for text in texts]
+    assert limits <= {problem.code for error in (*errors, failure(many)) for problem in error.problems}
+    assert {error.exit_code for error in errors} == {3}
 
 
 @pytest.mark.parametrize(
@@ -157,18 +158,17 @@ def test_a_very_long_line_is_shown_in_part() -> None:
 
 
 def check_survives(source: str, reproduction: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     problems: tuple[Problem, ...] = ()
     try:
-        for name in program_names(source):
-            parse(source, program=name)
+        parse_all(source)
     except BlockcError as error:
         problems = error.problems
     except Exception:
         print(f"reproduce with: {reproduction}", file=sys.stderr)
         raise
     assert all(problem.span is not None and problem.hint for problem in problems), reproduction
-    assert time.perf_counter() - start < 5, reproduction
+    assert time.process_time() - start < 5, reproduction
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def check_survives(source: str, reproduction: str) -> None:
         "program f(X: f32[m]) -> Y: f32[m] { Y = " + "(" * 60_000,
         "program f(X: f32[m]) -> Y: f32[m] {" + "Y = X;" * 20_000 + "}",
         "program f(X: f32[m]) -> Y: f32[m] { Y = " + " + ".join(f"x{number}" for number in range(20_000)) + "}",
-        "\n".join(f"def g{number}(a) = g{(number + 1) % 3_000}(a) + g{number}(a)" for number in range(3_000)),
+        "\n".join(f"def g{number}(a) = g{(number + 1) % 6_000}(a) + g{number}(a)" for number in range(6_000)),
         "\n".join(f"program p{number}(X: f32[m]) -> Y: f32[m] {{ Y = @ }}" for number in range(3_000)),
         "program f(" + ", ".join(f"x{number}: f32[m{number}]" for number in range(9_000)) + ") -> Y: f32[] { Y = 1 }",
         "# " + "\u202e" * 300_000,
