@@ -1,0 +1,89 @@
+"""Which tiles and storages of a schedule are needed until when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from blockc.ir.block import Program
+from blockc.ir.monoids import MONOIDS
+from blockc.ir.ops import OPERATORS
+from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Stage, Statement
+
+
+def releasing(program: Program, statements: list[Statement], more: Iterable[Copy] = ()) -> tuple[Statement, ...]:
+    """The statements, each with the tiles and storages of this graph (and `more`) that nothing after it needs."""
+    last: dict[Copy, int] = dict.fromkeys(more, 0)
+    for at, statement in enumerate(statements):
+        used = set(touched(statement))
+        stored = {name for name, tier in used if not tier}
+        for copy in last:
+            if copy in used or copy[0] in stored:
+                last[copy] = at
+        last.update((copy, at) for copy in created(statement))
+    ends: list[tuple[Copy, ...]] = [()] * len(statements)
+    for copy, at in last.items():
+        ends[at] = (*ends[at], copy)
+    return tuple(
+        _reusing(program, replace(statement, releases=end)) for statement, end in zip(statements, ends, strict=True)
+    )
+
+
+def _reusing(program: Program, statement: Statement) -> Statement:
+    """An elementwise operator in the place of an operand that nothing else needs."""
+    if not isinstance(statement, Compute) or statement.into is not None or statement.apply.op not in OPERATORS:
+        return statement
+    types, result = program.types, program.types[statement.apply.name]
+    for name, tier in statement.releases:
+        kind = types[name]
+        if (
+            tier == statement.tier
+            and name != statement.apply.name
+            and (kind.dtype, kind.axes) == (result.dtype, result.axes)
+        ):
+            rest = tuple(copy for copy in statement.releases if copy != (name, tier))
+            return replace(statement, reuses=name, releases=rest)
+    return statement
+
+
+def created(statement: Statement) -> tuple[Copy, ...]:
+    """The tiles and storages that begin to exist with a statement, for those after it."""
+    match statement:
+        case Move():
+            return () if statement.target is not None else ((statement.name, statement.path[-1]),)
+        case Stage():
+            return ((statement.storage.name, statement.storage.tier),)
+        case Compute():
+            return () if statement.into is not None else ((statement.apply.name, statement.tier),)
+        case Combine():
+            return ()
+        case Loop():
+            storages = ((storage.name, storage.tier) for storage in statement.storages)
+            return (*((made.name, made.tier) for made in statement.accumulators), *storages)
+
+
+def touched(statement: Statement) -> Iterator[Copy]:
+    """The tiles that a statement reads or changes, and the names of storages (with the tier "")."""
+    match statement:
+        case Move():
+            if statement.source is None:
+                yield statement.name, statement.path[0]
+            elif statement.source:
+                yield statement.source, ""
+            if statement.target is not None:
+                yield statement.target, ""
+        case Stage():
+            if statement.storage.origin is not None:
+                yield statement.storage.origin, ""
+        case Compute():
+            yield from statement.reads
+            if statement.into is not None:
+                yield statement.into, statement.tier
+        case Combine():
+            groups = [MONOIDS[statement.monoid].group(part) for part in statement.updates]
+            for part in {part for group in groups for part in group}:
+                yield statement.names[part], statement.tier
+                yield statement.values[part], statement.tier
+        case Loop():
+            for inner in (*statement.guard, *statement.body):
+                yield from touched(inner)

@@ -1,0 +1,437 @@
+"""A block program on a machine: which tier every tile and list lies in, and the moves between them.
+
+Arguments, lists and tiles between kernels lie in the outermost tier. A tile is computed where its unit leaves results,
+and is moved, once, to every tier in which a unit takes it as an operand; a tile of a list is moved from where the
+list lies. What is accumulated stays where it is combined. A placement puts lists into faster tiers: those that a kernel
+makes and uses, and, as copies (stages), those that it reads several times. Each parallel block is a task of one unit,
+which shares nothing with others but the device's tiers; what tasks have in common is repeated by each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from blockc.ir.block import (
+    Apply,
+    Definition,
+    Fresh,
+    Graph,
+    Map,
+    Output,
+    Port,
+    Program,
+    Reduce,
+    Rename,
+    kernels,
+    operand_names,
+    walk,
+    with_body,
+)
+from blockc.ir.conditions import readings
+from blockc.ir.dtypes import DTYPES
+from blockc.ir.machine import Machine
+from blockc.ir.monoids import MONOIDS, identity
+from blockc.ir.parallel import nested_maps
+from blockc.ir.schedule import (
+    Accumulator,
+    Combine,
+    Compute,
+    Loop,
+    Move,
+    Schedule,
+    Stage,
+    Statement,
+    Storage,
+)
+from blockc.passes.lifetimes import created, releasing
+from blockc.passes.needs import Needs
+from blockc.passes.units import Units, Unplaceable, closest
+
+Placement = Mapping[str, str]  # the tier of a list, by its name
+NOWHERE: Placement = {}
+
+
+def place(program: Program, machine: Machine, placement: Placement = NOWHERE) -> Schedule:
+    """The schedule of a program that is ready to emit. Unplaceable if the machine cannot execute it."""
+    return _Placer(without_reductions(program), machine, placement).schedule()
+
+
+@dataclass(frozen=True, slots=True)
+class _Feed:
+    """A list that is accumulated tile by tile as it is made: the output that takes it, which component it is, the loop,
+    and the storage of what is accumulated."""
+
+    output: Output
+    component: int
+    dim: str
+    storage: Storage
+
+
+@dataclass(slots=True)
+class _Scope:
+    """What is known inside a graph: where lists lie, in which tiers there are tiles, what lists made here become
+    part of (`targets`) and which of them are accumulated at once (`feeds`)."""
+
+    lists: dict[str, Storage]
+    present: dict[str, set[str]]
+    targets: dict[str, Storage] = field(default_factory=dict)
+    feeds: dict[str, _Feed] = field(default_factory=dict)
+    in_task: bool = False
+
+    def inner(self, in_task: bool) -> _Scope:
+        return _Scope(dict(self.lists), {name: set(tiers) for name, tiers in self.present.items()}, {}, {}, in_task)
+
+
+@dataclass
+class _Placer:
+    program: Program
+    machine: Machine
+    placement: Placement
+    units: Units = field(init=False)
+    needs: Needs = field(init=False)
+    aliases: list[Rename] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.units = Units(self.machine)
+        self.needs = Needs(self.program, self.units)
+
+    # The whole program
+
+    def schedule(self) -> Schedule:
+        program, home = self.program, self.machine.tiers[0].name
+        top = _Scope({}, {})
+        for entry in program.inputs:
+            kind = program.input_types[entry.name]
+            top.lists[entry.name] = Storage(entry.name, home, kind.dtype, kind.lists, kind.axes)
+        groups = list(kernels(program))
+        for rename in program.body:
+            if isinstance(rename, Rename):
+                self.aliases.append(rename)
+        outputs = {result.value for result in program.outputs}
+        lives = self.lives(groups, outputs)
+        for name in lives:
+            kind = program.types[name]
+            tier = home if name in outputs else self.tier_of(name, False)
+            top.lists[name] = Storage(name, tier, kind.dtype, kind.lists, kind.axes)
+        for rename in self.aliases:
+            kind = program.types[rename.name]
+            source = top.lists[rename.source]
+            top.lists[rename.name] = Storage(rename.name, source.tier, kind.dtype, kind.lists, kind.axes)
+        storages = tuple(storage for name, storage in top.lists.items() if name not in {r.name for r in self.aliases})
+        made = tuple(self.kernel(group, top, set(lives)) for group in groups)
+        return Schedule(program, self.machine, storages, tuple(self.aliases), made, lives)
+
+    def lives(self, groups: list[Graph], outputs: set[str]) -> dict[str, tuple[int, int]]:
+        """The values between kernels and outputs, with the kernel that makes them and the last one that uses them."""
+        source = {rename.name: rename.source for rename in self.aliases}
+        born = {name: at for at, group in enumerate(groups) for node in group for name in node.defines}
+        last: dict[str, int] = {}
+        for at, group in enumerate(groups):
+            for node in group:
+                for name in node.uses:
+                    while name in source:
+                        name = source[name]
+                    last[name] = at
+        result = {}
+        for name, first in born.items():
+            until = (
+                len(groups)
+                if name in outputs or any(alias in outputs for alias, of in source.items() if of == name)
+                else last.get(name, first)
+            )
+            if until > first or not self.program.types[name].is_item:
+                result[name] = first, until
+        return result
+
+    def tier_of(self, name: str, in_task: bool) -> str:
+        """The tier of a list that the program makes."""
+        tier = self.placement.get(name, self.machine.tiers[0].name)
+        if self.units.tiers[tier].scope == "unit" and not in_task:
+            raise Unplaceable(f"`{name}` is shared by the units, and cannot lie in {tier}, of which each has its own")
+        return tier
+
+    # One kernel
+
+    def kernel(self, group: Graph, top: _Scope, kept: set[str]) -> tuple[Statement, ...]:
+        self.needs = Needs(self.program, self.units)
+        self.needs.graph(group, ())
+        scope = top.inner(False)
+        statements: list[Statement] = []
+        for name in sorted({name for node in group for name in node.uses} & scope.lists.keys()):
+            if name in self.placement and not self.program.types[name].is_item and name not in kept:
+                statements.append(self.stage(name, scope))
+        parallel = [node for node in group if isinstance(node, Map) and not node.is_loop]
+        before: dict[str, Apply] = {node.name: node for node in group if isinstance(node, Apply)}
+        inside = {node.defines: needed(node, before) for node in parallel}
+        for node in group:
+            if isinstance(node, Apply):
+                outside = any(node.name in other.uses for other in group if other.defines not in inside)
+                if node.name not in kept and not outside and any(node in chain for chain in inside.values()):
+                    continue  # the tasks compute it
+            scope.targets = {name: scope.lists[name] for name in node.defines if name in scope.lists}
+            if isinstance(node, Map) and node.defines in inside:
+                statements += self.task(node, inside[node.defines], scope)
+            else:
+                statements += self.load_items(node.uses, scope)
+                statements += self.definition(node, scope)
+            for name in node.defines:
+                if name in kept and self.program.types[name].is_item:
+                    statements.append(self.store(name, scope, scope.lists[name]))
+        return releasing(self.program, statements)
+
+    def load_items(self, names: Iterable[str], scope: _Scope) -> list[Statement]:
+        """Moves of tiles of the top graph that are stored and not there yet."""
+        moves: list[Statement] = []
+        for name in sorted(names):
+            if self.program.types[name].is_item and name not in scope.present:
+                moves += self.spread(name, scope, scope.lists[name])
+        return moves
+
+    def task(self, node: Map, prologue: tuple[Apply, ...], scope: _Scope) -> list[Statement]:
+        """Parallel loops around one body, which does for itself whatever stands between them."""
+        chain = nested_maps(self.program, node)
+        outermost = scope.targets
+        inner = scope.inner(True)
+        inner.present = {}
+        body: list[Statement] = []
+        outer = {name for apply in prologue for name in apply.uses}.union(*(link.captures for link in chain))
+        defined = {apply.name for apply in prologue}
+        wanted = {name for name in outer - defined if name in scope.lists}
+        body += self.load_items(wanted, inner)
+        for apply in prologue:
+            body += self.definition(apply, inner)
+        targets = outermost
+        for link in chain:
+            body += self.ports(link, inner)
+            targets = {out.values[0]: targets[out.names[0]] for out in link.outputs if out.names[0] in targets}
+            for other in link.body:
+                if link is not chain[-1] and isinstance(other, Apply):
+                    body += self.definition(other, inner)
+        inner.targets = targets
+        body += self.body(chain[-1], inner)
+        statements = releasing(self.program, body)
+        for link in reversed(chain):
+            statements = (Loop(link.dim, True, (), (), None, (), statements),)
+        return list(statements)
+
+    # Graphs
+
+    def body(self, node: Map, scope: _Scope) -> list[Statement]:
+        """The definitions of a map, and the stores of what it stacks. Its ports have been taken care of."""
+        statements: list[Statement] = []
+        for definition in node.body:
+            statements += self.definition(definition, scope)
+        values = [out.values[0] for out in node.outputs if out.monoid is None]
+        items = [value for value in values if self.program.types[value].is_item]
+        fed: dict[Output, dict[int, str]] = {}
+        for value in items:
+            if value in scope.feeds:
+                fed.setdefault(scope.feeds[value].output, {})[scope.feeds[value].component] = value
+        for output, parts in fed.items():
+            statements += self.feed(output, parts, scope)
+        statements += [self.store(value, scope, scope.targets[value]) for value in items if value in scope.targets]
+        return statements
+
+    def definition(self, node: Definition, scope: _Scope) -> list[Statement]:
+        match node:
+            case Apply():
+                return self.compute(node, scope)
+            case Map():
+                return self.loop(node, scope)
+        raise Unplaceable("a list is read under another dimension inside a kernel")
+
+    def compute(self, node: Apply, scope: _Scope) -> list[Statement]:
+        assigned = self.needs.assigned[node.name]
+        names = tuple(operand_names(node.args))
+        reads = tuple(zip(names, assigned.operands, strict=True))
+        into = self.needs.into.get(node.name)
+        tier = self.needs.accumulated[into] if into else assigned.result
+        statement = Compute(node, assigned.unit.name, assigned.operation, assigned.rated, reads, tier, into=into)
+        if into:
+            return [statement]
+        scope.present[node.name] = {tier}
+        return [statement, *self.spread(node.name, scope, None)]
+
+    def ports(self, node: Map, scope: _Scope) -> list[Statement]:
+        """Where the ports of a map lie, with moves of tiles into the tiers that need them."""
+        statements: list[Statement] = []
+        first = readings(node.where)
+        for port in node.ports:
+            scope.lists[port.name] = scope.lists[port.source]
+            if not self.program.types[port.name].is_item:
+                if port.name in self.placement:
+                    statements.append(self.stage(port.name, scope))
+            elif port.name not in first:
+                statements += self.spread(port.name, scope, scope.lists[port.name])
+        return statements
+
+    def stage(self, name: str, scope: _Scope) -> Stage:
+        tier = self.placement[name]
+        source = scope.lists[name]
+        if self.units.tiers[tier].scope == "unit" and not scope.in_task:
+            raise Unplaceable(f"`{name}` is read by all units, and cannot lie in {tier}, of which each has its own")
+        kind = self.program.types[name]
+        storage = Storage(f"{name}@{tier}", tier, kind.dtype, kind.lists, kind.axes, source.name)
+        scope.lists[name] = storage
+        return Stage(storage, self.units.path([source.tier], tier))
+
+    def loop(self, node: Map, scope: _Scope) -> list[Statement]:
+        """A map inside of a task, or one that accumulates."""
+        types = self.program.types
+        inner = scope.inner(scope.in_task)
+        storages: list[Storage] = []
+        accumulators: list[Accumulator] = []
+        for output in node.outputs:
+            for component, (name, value) in enumerate(zip(output.names, output.values, strict=True)):
+                if types[name].is_item:
+                    _, tier = self.units.vector
+                    tier = self.needs.accumulated.get(name, tier)
+                    accumulators.append(Accumulator(name, tier, identity(output.monoid or "add", component)))
+                    inner.present[name] = {tier}
+                    continue
+                if output.monoid is None and name in scope.feeds:
+                    inner.feeds[value] = scope.feeds[name]
+                if output.monoid is not None or name in scope.targets or name in self.read:
+                    target = scope.targets.get(name) or self.storage(name, scope)
+                    if name not in scope.targets:
+                        storages.append(target)
+                    scope.lists[name] = target
+                    if output.monoid is None:
+                        inner.targets[value] = target
+                    else:
+                        inner.feeds[value] = _Feed(output, component, node.dim, target)
+        guard: list[Statement] = []
+        body = self.ports(node, inner)
+        for port in node.ports:
+            if port.name in readings(node.where):
+                guard += self.spread(port.name, inner, inner.lists[port.name])
+        body += self.body(node, inner)
+        unit, tier = self.units.vector
+        for output in node.outputs:
+            parts = tuple(at for at, name in enumerate(output.names) if types[name].is_item)
+            if output.monoid is not None and parts and output.names[0] not in self.needs.accumulated:
+                rated = self.rated(output.names)
+                body.append(Combine(output.names, output.values, output.monoid, parts, unit.name, rated, tier))
+        moves = tuple(move for move in guard if isinstance(move, Move))
+        made = {copy for move in moves for copy in created(move)}
+        statements = releasing(self.program, body, made)
+        result: list[Statement] = [
+            Loop(node.dim, False, tuple(storages), tuple(accumulators), node.where, moves, statements)
+        ]
+        for accumulator in accumulators:
+            scope.present[accumulator.name] = {accumulator.tier}
+            result += self.spread(accumulator.name, scope, None)
+        return result
+
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """The lists that something reads as lists."""
+        return frozenset(_sources(self.program.body))
+
+    def storage(self, name: str, scope: _Scope) -> Storage:
+        kind = self.program.types[name]
+        return Storage(name, self.tier_of(name, scope.in_task), kind.dtype, kind.lists, kind.axes)
+
+    def rated(self, names: Iterable[str]) -> str:
+        """The type of the vector unit's rate for accumulating."""
+        unit, _ = self.units.vector
+        widest = max((self.program.types[name].dtype for name in names), key=lambda dtype: DTYPES[dtype].size)
+        return closest(unit.operations["vector"], widest) or next(iter(unit.operations["vector"]))
+
+    def feed(self, output: Output, parts: Mapping[int, str], scope: _Scope) -> list[Statement]:
+        """Tiles, by the components that they are, are combined with those of accumulated lists."""
+        unit, tier = self.units.vector
+        types, monoid = self.program.types, output.monoid or "add"
+        before: list[Statement] = []
+        after: list[Statement] = []
+        for part, value in parts.items():
+            name, feed = output.names[part], scope.feeds[value]
+            for acting in MONOIDS[monoid].group(part):
+                if acting not in parts and not types[output.names[acting]].is_item:
+                    raise Unplaceable(
+                        f"`{output.names[acting]}` and `{name}` are accumulated together, but not made so"
+                    )
+            path = self.units.path([feed.storage.tier], tier)
+            back = self.units.path([tier], feed.storage.tier)
+            kind, number = types[name], identity(monoid, part)
+            before.append(Move(name, path, kind.dtype, kind.axes, feed.storage.name, None, True, feed.dim, number))
+            after.append(Move(name, back, kind.dtype, kind.axes, None, feed.storage.name))
+        values = tuple(parts.get(part, value) for part, value in enumerate(output.values))
+        combine = Combine(output.names, values, monoid, tuple(parts), unit.name, self.rated(output.names), tier)
+        return [*before, combine, *after]
+
+    def spread(self, name: str, scope: _Scope, source: Storage | None) -> list[Statement]:
+        """Moves of a tile into every tier that needs it, from a storage or from where it is."""
+        present = scope.present.setdefault(name, set())
+        kind = self.program.types[name]
+        starts = [source.tier] if source else sorted(present)
+        wanted = self.needs.tiers.get(name, {})
+        order = sorted(
+            wanted.keys() - present, key=lambda tier: (min(self.units.distance(s, tier) for s in starts), tier)
+        )
+        moves: list[Statement] = []
+        for tier in order:
+            places = sorted(present) or starts
+            path = self.units.path(places if not source else [source.tier, *sorted(present)], tier)
+            from_storage = source is not None and path[0] == source.tier and path[0] not in present
+            moves.append(
+                Move(
+                    name,
+                    path,
+                    wanted[tier],
+                    kind.axes,
+                    source.name if source and from_storage else None,
+                    None,
+                    from_storage,
+                )
+            )
+            present.add(tier)
+        return moves
+
+    def store(self, name: str, scope: _Scope, target: Storage) -> Move:
+        """The move of a tile into a storage."""
+        kind = self.program.types[name]
+        path = self.units.path(sorted(scope.present[name]), target.tier)
+        return Move(name, path, kind.dtype, kind.axes, None, target.name)
+
+
+def without_reductions(program: Program) -> Program:
+    """The program with reductions of lists as the loops that they are."""
+    fresh = Fresh(program)
+
+    def graph(definitions: Graph) -> Graph:
+        return tuple(map(definition, definitions))
+
+    def definition(node: Definition) -> Definition:
+        if isinstance(node, Map):
+            return replace(node, body=graph(node.body))
+        if isinstance(node, Reduce):
+            ports = tuple(Port(fresh(source), source) for source in node.sources)
+            output = Output(node.names, tuple(port.name for port in ports), node.monoid)
+            return Map(node.dim, ports, (), (output,), node.span)
+        return node
+
+    if not any(isinstance(node, Reduce) for node in walk(program.body)):
+        return program
+    return with_body(program, graph(program.body))
+
+
+def needed(node: Map, before: Mapping[str, Apply]) -> tuple[Apply, ...]:
+    """The operators of a kernel ahead of a map that the map needs, in their order."""
+    wanted = set(node.uses)
+    for apply in reversed(tuple(before.values())):
+        if apply.name in wanted:
+            wanted |= apply.uses
+    return tuple(apply for apply in before.values() if apply.name in wanted)
+
+
+def _sources(graph: Graph) -> Iterator[str]:
+    """The lists that something reads."""
+    for node in graph:
+        if isinstance(node, Map):
+            yield from (port.source for port in node.ports)
+            yield from _sources(node.body)
+        elif isinstance(node, Rename):
+            yield node.source
