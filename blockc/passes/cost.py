@@ -238,7 +238,7 @@ def _work_of(
         axes = set(program.types[apply.name].axes).union(*(program.types[name].axes for name in apply.uses))
         blocks = repeating(program, mapped, axes)
         elements = Count(tuple(axes), blocks, where=where).value(sizes, tiles, tables)
-        own, own_special = _per_element(apply)
+        own, own_special = per_element(apply)
         flops += elements * own
         special += elements * own_special
     return flops, special
@@ -256,7 +256,7 @@ def _applies(
             yield from _applies(definition.body, (*mapped, definition.dim), within)
 
 
-def _per_element(apply: Apply) -> tuple[int, int]:
+def per_element(apply: Apply) -> tuple[int, int]:
     """Operations and special functions for one element of the (unreduced) operands."""
     if apply.op in REDUCTIONS:
         nested = [_nested(arg) for arg in apply.args]

@@ -363,31 +363,25 @@ class _Placer:
         return [*before, combine, *after]
 
     def spread(self, name: str, scope: _Scope, source: Storage | None) -> list[Statement]:
-        """Moves of a tile into every tier that needs it, from a storage or from where it is."""
+        """Moves of a tile into every tier that needs it, the nearest first: from a storage, or from where it is."""
         present = scope.present.setdefault(name, set())
         kind = self.program.types[name]
-        starts = [source.tier] if source else sorted(present)
         wanted = self.needs.tiers.get(name, {})
-        order = sorted(
-            wanted.keys() - present, key=lambda tier: (min(self.units.distance(s, tier) for s in starts), tier)
-        )
+        start = [source.tier] if source else sorted(present)
+
+        def far(tier: str) -> tuple[float, str]:
+            return min(self.units.distance(place, tier) for place in start), tier
+
         moves: list[Statement] = []
-        for tier in order:
-            places = sorted(present) or starts
-            path = self.units.path(places if not source else [source.tier, *sorted(present)], tier)
-            from_storage = source is not None and path[0] == source.tier and path[0] not in present
-            moves.append(
-                Move(
-                    name,
-                    path,
-                    wanted[tier],
-                    kind.axes,
-                    source.name if source and from_storage else None,
-                    None,
-                    from_storage,
-                )
-            )
+        exact = set(present)  # where it lies in its own type
+        for tier in sorted(wanted.keys() - present, key=far):
+            path = self.units.path([*start, *sorted(exact)], tier)
+            stored = source if source and path[0] not in present else None
+            dtype = kind.dtype if stored else wanted[tier]
+            moves.append(Move(name, path, dtype, kind.axes, stored.name if stored else None, None, stored is not None))
             present.add(tier)
+            if dtype == kind.dtype:
+                exact.add(tier)
         return moves
 
     def store(self, name: str, scope: _Scope, target: Storage) -> Move:
