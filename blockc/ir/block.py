@@ -339,9 +339,9 @@ class Program:
         while origin is not None and "facts" not in origin.__dict__ and "_origin" in origin.__dict__:
             origin = origin.__dict__["_origin"]  # programs on the way that nobody asked about
         if origin is None:
-            facts = Facts(dict(self.input_types), {}, {}, {}, {})
-            for entry in self.inputs:
-                facts.number(entry.name)
+            facts = Facts({}, {}, {}, {}, {})
+            for name, kind in self.input_types.items():
+                facts.add(name, kind)
         else:
             known = origin.facts
             facts = Facts(
@@ -377,50 +377,52 @@ class Facts:
     numbers: dict[str, int]
     maps: dict[int, Map]
 
-    def number(self, name: str) -> None:
-        """Note that a name is taken."""
-        stem, _, suffix = name.partition(".")
-        if suffix.isdigit():
-            self.numbers[stem] = max(self.numbers.get(stem, 1), int(suffix) + 1)
+    def add(self, name: str, kind: Type) -> None:
+        """Note the type of a name, and that it is taken."""
+        if name not in self.types:
+            stem, _, suffix = name.partition(".")
+            if suffix.isdigit():
+                self.numbers[stem] = max(self.numbers.get(stem, 1), int(suffix) + 1)
+        self.types[name] = kind
 
 
 def infer(program: Program, graph: Graph, facts: Facts) -> None:
     """Add what is to know of every name that `graph` defines, at any depth. Undefined names raise KeyError."""
-    types = facts.types
+    types, links = facts.types, facts.links
     for definition in graph:
         match definition:
-            case Apply():
-                facts.applies[definition.name] = definition
-                if definition.name not in types:
-                    types[definition.name] = Type(definition.dtype, (), apply_axes(program, definition, types))
-            case Map():
-                if id(definition) in facts.maps:
-                    continue
+            case Apply(name):
+                facts.applies[name] = definition
+                if name not in types:
+                    facts.add(name, Type(definition.dtype, (), apply_axes(program, definition, types)))
+            case Map(dim) if id(definition) not in facts.maps:
                 facts.maps[id(definition)] = definition
                 for port in definition.ports:
-                    source = types[port.source]
-                    types[port.name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
-                    facts.links[port.name] = port.source
-                    facts.number(port.name)
+                    links[port.name] = port.source
+                    facts.add(port.name, element_type(types[port.source], dim))
                 infer(program, definition.body, facts)
                 for output in definition.outputs:
                     for name, value in zip(output.names, output.values, strict=True):
                         inner = types[value]
-                        added = (definition.dim,) if output.monoid is None else ()
-                        types[name] = Type(inner.dtype, program.ordered((*inner.lists, *added)), inner.axes)
-                        facts.links[name] = value
+                        links[name] = value
+                        lists = program.ordered((*inner.lists, dim)) if output.monoid is None else inner.lists
+                        facts.add(name, Type(inner.dtype, lists, inner.axes))
+            case Map():
+                pass
             case Reduce():
-                for name, source_name in zip(definition.names, definition.sources, strict=True):
-                    source = types[source_name]
-                    types[name] = Type(source.dtype, without(source.lists, definition.dim), source.axes)
-                    facts.links[name] = source_name
-            case Rename():
-                facts.links[definition.name] = definition.source
-                types[definition.name] = renamed_type(program, definition, types[definition.source])
+                for name, source in zip(definition.names, definition.sources, strict=True):
+                    links[name] = source
+                    facts.add(name, element_type(types[source], definition.dim))
+            case Rename(name, source):
+                links[name] = source
+                facts.add(name, renamed_type(program, definition, types[source]))
             case _:
                 assert_never(definition)
-        for name in definition.defines:
-            facts.number(name)
+
+
+def element_type(kind: Type, dim: str) -> Type:
+    """The type of the elements of a list over a dimension, or over several."""
+    return Type(kind.dtype, without(kind.lists, dim), kind.axes)
 
 
 def renamed_type(program: Program, rename: Rename, source: Type) -> Type:

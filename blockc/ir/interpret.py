@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar, assert_never
+from functools import cached_property
+from typing import assert_never
 
 import numpy as np
 
 from blockc.ir.arithmetic import FLOAT64, Arithmetic, Array
+from blockc.ir.array_program import Argument
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import (
     STRUCTURAL,
@@ -36,6 +37,7 @@ from blockc.ir.block import (
     Rename,
     Size,
     Type,
+    element_type,
     kernels,
     roots,
     without,
@@ -45,9 +47,7 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.intervals import Bounds, Leaf, bounds
 from blockc.ir.monoids import MONOIDS, identity
 from blockc.ir.ops import OPERATORS
-from blockc.ir.sharing import Shared
-
-T = TypeVar("T")
+from blockc.ir.sharing import Once, Shared, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,37 @@ class Stored:
 Value = Tile | Stack | Stored
 
 
-@dataclass(frozen=True, slots=True)
+Moves = list["tuple[str, str, int] | Moves"]
+"""What was moved: "load" or "store", a name and a number of elements; what a map inside moved stands as one."""
+
+
+@dataclass(frozen=True)
 class Run:
-    """The outputs, in declared axis order, and the bytes loaded and stored per value."""
+    """The outputs, in declared axis order, and all moves between them and the inputs."""
 
     outputs: dict[str, Array]
-    loads: Counter[str]
-    stores: Counter[str]
+    program: Program
+    sizes: Mapping[str, int]
+    moves: Moves
+
+    @cached_property
+    def loads(self) -> Counter[str]:
+        """The bytes loaded per list of the outermost graph."""
+        return self.moved("load")
+
+    @cached_property
+    def stores(self) -> Counter[str]:
+        """The bytes stored per list of the outermost graph."""
+        return self.moved("store")
+
+    def moved(self, wanted: str) -> Counter[str]:
+        """The bytes moved in a direction."""
+        origin, types, total = roots(self.program), self.program.types, Counter[str]()
+        crossing = (move for kernel in kernels(self.program) for move in cross(self.program, kernel, self.sizes))
+        for direction, name, elements in (*crossing, *flat(self.moves)):
+            if direction == wanted:
+                total[origin.get(name, name)] += elements * DTYPES[types[name].dtype].size
+        return total
 
     @property
     def traffic(self) -> int:
@@ -117,23 +141,18 @@ def interpret(
             raise ValueError(f"chunks of {blocks[dim]} elements are not whole blocks of {blocks[base]}")
     if shared is not None:
         shared.bind((program.dims, known, blocks, padding, arithmetic))
-    machine = _Interpreter(program, known, blocks, padding, arithmetic, shared)
+    machine = _Interpreter(program, known, blocks, padding, arithmetic, once if shared is None else shared.once)
     environment: dict[str, Value] = {}
     for entry in program.inputs:
         kind = program.input_types[entry.name]
         environment[entry.name] = machine.stored(entry.dims, arrays[entry.argument], kind)
     with np.errstate(all="ignore"):
-        for kernel in kernels(program):
-            machine.cross(kernel)
         machine.graph(program.body, environment, {}, frozenset())
     outputs = {}
     for result in program.outputs:
-        value = machine.assemble(environment[result.value], program.types[result.value], {})
-        order = [value.axes.index(dim) for dim in result.argument.dims]
-        array = np.transpose(value.array, order)
-        packed = [np.prod([known[dim] for dim in axis], dtype=int) for axis in result.argument.axes]
-        outputs[result.argument.name] = array.reshape(packed)
-    return Run(outputs, *machine.counted())
+        value, kind, argument = environment[result.value], program.types[result.value], result.argument
+        outputs[argument.name] = machine.once((argument, kind), (value,), machine.output, argument, value, kind)
+    return Run(outputs, program, known, machine.moves)
 
 
 Blocks = Mapping[str, slice]  # where the enclosing maps are: the elements of each dimension's current block
@@ -146,28 +165,14 @@ class _Interpreter:
     tiles: dict[str, int]
     padding: float | None
     arithmetic: Arithmetic
-    shared: Shared | None
-    loads: Counter[str] = field(default_factory=Counter)  # in bytes, by the name that a map reads
-    stores: Counter[str] = field(default_factory=Counter)  # in bytes, by the name that a map gives
-
-    def counted(self) -> tuple[Counter[str], Counter[str]]:
-        """The bytes loaded and stored, by the lists of the outermost graph."""
-        origin = roots(self.program)
-        totals = Counter[str](), Counter[str]()
-        for total, counts in zip(totals, (self.loads, self.stores), strict=True):
-            for name, count in counts.items():
-                total[origin.get(name, name)] += count
-        return totals
-
-    def once(self, what: Hashable, values: tuple[object, ...], compute: Callable[[], T]) -> T:
-        """The result of computing `what` from some values, or that of an earlier run."""
-        return compute() if self.shared is None else self.shared.once(what, values, compute)
+    once: Once
+    moves: Moves = field(default_factory=list)  # of loads the name that a map reads, of stores the one that it gives
 
     # Values
 
     def stored(self, dims: tuple[str, ...], array: Array, kind: Type) -> Value:
         """An argument as a value: packed axes taken apart, axes in canonical order, in the interpreter's arithmetic."""
-        return self.once(("argument", dims, kind), (array,), lambda: self._stored(dims, array, kind))
+        return self.once(("argument", dims, kind), (array,), self._stored, dims, array, kind)
 
     def _stored(self, dims: tuple[str, ...], array: Array, kind: Type) -> Value:
         unpacked = np.asarray(array).reshape([self.sizes[dim] for dim in dims])
@@ -195,7 +200,7 @@ class _Interpreter:
             case Stack(own, elements, first) if own == dim:
                 return elements[index - first]
             case Stack() | Stored():
-                return self.once(("peel", dim, index), (value,), lambda: self.peeled(value, dim, index))
+                return self.once(("peel", dim, index), (value,), self.peeled, value, dim, index)
             case Tile():
                 raise TypeError("an item cannot be mapped")
             case _:
@@ -249,8 +254,16 @@ class _Interpreter:
             part[...] = self.aligned(element, kind.axes)[tuple(slice(0, extent) for extent in part.shape)]
         return Tile(kind.axes, array)
 
+    def output(self, argument: Argument, value: Value, kind: Type) -> Array:
+        """What an argument gets: a value in the order of its dimensions, with axes packed as declared."""
+        tile = self.assemble(value, kind, {})
+        array = np.transpose(tile.array, [tile.axes.index(dim) for dim in argument.dims])
+        return array.reshape([math.prod(self.sizes[dim] for dim in axis) for axis in argument.axes])
+
     def aligned(self, tile: Tile, axes: tuple[str, ...]) -> Array:
         """The tile's array with length-one axes where it lacks one of `axes`, ready to broadcast."""
+        if tile.axes == axes:
+            return tile.array
         return tile.array.reshape(
             [tile.array.shape[tile.axes.index(axis)] if axis in tile.axes else 1 for axis in axes]
         )
@@ -259,19 +272,20 @@ class _Interpreter:
 
     def elementwise(self, op: str, *tiles: Tile) -> Tile:
         """An elementwise operator on tiles that broadcast by axis name."""
-        return self.once(op, tiles, lambda: self._elementwise(op, tiles))
+        return self.once(op, tiles, self._elementwise, op, tiles)
 
     def _elementwise(self, op: str, tiles: tuple[Tile, ...]) -> Tile:
-        axes = self.program.ordered(axis for tile in tiles for axis in tile.axes)
-        return Tile(axes, self.arithmetic.elementwise(op, *(self.aligned(tile, axes) for tile in tiles)))
+        distinct = {tile.axes for tile in tiles}
+        axes = distinct.pop() if len(distinct) == 1 else self.program.ordered(itertools.chain(*distinct))
+        return Tile(axes, self.arithmetic.elementwise(op, *[self.aligned(tile, axes) for tile in tiles]))
 
     def apply(self, apply: Apply, environment: Mapping[str, Value], blocks: Blocks) -> Tile:
         tiles = tuple([self.operand(arg, environment) for arg in apply.args])
         if apply.op not in STRUCTURAL:
-            return self.elementwise(apply.op, *tiles)
+            return self.once(apply.op, tiles, self._elementwise, apply.op, tiles)
         here = located(blocks) if apply.op in ("index", "broadcast") else ()
         what = (apply.op, apply.dims, apply.dtype, here)
-        return self.once(what, tiles, lambda: self.structural(apply, tiles, blocks))
+        return self.once(what, tiles, self.structural, apply, tiles, blocks)
 
     def structural(self, apply: Apply, tiles: tuple[Tile, ...], blocks: Blocks) -> Tile:
         """An operator that is not elementwise."""
@@ -297,11 +311,11 @@ class _Interpreter:
                 assert isinstance(value, Tile)
                 return value
             case Constant(number):
-                return self.once(("constant", repr(number)), (), lambda: self.number(number, number_dtype(number)))
+                return self.once(("constant", repr(number)), (), self.number, number, number_dtype(number))
             case Size(dim):
-                return self.once(("size", dim), (), lambda: self.number(self.sizes[dim], "i32"))
+                return self.once(("size", dim), (), self.number, self.sizes[dim], "i32")
             case Expression(op, args):
-                return self.elementwise(op, *(self.operand(arg, environment) for arg in args))
+                return self.elementwise(op, *[self.operand(arg, environment) for arg in args])
             case _:
                 assert_never(operand)
 
@@ -353,23 +367,20 @@ class _Interpreter:
     def map(self, node: Map, environment: dict[str, Value], blocks: Blocks, passed: frozenset[str]) -> None:
         """Execute a map, unless it is one that an earlier run has executed on the same values in the same place."""
         place = "map", located(blocks), passed
-        used = tuple([environment[name] for name in node.uses])
-        compute = partial(self.mapped, node, environment, blocks, passed)
-        results, loads, stores = self.once(place, (node, *used), compute)
+        used = [environment[name] for name in node.uses]
+        results, moves = self.once(place, (node, *used), self.mapped, node, environment, blocks, passed)
         environment.update(results)
-        self.loads.update(loads)
-        self.stores.update(stores)
+        self.moves.append(moves)
 
     def mapped(
         self, node: Map, environment: Mapping[str, Value], blocks: Blocks, passed: frozenset[str]
-    ) -> tuple[dict[str, Value], Counter[str], Counter[str]]:
-        """What a map gives, and the bytes that it loads and stores."""
-        outside = self.loads, self.stores
-        self.loads, self.stores = Counter(), Counter()
+    ) -> tuple[dict[str, Value], Moves]:
+        """What a map gives, and what it moves."""
+        outside, self.moves = self.moves, []
         try:
-            return self.iterations(node, environment, blocks, passed), self.loads, self.stores
+            return self.iterations(node, environment, blocks, passed), self.moves
         finally:
-            self.loads, self.stores = outside
+            self.moves = outside
 
     def iterations(
         self, node: Map, environment: Mapping[str, Value], blocks: Blocks, passed: frozenset[str]
@@ -385,26 +396,27 @@ class _Interpreter:
         first_read = readings(node.where)
         for block in sections:
             index = block.start // self.tiles[node.dim]
+            here = {**blocks, node.dim: block}
             inner = dict(captured)
             for port in node.ports:
                 element = self.peel(environment[port.source], node.dim, index)
                 if isinstance(element, Tile) and self.padding is not None:
-                    element = self.read_again(element, {**blocks, node.dim: block})
+                    element = self.read_again(element, here)
                 inner[port.name] = element
                 if port.name in first_read:
                     self.load(port, element)
-            if not self.takes_part(node, inner, {**blocks, node.dim: block}):
+            if not self.takes_part(node, inner, here):
                 continue
             for port in node.ports:
                 if port.name in body_uses and port.name not in first_read:
                     self.load(port, inner[port.name])
-            self.graph(node.body, inner, {**blocks, node.dim: block}, inside)
+            self.graph(node.body, inner, here, inside)
             runs.append(inner)
             for output in node.outputs:
                 value = inner[output.values[0]]
                 name = output.names[0]
                 if output.monoid is None and isinstance(value, Tile) and name not in passed:
-                    self.stores[name] += self.bytes(value, name)
+                    self.moves.append(("store", name, value.array.size))
         results: dict[str, Value] = {}
         for output in node.outputs:
             if output.monoid is None:
@@ -413,14 +425,14 @@ class _Interpreter:
                 continue
             values = [[run[value] for value in output.values] for run in runs]
             for index, run in enumerate(values):
-                self.count_accumulation(output.names, run, index)
+                self.note_accumulation(output.names, run, index)
             results.update(zip(output.names, self.accumulate(output.monoid, output.names, values, blocks), strict=True))
         return results
 
     def load(self, port: Port, element: Value) -> None:
-        """Count what the body loads of a port: an item; a list stays where it is."""
+        """Note what the body loads of a port: an item; a list stays where it is."""
         if isinstance(element, Tile):
-            self.loads[port.source] += self.bytes(element, port.source)
+            self.moves.append(("load", port.source, element.array.size))
 
     def takes_part(self, node: Map, environment: Mapping[str, Value], blocks: Blocks) -> bool:
         """False for a block of a loop in which its condition holds nowhere."""
@@ -443,18 +455,15 @@ class _Interpreter:
 
         return node.where is None or bool(bounds(node.where, apply, ends)[1])
 
-    def bytes(self, tile: Tile, name: str) -> int:
-        return int(tile.array.size) * DTYPES[self.program.types[name].dtype].size
-
-    def count_accumulation(self, names: tuple[str, ...], values: list[Value], index: int) -> None:
-        """Count what one iteration loads and stores of accumulated lists."""
+    def note_accumulation(self, names: tuple[str, ...], values: list[Value], index: int) -> None:
+        """Note what one iteration loads and stores of accumulated lists."""
         for name, value in zip(names, values, strict=True):
             if isinstance(value, Tile):
                 continue
-            moved = sum(self.bytes(tile, name) for tile in tiles_of(value))
-            self.stores[name] += moved
+            elements = sum(tile.array.size for tile in tiles_of(value))
+            self.moves.append(("store", name, elements))
             if index:
-                self.loads[name] += moved
+                self.moves.append(("load", name, elements))
 
     def accumulate(self, monoid: str, names: tuple[str, ...], runs: list[list[Value]], blocks: Blocks) -> list[Value]:
         """The values of all iterations combined, from the identity on, one component after the other."""
@@ -480,7 +489,7 @@ class _Interpreter:
         """One of some components; of a list, block by block."""
         if kinds[wanted].lists:
             dim = kinds[wanted].lists[0]
-            inner = [Type(kind.dtype, without(kind.lists, dim), kind.axes) for kind in kinds]
+            inner = [element_type(kind, dim) for kind in kinds]
             elements = []
             sections = self.blocks(dim, blocks)
             first = sections[0].start // self.tiles[dim] if sections else 0
@@ -494,9 +503,21 @@ class _Interpreter:
                 ]
                 elements.append(self.combined(monoid, parts, wanted, inner, peeled, {**blocks, dim: block}))
             return self.stack(dim, tuple(elements), first)
+        shapes = tuple([(kind.axes, self.shape(kind.axes, blocks)) for kind in kinds])
+        values = tuple([value for run in runs for value in run])
+        return self.once((monoid, parts, wanted, shapes), values, self.items, monoid, parts, wanted, shapes, runs)
+
+    def items(
+        self,
+        monoid: str,
+        parts: tuple[int, ...],
+        wanted: int,
+        shapes: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...],
+        runs: list[tuple[Value, ...]],
+    ) -> Tile:
+        """One of some components that are items."""
         total = tuple(
-            self.full(kind.axes, self.shape(kind.axes, blocks), identity(monoid, part))
-            for part, kind in zip(parts, kinds, strict=True)
+            self.full(axes, shape, identity(monoid, part)) for part, (axes, shape) in zip(parts, shapes, strict=True)
         )
         for run in runs:
             tiles = tuple(value for value in run if isinstance(value, Tile))
@@ -505,33 +526,37 @@ class _Interpreter:
 
     def stack(self, dim: str, elements: tuple[Value, ...], first: int) -> Stack:
         """A list."""
-        return self.once(("stack", dim, first), elements, lambda: Stack(dim, elements, first))
+        return self.once(("stack", dim, first), elements, Stack, dim, elements, first)
 
     def full(self, axes: tuple[str, ...], shape: tuple[int, ...], number: float) -> Tile:
         """A tile of one number."""
-        return self.once(("full", axes, shape, number), (), lambda: Tile(axes, self.arithmetic.full(shape, number)))
+        return self.once(("full", axes, shape, number), (), self._full, axes, shape, number)
 
-    def cross(self, kernel: Graph) -> None:
-        """Count the items of the top graph that one launch loads, and those that it stores."""
-        kinds = self.program.types
-        made = {name for definition in kernel for name in definition.defines}
-        used: set[str] = set()
-        for definition in kernel:
-            used |= definition.uses
-        for name in sorted(used - made):
-            if kinds[name].is_item:
-                self.loads[name] += self.item_bytes(name)
-        elsewhere = {result.value for result in self.program.outputs}
-        for other in self.program.body:
-            if made.isdisjoint(other.defines):
-                elsewhere |= other.uses
-        for name in sorted(made & elsewhere):
-            if kinds[name].is_item:
-                self.stores[name] += self.item_bytes(name)
+    def _full(self, axes: tuple[str, ...], shape: tuple[int, ...], number: float) -> Tile:
+        return Tile(axes, self.arithmetic.full(shape, number))
 
-    def item_bytes(self, name: str) -> int:
-        kind = self.program.types[name]
-        return int(np.prod(self.shape(kind.axes, {}), dtype=int)) * DTYPES[kind.dtype].size
+
+def flat(moves: Moves) -> Iterator[tuple[str, str, int]]:
+    """All moves, those of maps inside too."""
+    for move in moves:
+        if isinstance(move, list):
+            yield from flat(move)
+        else:
+            yield move
+
+
+def cross(program: Program, kernel: Graph, sizes: Mapping[str, int]) -> Iterator[tuple[str, str, int]]:
+    """The items of the top graph that one launch loads, and those that it stores."""
+    made = {name for definition in kernel for name in definition.defines}
+    used = {name for definition in kernel for name in definition.uses}
+    elsewhere = {result.value for result in program.outputs}
+    for other in program.body:
+        if made.isdisjoint(other.defines):
+            elsewhere |= other.uses
+    for direction, names in (("load", used - made), ("store", made & elsewhere)):
+        for name in sorted(names):
+            if program.types[name].is_item:
+                yield direction, name, math.prod(sizes[axis] for axis in program.types[name].axes)
 
 
 def number_dtype(number: float | int | bool) -> str:

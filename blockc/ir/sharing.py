@@ -9,9 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Once(Protocol):
+    """`Shared.once`, or `once` where nothing is shared."""
+
+    def __call__(self, what: Hashable, values: tuple[object, ...], compute: Callable[[*Ts], T], *args: *Ts) -> T: ...
+
+
+def once(what: Hashable, values: tuple[object, ...], compute: Callable[[*Ts], T], *args: *Ts) -> T:
+    """The result of computing `what` from some values."""
+    return compute(*args)
 
 
 @dataclass(slots=True)
@@ -22,7 +34,7 @@ class Shared:
     """
 
     setting: tuple[object, ...] | None = None
-    results: dict[Hashable, tuple[tuple[object, ...], Any]] = field(default_factory=dict)
+    results: dict[Hashable, tuple[Any, tuple[object, ...]]] = field(default_factory=dict)
 
     def bind(self, setting: tuple[object, ...]) -> None:
         """ValueError if these are not the sizes, tiles and so on of the runs so far."""
@@ -31,12 +43,12 @@ class Shared:
         elif self.setting != setting:
             raise ValueError("only runs with the same dimensions, sizes, tiles, padding and arithmetic share results")
 
-    def once(self, what: Hashable, values: tuple[object, ...], compute: Callable[[], T]) -> T:
+    def once(self, what: Hashable, values: tuple[object, ...], compute: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of computing `what` from values that are known by identity and that nobody changes."""
         key = (what, *map(id, values))
         found = self.results.get(key)
         if found is None:
             # The values are kept too, because the identity of a value that has gone may be given to another one.
-            found = self.results[key] = values, compute()
-        result: T = found[1]
+            found = self.results[key] = compute(*args), values
+        result: T = found[0]
         return result

@@ -37,8 +37,8 @@ from blockc.ir.block import (
     Size,
     Term,
     Type,
+    element_type,
     renamed_type,
-    without,
 )
 from blockc.ir.conditions import UNKNOWN
 from blockc.ir.monoids import MONOIDS
@@ -190,7 +190,7 @@ class _Checker:
         kind = self.use(at, source)
         if dim not in kind.lists:
             raise VerifyError("B04", at, f"`{source}` is not a list over `{dim}`")
-        return Type(kind.dtype, without(kind.lists, dim), kind.axes)
+        return element_type(kind, dim)
 
     def monoid(self, at: str, name: str, values: int, names: int) -> None:
         monoid = MONOIDS.get(name)
