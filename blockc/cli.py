@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
     from blockc.ir.block import Program
 
-STAGES = ("array", "block", "snapshot", "stable", "plan", "kernel")
+STAGES = ("array", "block", "snapshot", "stable", "plan", "schedule", "kernel")
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
 
@@ -75,13 +75,14 @@ def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
     """Print FILE at one stage of the compilation.
 
     \b
-    array     whole-array operators          stable    a snapshot, safe from overflow
-    block     the unfused block program      plan      the chosen snapshot with tiles, as it is emitted
+    array     whole-array operators          plan      the chosen snapshot with tiles, as it is emitted
+    block     the unfused block program      schedule  the plan on the target: moves between its tiers
     snapshot  a fused block program          kernel    the source of the kernels
+    stable    a snapshot, safe from overflow
     """
     if snapshot is not None and stage not in ("snapshot", "stable"):
         raise UsageError(f"--snapshot belongs to the stages snapshot and stable, not to {stage}")
-    program = load(file, options)
+    program = load(file, options, kernels=stage == "kernel")
     text = stage_text(program, options, stage, snapshot)
     if options.form == "json":
         print_json({"stage": stage, "text": text})
@@ -91,9 +92,11 @@ def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
 
 def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: int | None) -> str:
     """The text form of a program at a stage."""
-    from blockc import driver
+    from blockc import driver, planning
     from blockc.ir import array_program
+    from blockc.ir.schedule_text import format_schedule
     from blockc.ir.text import format_program
+    from blockc.machines.loading import load_machine
     from blockc.passes.lower import lower
 
     if stage == "array":
@@ -104,7 +107,14 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
     if stage in ("snapshot", "stable"):
         derivation = driver.derive(program, sizes, options.tiles, options.split)
         return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
-    _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
+    machine = load_machine(options.target)
+    if stage == "schedule" or not driver.has_kernels(machine):
+        found = planning.machine_plan(program, machine, sizes, options.tiles, options.split)
+        if stage == "schedule":
+            return format_schedule(found.schedule)
+        plan = found.plan
+    else:
+        _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
     if stage == "kernel":
         return driver.emit(plan, program, options.target)
     comments = "".join(f"# {line}\n" for line in driver.header(plan, program)[:3])
@@ -124,15 +134,16 @@ def snapshot_of(snapshots: Sequence[Program], index: int | None, stage: str) -> 
 @cli.command()
 @compile_options
 def explain(file: str, options: Options) -> None:
-    """Print how FILE is fused: every step and what it saves, the snapshots, and what was refused."""
-    from blockc import driver
-    from blockc.explain import explain_plan
+    """Print how FILE is fused: every step and what it saves, what is chosen for the target, and what was refused."""
+    from blockc import driver, planning
+    from blockc.machine_report import explain_for
+    from blockc.machines.loading import load_machine
 
-    program = load(file, options)
+    program = load(file, options, kernels=False)
     sizes = driver.default_sizes(program, options.dims)
     with progress("fusing"):
-        derivation, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
-        explanation = explain_plan(program, options.target, derivation, plan)
+        plan = planning.machine_plan(program, load_machine(options.target), sizes, options.tiles, options.split)
+        explanation = explain_for(program, options.target, plan)
         text = "" if options.form == "json" else str(explanation)
     if options.form == "json":
         print_json(explanation.to_json())
@@ -246,12 +257,17 @@ def verify(file: str, options: Options) -> None:
 cli.add_command(targets)
 
 
-def load(file: str, options: Options) -> ArrayProgram:
-    """The checked program of a file, once all options that do not need more have been checked as well."""
+def load(file: str, options: Options, kernels: bool = True) -> ArrayProgram:
+    """The checked program of a file, once all options that do not need more have been checked as well: among them,
+    whether `kernels` can be emitted for the target."""
     from blockc import driver
     from blockc.language import parse
+    from blockc.machines.loading import load_machine
 
-    driver.check_target(options.target)
+    if kernels:
+        driver.check_target(options.target)
+    else:
+        load_machine(options.target)
     text, name = read_source(file)
     program = parse(text, name, options.program, options.dtype)
     driver.check_dims(program, options.dims, options.tiles, options.split)

@@ -59,11 +59,16 @@ def check_target(target: str) -> Machine:
     """The machine of a target, a name or a path. UsageError for one that is not known, BlockcError for a machine file
     with problems, LimitError for one that nothing can be emitted for."""
     machine = load_machine(target)
-    if machine.backend in EMITTERS:
+    if has_kernels(machine):
         return machine
     message = f"no kernels can be emitted for `{visible(target)}`: its backend is {machine.backend}"
-    hint = f"kernels are emitted for machines with the backend {', '.join(EMITTERS)}, such as cpu"
+    hint = f"`explain` and `run --simulate` work; kernels are for the backend {', '.join(EMITTERS)}, such as cpu"
     raise LimitError((Problem("E0291", message, None, hint),))
+
+
+def has_kernels(machine: Machine) -> bool:
+    """True if kernels can be emitted for a machine; for others there are plans, costs and simulations."""
+    return machine.backend in EMITTERS
 
 
 def check_dims(program: ArrayProgram, dims: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> None:

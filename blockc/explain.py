@@ -103,7 +103,9 @@ class Explanation:
         }
 
     def __str__(self) -> str:
-        return "\n".join((*_head(self), "", *_derivation(self), "", *_snapshots(self), "", *_refusals(self)))
+        return "\n".join(
+            (*head(self), "", *derivation_lines(self), "", *snapshot_lines(self), "", *refusal_lines(self))
+        )
 
 
 def explain_plan(program: ArrayProgram, target: str, derivation: Derivation, plan: Plan) -> Explanation:
@@ -169,7 +171,8 @@ def readable(number: int, unit: str = "") -> str:
     return f"{'-' if number < 0 else '+'}{figures} {prefix}{unit}".rstrip()
 
 
-def _head(explanation: Explanation) -> list[str]:
+def head(explanation: Explanation) -> list[str]:
+    """What is compiled, for which sizes and tiles."""
     plan = explanation.plan
     program = explanation.program
     arguments = ", ".join(argument.name for argument in program.inputs)
@@ -196,7 +199,8 @@ def wrapped(text: str, indent: str) -> list[str]:
     return lines or [""]
 
 
-def _derivation(explanation: Explanation) -> list[str]:
+def derivation_lines(explanation: Explanation) -> list[str]:
+    """Every step, with what it changed."""
     unfused = explanation.unfused
     start = f"Derivation, from {unfused.kernels} kernels that move {unfused.traffic_bytes:,} bytes:"
     if not explanation.steps:
@@ -231,10 +235,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 3] + "..."
 
 
-def _snapshots(explanation: Explanation) -> list[str]:
+def snapshot_lines(explanation: Explanation) -> list[str]:
+    """The snapshots, with their figures at nominal rates."""
     plan = explanation.plan
-    head = ("snapshot", "kernels", "bytes moved", "operations", "special", "local bytes", "predicted")
-    rows: list[tuple[str, ...]] = [head, ("unfused", *_figures(explanation.unfused))]
+    titles = ("snapshot", "kernels", "bytes moved", "operations", "special", "local bytes", "predicted")
+    rows: list[tuple[str, ...]] = [titles, ("unfused", *_figures(explanation.unfused))]
     for index, entry in enumerate(plan.costs):
         mark = f"{index} *" if index == plan.snapshot else str(index)
         rows.append((mark, *_figures(entry)))
@@ -290,7 +295,7 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:,.3f} ms" if seconds < 10 else f"{seconds:,.1f} s"
 
 
-def _refusals(explanation: Explanation) -> list[str]:
+def refusal_lines(explanation: Explanation) -> list[str]:
     """The refusals that stand in the chosen snapshot."""
     chosen = [refusal for refusal in explanation.refusals if refusal.snapshot == explanation.plan.snapshot]
     if not chosen:

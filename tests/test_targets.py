@@ -274,7 +274,10 @@ def test_commands_that_compile_take_a_path(capsys: pytest.CaptureFixture[str], t
     assert run(capsys, "run", str(program), "--target", str(own), "--dim", "m=5")[0] == 0
     assert run(capsys, "emit", str(program), "--target", str(own), "-o", str(tmp_path / "out"))[0] == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["double_small.py"]
-    for command in (["run"], ["explain"], ["show", "--stage", "plan"], ["emit", "-o", str(tmp_path / "never")]):
+    for command in (["explain"], ["show", "--stage", "plan"], ["show", "--stage", "schedule"]):
+        code, out, _ = run(capsys, command[0], str(program), *command[1:], "--target", mine)
+        assert code == 0 and "double" in out
+    for command in (["run"], ["show", "--stage", "kernel"], ["emit", "-o", str(tmp_path / "never")]):
         code, out, err = run(capsys, command[0], str(program), *command[1:], "--target", mine)
         assert (code, out) == (3, "")
         assert "its backend is none" in err

@@ -29,7 +29,7 @@ def choose_tiles(programs: tuple[Program, ...], sizes: Mapping[str, int], asked:
     snapshot), 512 along others; then, while a tile of a snapshot has more than 2**18 elements, the outermost dimension
     whose tile is above 16 is halved, and after that the outermost above 1. `asked` overrides.
     """
-    batch = set.intersection(*(batch_dimensions(program) - _reduced(program) for program in programs))
+    batch = set.intersection(*(batch_dimensions(program) - reduced_dimensions(program) for program in programs))
     tiles: dict[str, int] = {}
     for dim in programs[0].dims:
         if dim.name not in programs[0].whole and dim.name not in programs[0].chunks:
@@ -74,7 +74,7 @@ def batch_dimensions(program: Program) -> set[str]:
     return result - mixed
 
 
-def _reduced(program: Program) -> set[str]:
+def reduced_dimensions(program: Program) -> set[str]:
     """The dimensions along which a tile is reduced."""
     return {dim for node in _applies(program) if node.op in REDUCTIONS for dim in node.dims}
 

@@ -154,7 +154,7 @@ class _Reader:
                 count = Count(storage.axes, blocks, where=where)
                 times = Count((), (*repeating(self.program, mapped, ()), *storage.lists), where=where)
                 arrival = (storage.name, storage.tier), self.list_space(storage, mapped)
-                self.hops(_plain(storage.name), path, storage.dtype, storage.axes, False, (count,), times, arrival)
+                self.hops(plain_name(storage.name), path, storage.dtype, storage.axes, False, (count,), times, arrival)
             case Compute():
                 self.compute(statement, mapped, where)
             case Combine():
@@ -191,7 +191,7 @@ class _Reader:
             else:
                 counts = (Count(move.axes, before, again=(move.again,), where=where),)
         times = Count((), repeating(self.program, mapped, ()), where=where)
-        value = _plain(move.source or move.target or move.name)
+        value = plain_name(move.source or move.target or move.name)
         arrival = None
         if move.target is None:
             tier = move.path[-1]
@@ -258,7 +258,7 @@ def _further(storage: Storage) -> tuple[str, ...]:
     return tuple(dim for dim in storage.lists if dim not in storage.axes)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The list that a stage is a copy of."""
     return name.partition("@")[0]
 

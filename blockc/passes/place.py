@@ -332,7 +332,8 @@ class _Placer:
 
     def storage(self, name: str, scope: _Scope) -> Storage:
         kind = self.program.types[name]
-        return Storage(name, self.tier_of(name, scope.in_task), kind.dtype, kind.lists, kind.axes)
+        tier = self.tier_of(name, scope.in_task)
+        return Storage(f"{name}@{tier}", tier, kind.dtype, kind.lists, kind.axes)
 
     def rated(self, names: Iterable[str]) -> str:
         """The type of the vector unit's rate for accumulating."""

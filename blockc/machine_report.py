@@ -1,0 +1,183 @@
+"""What a plan for a machine is and costs, for a person and as JSON.
+
+Its blocks and the tiers of its lists, bytes across every boundary, the space taken in every tier, the time and what it
+waits for; and every other candidate, with the reason why it was not chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blockc.driver import has_kernels
+from blockc.explain import (
+    Explanation,
+    derivation_lines,
+    duration,
+    explain_plan,
+    head,
+    listed,
+    refusal_lines,
+    snapshot_lines,
+    table,
+    wrapped,
+)
+from blockc.ir.array_program import ArrayProgram
+from blockc.ir.machine import Machine
+from blockc.passes.machine_cost import MachineCost
+from blockc.planning import Candidate, MachinePlan
+
+
+@dataclass(frozen=True, slots=True)
+class MachineExplanation:
+    """The derivation of what was chosen for a machine, and the choice."""
+
+    explanation: Explanation
+    plan: MachinePlan
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `blockc explain --json` prints: with `machine`, what was chosen for it and why."""
+        return {**self.explanation.to_json(), "machine": plan_json(self.plan)}
+
+    def __str__(self) -> str:
+        found, plan = self.explanation, self.plan
+        parts = [head(found), derivation_lines(found)]
+        if has_kernels(plan.machine):
+            parts += [snapshot_lines(found), list(kernel_lines(plan)), list(cost_lines(plan))]
+        else:
+            parts += [list(chosen_lines(plan)), list(cost_lines(plan)), list(candidate_lines(plan))]
+        parts.append(refusal_lines(found))
+        return "\n\n".join("\n".join(part) for part in parts)
+
+
+def explain_for(program: ArrayProgram, target: str, plan: MachinePlan) -> MachineExplanation:
+    """The explanation of a plan for a machine."""
+    return MachineExplanation(explain_plan(program, target, plan.chosen.derivation, plan.plan), plan)
+
+
+def plan_json(plan: MachinePlan) -> dict[str, Any]:
+    """A plan with its costs, and all candidates."""
+    return {
+        "name": plan.machine.name,
+        "form": plan.chosen.form,
+        "snapshot": plan.chosen.choice.snapshot,
+        "tiles": dict(plan.chosen.choice.tiles),
+        "placement": dict(plan.chosen.choice.placement),
+        **cost_json(plan.machine, plan.cost),
+        "candidates": [
+            {
+                "form": candidate.form,
+                "snapshot": candidate.choice.snapshot,
+                "tiles": dict(candidate.choice.tiles),
+                "placement": dict(candidate.choice.placement),
+                "kernels": len(candidate.choice.cost.kernels) if candidate.choice.cost else None,
+                "predicted_seconds": candidate.choice.cost.seconds if candidate.choice.cost else None,
+                "why": why_not(plan, candidate),
+            }
+            for candidate in plan.candidates
+        ],
+    }
+
+
+def cost_json(machine: Machine, cost: MachineCost) -> dict[str, Any]:
+    """The costs of a plan on a machine."""
+    return {
+        "kernels": len(cost.kernels),
+        "predicted_seconds": cost.seconds,
+        "bottleneck": cost.bottleneck,
+        "tasks": [kernel.tasks for kernel in cost.kernels],
+        "boundaries": [
+            {"from": source, "to": destination, "bytes": count}
+            for (source, destination), count in cost.boundaries.items()
+        ],
+        "peak_bytes": {tier.name: cost.peak.get(tier.name, 0) for tier in machine.tiers},
+    }
+
+
+def chosen_lines(plan: MachinePlan) -> Iterator[str]:
+    """What was chosen."""
+    choice = plan.chosen.choice
+    home = plan.machine.tiers[0].name
+    kernels = len(plan.cost.kernels)
+    yield f"Chosen for {plan.machine.name} ({plan.machine.description or 'no description'}):"
+    yield f"  program  snapshot {choice.snapshot}, {plan.chosen.form}; kernels: {kernels}"
+    yield from wrapped(f"  blocks   {listed(choice.tiles) or 'none'}", "           ")
+    lists = ", ".join(f"{name} in {tier}" for name, tier in choice.placement.items())
+    others = f"{lists}; all others in {home}" if lists else f"all in {home}"
+    yield from wrapped(f"  lists    {others}", "           ")
+    busy = ", ".join(f"{kernel.tasks:,}" for kernel in plan.cost.kernels)
+    yield f"  tasks    {busy}, for {plan.machine.units} units"
+    yield f"  time     {duration(plan.cost.seconds)} predicted; it waits for: {plan.cost.bottleneck}"
+
+
+def kernel_lines(plan: MachinePlan) -> Iterator[str]:
+    """What the chosen snapshot, whose kernels can be emitted, would take at the rates of the machine."""
+    busy = ", ".join(f"{kernel.tasks:,}" for kernel in plan.cost.kernels)
+    yield f"On {plan.machine.name} ({plan.machine.description or 'no description'}), at its rates:"
+    yield f"  tasks    {busy}, for {plan.machine.units} units"
+    yield f"  time     {duration(plan.cost.seconds)} predicted; it waits for: {plan.cost.bottleneck}"
+
+
+def cost_lines(plan: MachinePlan) -> Iterator[str]:
+    """Bytes across boundaries, with the time of each way, and space in tiers."""
+    cost = plan.cost
+    seconds: dict[str, float] = {}
+    for kernel in cost.kernels:
+        for resource, time in kernel.resources.items():
+            seconds[resource] = seconds.get(resource, 0.0) + time
+    rows: list[tuple[str, ...]] = [("boundary", "bytes", "time")]
+    for (source, destination), count in cost.boundaries.items():
+        way = f"{source} -> {destination}"
+        rows.append((way, f"{count:,}", duration(seconds.get(way, 0.0))))
+    yield "Moved:"
+    yield from table(rows, right=frozenset({1, 2}))
+    yield ""
+    yield "Space taken at the same time, of the device or of one unit:"
+    rows = [("tier", "bytes", "of")]
+    rows += [(tier.name, f"{cost.peak.get(tier.name, 0):,}", f"{tier.capacity:,}") for tier in plan.machine.tiers]
+    yield from table(rows, right=frozenset({1, 2}))
+    yield ""
+    yield "Computed:"
+    rows = [("unit", "operations", "special", "time")]
+    for unit in cost.flops:
+        figures = (f"{cost.flops[unit]:,}", f"{cost.special.get(unit, 0):,}")
+        rows.append((unit, *figures, duration(seconds.get(f"computing on {unit}", 0.0))))
+    yield from table(rows, right=frozenset({1, 2, 3}))
+
+
+def candidate_lines(plan: MachinePlan) -> Iterator[str]:
+    """All candidates, fastest first."""
+    yield "Candidates (* is chosen: the least predicted time, to 0.5 %):"
+    rows: list[tuple[str, ...]] = [("snapshot", "form", "kernels", "predicted", "why not")]
+    for candidate in plan.candidates:
+        cost = candidate.choice.cost
+        mark = f"{candidate.choice.snapshot} *" if candidate is plan.chosen else str(candidate.choice.snapshot)
+        figures = (str(len(cost.kernels)), duration(cost.seconds)) if cost else ("", "none")
+        rows.append((mark, candidate.form, *figures, why_not(plan, candidate)))
+    yield from table(rows, right=frozenset({2, 3}))
+
+
+def why_not(plan: MachinePlan, candidate: Candidate) -> str:
+    """The reason why a candidate was not chosen: what it waits for, beside what the chosen one needs of that."""
+    cost = candidate.choice.cost
+    if candidate is plan.chosen:
+        return ""
+    if cost is None:
+        return candidate.choice.why
+    if cost.seconds <= plan.cost.seconds * 1.005:
+        return "as fast, with as many kernels and more loops, or more kernels"
+    mine, chosen = _resources(cost), _resources(plan.cost)
+    slowest = max(mine, key=lambda name: mine[name], default="dispatch")
+    if slowest not in mine:
+        return "it has more kernels to start"
+    other = chosen.get(slowest, 0.0)
+    return f"{slowest} takes {duration(mine[slowest])}, in the chosen one {duration(other)}"
+
+
+def _resources(cost: MachineCost) -> Mapping[str, float]:
+    total: dict[str, float] = {}
+    for kernel in cost.kernels:
+        for name, seconds in kernel.resources.items():
+            total[name] = total.get(name, 0.0) + seconds
+    return total

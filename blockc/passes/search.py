@@ -1,0 +1,267 @@
+"""The choice for a machine: a snapshot, the size of every block, and the tier of every list, by predicted time.
+
+For each snapshot block sizes are tried together, powers of two on a grid that is coarse enough to be quick, and then
+halved and doubled one at a time for as long as that helps. Then lists are put into faster tiers, one after the other:
+the one that saves most, until none saves anything. What does not fit a tier is out. Of the time that all resources
+take, a thousandth is added to the predicted time, so that of plans that are as fast the one that moves least is chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from blockc.ir.array_program import sizes as complete_sizes
+from blockc.ir.block import Map, Program, count_maps, roots, walk
+from blockc.ir.dtypes import DTYPES
+from blockc.ir.machine import Machine
+from blockc.ir.schedule import Loop, Schedule
+from blockc.ir.schedule import walk as statements_of
+from blockc.passes.choose import batch_dimensions, power_of_two, reduced_dimensions
+from blockc.passes.machine_cost import Estimate, MachineCost, Numbers, estimate, evaluate
+from blockc.passes.machine_model import Model, model, plain_name
+from blockc.passes.place import Placement, place
+from blockc.passes.units import Unplaceable
+
+MOST = 2000  # choices of block sizes that are tried at first
+SMALLEST = 4  # elements of a block
+TIE = 1e-3  # how much the time of resources that do not decide counts
+NEAR = 4.0  # times the least predicted time: what is slower before lists are placed is not looked at again
+CLOSE = 1.005  # of predicted times: what differs by less is the same
+GAIN = 0.995  # of the time: what a placement has to save
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A plan for a machine: what was chosen for one snapshot, and what it costs. `why` says why there is none."""
+
+    snapshot: int
+    program: Program
+    tiles: Mapping[str, int]
+    placement: Placement
+    schedule: Schedule | None
+    cost: MachineCost | None
+    score: float
+    why: str = ""
+
+
+def best_choice(choices: tuple[Choice, ...]) -> Choice | None:
+    """The fastest; of those that are less than 0.5 % slower, the one with the fewest kernels, then the fewest maps."""
+
+    def simplicity(choice: Choice) -> tuple[int, int]:
+        return len(choice.cost.kernels) if choice.cost else 0, count_maps(choice.program.body)
+
+    found = [choice for choice in choices if choice.cost is not None]
+    least = min((choice.score for choice in found), default=0.0)
+    return min((choice for choice in found if choice.score <= least * CLOSE), key=simplicity, default=None)
+
+
+def search(
+    programs: tuple[Program, ...], machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
+) -> tuple[Choice, ...]:
+    """The best choice for each of the snapshots of a program as they are emitted. `asked` are given block sizes."""
+    batch = set.intersection(*(batch_dimensions(program) - reduced_dimensions(program) for program in programs))
+    first = [
+        _Search(program, machine, sizes, asked, batch).without_placement(at) for at, program in enumerate(programs)
+    ]
+    least = min((choice.score for choice in first if choice.cost is not None), default=0.0)
+    result = []
+    for choice in first:
+        promising = choice.cost is not None and choice.score <= NEAR * least
+        searched = _Search(choice.program, machine, sizes, asked, batch)
+        result.append(searched.with_placement(choice) if promising or choice.cost is None else choice)
+    return tuple(result)
+
+
+@dataclass
+class _Search:
+    program: Program
+    machine: Machine
+    given: Mapping[str, int]
+    asked: Mapping[str, int]
+    batch: set[str]
+
+    def __post_init__(self) -> None:
+        self.sizes = complete_sizes(self.program, self.given)
+        self.chunks = self.program.chunks
+        self.cut = [
+            dim.name for dim in self.program.dims if dim.name not in self.program.whole and dim.name not in self.chunks
+        ]
+
+    # Block sizes
+
+    def ladder(self, dim: str) -> list[int]:
+        """The block sizes to try along a dimension, or the numbers of chunks."""
+        if dim in self.asked:
+            return [self.asked[dim]]
+        if dim in self.chunks:
+            most = power_of_two(2 * self.machine.units)
+            return [1 << power for power in range(1, most.bit_length())]
+        if dim in self.batch:
+            return [1]
+        top = power_of_two(max(1, self.sizes[dim]))
+        return [1 << power for power in range(min(top, SMALLEST).bit_length() - 1, top.bit_length())]
+
+    def grid(self) -> list[dict[str, int]]:
+        """Choices of a block size for each dimension."""
+        ladders = {dim: self.ladder(dim) for dim in (*self.cut, *self.chunks)}
+        stride = 1
+        while math.prod(-(-len(ladder) // stride) for ladder in ladders.values()) > MOST:
+            stride += 1
+        thinned = [ladder[::-1][::stride][::-1] for ladder in ladders.values()]
+        return [dict(zip(ladders, chosen, strict=True)) for chosen in itertools.product(*thinned)]
+
+    def near(self, chosen: Mapping[str, int]) -> list[dict[str, int]]:
+        """A choice and those with one block size, or two, halved or doubled."""
+        found = [dict(chosen)]
+        ladders = {dim: self.ladder(dim) for dim in chosen}
+        moves = [(dim, step) for dim, ladder in ladders.items() if len(ladder) > 1 for step in (-1, 1)]
+        for steps in (*((move,) for move in moves), *itertools.combinations(moves, 2)):
+            other = dict(chosen)
+            for dim, step in steps:
+                at = ladders[dim].index(other[dim]) + step
+                other[dim] = ladders[dim][min(max(at, 0), len(ladders[dim]) - 1)]
+            if other not in found:
+                found.append(other)
+        return found
+
+    def tiles(self, choices: list[dict[str, int]]) -> dict[str, Numbers]:
+        """Block sizes in elements: chunks are whole blocks."""
+        result = {dim: np.array([float(choice[dim]) for choice in choices]) for dim in self.cut}
+        for chunk, dim in self.chunks.items():
+            counts = np.array([float(choice[chunk]) for choice in choices])
+            elements = np.ceil(max(1, self.sizes[dim]) / counts)
+            result[chunk] = np.ceil(elements / result[dim]) * result[dim]
+        return result
+
+    def exact(self, choice: dict[str, int]) -> dict[str, int]:
+        """The block sizes of one choice."""
+        return {dim: int(numbers[0]) for dim, numbers in self.tiles([choice]).items()}
+
+    def scores(self, found: Estimate) -> Numbers:
+        """Predicted seconds, and a little for all that resources do; infinite for what does not fit."""
+        total = found.seconds.copy()
+        for kernel in found.kernels:
+            for seconds in kernel.resources.values():
+                total = total + TIE * seconds
+        return np.where(found.fits(self.machine), total, math.inf)
+
+    def best(self, model: Model, choices: list[dict[str, int]]) -> tuple[dict[str, int], float]:
+        """The best of some choices, improved step by step."""
+        scores = self.scores(estimate(model, self.given, self.tiles(choices)))
+        at = int(np.argmin(scores))
+        best, least = choices[at], float(scores[at])
+        while math.isfinite(least):
+            around = self.near(best)
+            scores = self.scores(estimate(model, self.given, self.tiles(around)))
+            at = int(np.argmin(scores))
+            if scores[at] >= least:
+                break
+            best, least = around[at], float(scores[at])
+        return best, least
+
+    # Placement
+
+    def without_placement(self, snapshot: int) -> Choice:
+        """The best block sizes with all lists in the outermost tier."""
+        try:
+            schedule = place(self.program, self.machine)
+        except Unplaceable as error:
+            return Choice(snapshot, self.program, {}, {}, None, None, math.inf, str(error))
+        found = model(schedule)
+        choices = self.grid()
+        best, least = self.best(found, choices)
+        if not math.isfinite(least):
+            why = self.too_large(estimate(found, self.given, self.tiles(choices)))
+            return Choice(snapshot, self.program, {}, {}, None, None, math.inf, why)
+        return self.made(snapshot, best, {}, schedule, found, least)
+
+    def made(
+        self,
+        snapshot: int,
+        chosen: dict[str, int],
+        placement: Placement,
+        schedule: Schedule,
+        found: Model,
+        score: float,
+    ) -> Choice:
+        tiles = self.exact(chosen)
+        cost = evaluate(found, self.given, tiles)
+        return Choice(snapshot, self.program, tiles, dict(placement), schedule, cost, score)
+
+    def with_placement(self, choice: Choice) -> Choice:
+        """The choice with lists in faster tiers, as long as that pays."""
+        if choice.schedule is None or choice.cost is None:
+            return choice
+        chosen = self.knobs(choice.tiles)
+        current = choice
+        while True:
+            found = None
+            for name, tier in self.placements(current):
+                placement = {**current.placement, name: tier}
+                try:
+                    schedule = place(self.program, self.machine, placement)
+                except Unplaceable:
+                    continue
+                around = model(schedule)
+                choices = self.near(chosen)
+                scores = self.scores(estimate(around, self.given, self.tiles(choices)))
+                at = int(np.argmin(scores))
+                if scores[at] < GAIN * current.score and (found is None or scores[at] < found[0]):
+                    found = float(scores[at]), choices[at], placement, schedule, around
+            if found is None:
+                return current
+            _, chosen, placement, schedule, around = found
+            chosen, score = self.best(around, [chosen])
+            current = self.made(choice.snapshot, chosen, placement, schedule, around, score)
+
+    def knobs(self, tiles: Mapping[str, int]) -> dict[str, int]:
+        """The choice that has these block sizes."""
+        result = {dim: tiles[dim] for dim in self.cut}
+        for chunk in self.chunks:
+            ladder = self.ladder(chunk)
+            made = [self.exact({**result, **dict.fromkeys(self.chunks, count)})[chunk] for count in ladder]
+            result[chunk] = ladder[made.index(tiles[chunk])] if tiles[chunk] in made else ladder[0]
+        return result
+
+    def placements(self, choice: Choice) -> Iterator[tuple[str, str]]:
+        """Lists that might lie in a faster tier: those that the program makes and does not return, and those that are
+        read more than once."""
+        assert choice.schedule is not None and choice.cost is not None
+        origin, types = roots(choice.schedule.program), choice.schedule.program.types
+        outputs = {origin.get(result.value, result.value) for result in choice.schedule.program.outputs}
+        loops = [node for kernel in choice.schedule.kernels for node in statements_of(kernel) if isinstance(node, Loop)]
+        inside = [plain_name(storage.name) for loop in loops for storage in loop.storages]
+        home = self.machine.tiers[0].name
+        loaded: dict[str, int] = {}
+        for (value, source, _), count in choice.cost.moved.items():
+            if source == home:
+                loaded[value] = loaded.get(value, 0) + count
+        names = [name for name in (*choice.schedule.lives, *inside) if name not in outputs]
+        tops = {entry.name for entry in self.program.inputs}
+        ports = [port.name for node in walk(self.program.body) if isinstance(node, Map) for port in node.ports]
+        for name in (*sorted(tops), *ports):
+            root = origin.get(name, name)
+            if types[name].lists and loaded.get(root, 0) > self.bytes(root) and root not in names:
+                names.append(name)
+        for name in dict.fromkeys(names):
+            if name not in choice.placement:
+                for tier in self.machine.tiers[1:]:
+                    yield name, tier.name
+
+    def bytes(self, name: str) -> int:
+        """The size of a list."""
+        kind = self.program.types[name]
+        return DTYPES[kind.dtype].size * math.prod(self.sizes[axis] for axis in kind.axes)
+
+    def too_large(self, found: Estimate) -> str:
+        """What does not fit, for the choice that is nearest to fitting."""
+        limits = {tier.name: tier.capacity for tier in self.machine.tiers}
+        over = np.maximum.reduce([space / limits[tier] for tier, space in found.peak.items()])
+        at = int(np.argmin(over))
+        tier = max(found.peak, key=lambda name: float(found.peak[name][at]) / limits[name])
+        return f"{int(found.peak[tier][at]):,} bytes are needed in {tier}, which has {limits[tier]:,}"

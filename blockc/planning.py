@@ -1,0 +1,166 @@
+"""The plan for a machine: every form of a program is searched, and the fastest plan is chosen; all are recorded.
+
+A program has a form for each set of dimensions that are kept whole: as the size says (small features are whole), and
+with all of them cut. If the best plan has fewer tasks than the machine has units, forms whose loops are cut into chunks
+are searched too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from blockc import driver
+from blockc.errors import LimitError, Problem, UsageError
+from blockc.ir.array_program import ArrayProgram
+from blockc.ir.block import Map, Program, walk
+from blockc.ir.decisions import Derivation
+from blockc.ir.machine import Machine
+from blockc.ir.plan import Plan
+from blockc.ir.schedule import Schedule
+from blockc.passes.cost import cost
+from blockc.passes.machine_cost import MachineCost, evaluate
+from blockc.passes.machine_model import model
+from blockc.passes.place import place
+from blockc.passes.search import Choice, best_choice, search
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What was found for one snapshot of one form of the program. `form` says what is particular about it."""
+
+    form: str
+    derivation: Derivation
+    programs: tuple[Program, ...]
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePlan:
+    """The chosen candidate, and all of them, fastest first; those for which there is no plan come last."""
+
+    machine: Machine
+    sizes: Mapping[str, int]
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    note: str = ""
+
+    @property
+    def cost(self) -> MachineCost:
+        """The cost of what was chosen."""
+        assert self.chosen.choice.cost is not None
+        return self.chosen.choice.cost
+
+    @property
+    def schedule(self) -> Schedule:
+        """What units do on the machine."""
+        assert self.chosen.choice.schedule is not None
+        return self.chosen.choice.schedule
+
+    @property
+    def plan(self) -> Plan:
+        """The chosen program with its blocks, priced as for kernels."""
+        choice, programs = self.chosen.choice, self.chosen.programs
+        costs = tuple(cost(program, self.sizes, choice.tiles) for program in programs)
+        return Plan(choice.program, choice.snapshot, choice.tiles, self.sizes, costs, programs, self.note)
+
+
+def machine_plan(
+    program: ArrayProgram,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    tiles: driver.Tiles,
+    split: driver.Split = driver.UNSPLIT,
+) -> MachinePlan:
+    """What is executed on a machine: the plan of its kernels, if there are any, else the one that is searched for.
+
+    LimitError if there is none: it says what does not fit where.
+    """
+    if not driver.has_kernels(machine):
+        return search_plan(program, machine, sizes, tiles, split)
+    forms = driver.Forms(program, tiles)
+    derivation, plan = driver.planned(forms, sizes, split)
+    form = _named(sorted(derivation.unfused.whole))
+    candidates = []
+    for at, snapshot in enumerate(plan.snapshots):
+        schedule = place(snapshot, machine)
+        figures = evaluate(model(schedule), sizes, plan.tiles)
+        choice = Choice(at, snapshot, plan.tiles, {}, schedule, figures, figures.seconds)
+        candidates.append(Candidate(form, derivation, plan.snapshots, choice))
+    chosen = candidates[plan.snapshot]
+    return MachinePlan(machine, dict(sizes), chosen, _ordered(candidates, chosen), plan.note)
+
+
+def search_plan(
+    program: ArrayProgram,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    tiles: driver.Tiles,
+    split: driver.Split = driver.UNSPLIT,
+) -> MachinePlan:
+    """The plan with the least predicted time. LimitError if there is none."""
+    asked = {dim: tile for dim, tile in tiles.items() if tile is not None}
+    candidates: list[Candidate] = []
+    for form, derivation, programs in _forms(program, sizes, tiles, split):
+        found = search(programs, machine, sizes, asked)
+        candidates += [Candidate(form, derivation, programs, choice) for choice in found]
+    chosen = _best(candidates)
+    if chosen is not None and not split and _tasks(chosen) < machine.units:
+        for form, derivation, programs in _in_chunks(program, sizes, tiles, chosen):
+            found = search(programs, machine, sizes, asked)
+            candidates += [Candidate(form, derivation, programs, choice) for choice in found]
+        chosen = _best(candidates)
+    if chosen is None:
+        whys = dict.fromkeys(candidate.choice.why for candidate in candidates)
+        message = f"`{program.name}` cannot be executed on {machine.name}: {'; '.join(whys)}"
+        hint = "smaller blocks (--tile) or sizes (--dim) need less; `blockc targets show` prints the machine"
+        raise LimitError((Problem("E0292", message, None, hint),))
+    return MachinePlan(machine, dict(sizes), chosen, _ordered(candidates, chosen))
+
+
+def _ordered(candidates: list[Candidate], chosen: Candidate) -> tuple[Candidate, ...]:
+    return tuple(sorted(candidates, key=lambda candidate: (candidate is not chosen, candidate.choice.score)))
+
+
+def _best(candidates: list[Candidate]) -> Candidate | None:
+    best = best_choice(tuple(candidate.choice for candidate in candidates))
+    return next((candidate for candidate in candidates if candidate.choice is best), None)
+
+
+def _tasks(candidate: Candidate) -> int:
+    """The tasks of the longest kernel."""
+    assert candidate.choice.cost is not None
+    return max(candidate.choice.cost.kernels, key=lambda kernel: kernel.seconds).tasks
+
+
+def _forms(
+    program: ArrayProgram, sizes: Mapping[str, int], tiles: driver.Tiles, split: driver.Split
+) -> Iterator[tuple[str, Derivation, tuple[Program, ...]]]:
+    forms = driver.Forms(program, tiles)
+    derivation, programs = forms.of(sizes, split)
+    whole = sorted(derivation.unfused.whole)
+    yield _named(whole), derivation, programs
+    free = [dim for dim in whole if dim not in tiles and sizes[dim] > 1]
+    if free:
+        derivation, programs = driver.Forms(program, {**tiles, **dict.fromkeys(free, 1)}).of(sizes, split)
+        yield _named(sorted(derivation.unfused.whole)), derivation, programs
+
+
+def _named(whole: list[str]) -> str:
+    return f"whole: {', '.join(whole)}" if whole else "all cut"
+
+
+def _in_chunks(
+    program: ArrayProgram, sizes: Mapping[str, int], tiles: driver.Tiles, best: Candidate
+) -> Iterator[tuple[str, Derivation, tuple[Program, ...]]]:
+    """Forms with the loops over a dimension of the best plan cut into chunks."""
+    whole = best.choice.program.whole
+    kept: dict[str, int | None] = {dim.name: None if dim.name in whole else 1 for dim in program.dims}
+    forms = driver.Forms(program, {**kept, **tiles})
+    loops = [node.dim for node in walk(best.choice.program.body) if isinstance(node, Map) and node.is_loop]
+    for dim in dict.fromkeys(loops):
+        try:
+            derivation, programs = forms.of(sizes, {dim: 2})
+        except UsageError:  # no loop over it can be cut
+            continue
+        yield f"{_named(sorted(whole))}; chunks of {dim}", derivation, programs
