@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,7 @@ def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, 
     sizes = array_program.sizes(program, known)
     everything = {dim.name: sizes.get(dim.name, 1) for dim in program.dims}
     features = lower.whole_dimensions(program, everything, {})
-    unfused = lower.lower(program, frozenset())
-    batches = choose.batch_dimensions(unfused)
-    loops = [dim.name for dim in unfused.dims if dim.name not in features | batches]
+    loops = [dim for dim in _no_batches(program) if dim not in features]
     renames = [node.dims for node in program.nodes if node.op == "rename"]
     equal = [*renames, *((new, old) for old, new in renames)]
     for dim in program.dims:
@@ -115,6 +114,14 @@ def default_sizes(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, 
             sizes[dim.name] = usual
     sizes = array_program.sizes(program, sizes)
     return {dim.name: sizes[dim.name] for dim in program.dims}
+
+
+@lru_cache(maxsize=16)
+def _no_batches(program: ArrayProgram) -> tuple[str, ...]:
+    """The dimensions that are no batch, in the order in which maps over them nest."""
+    unfused = lower.lower(program, frozenset())
+    batches = choose.batch_dimensions(unfused)
+    return tuple(dim.name for dim in unfused.dims if dim.name not in batches)
 
 
 def derive(program: ArrayProgram, sizes: Mapping[str, int], tiles: Tiles, split: Split = UNSPLIT) -> Derivation:

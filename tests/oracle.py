@@ -148,7 +148,11 @@ def inputs(case: Case) -> dict[str, NDArray[Any]]:
 
 def mismatch(program: Program, case: Case, arrays: Arrays, reference: Arrays, shared: Shared | None = None) -> str:
     """What the interpreter finds different from the reference, or ""."""
-    outputs = interpret(program, arrays, case.sizes, case.tiles, shared=shared).outputs
+    return wrong_outputs(interpret(program, arrays, case.sizes, case.tiles, shared=shared).outputs, reference)
+
+
+def wrong_outputs(outputs: Arrays, reference: Arrays) -> str:
+    """What is different from the reference, or ""."""
     for name, expected in reference.items():
         problem = difference(outputs[name], expected)
         if problem:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from oracle import difference
 
 from blockc.data import random_arrays
-from blockc.driver import Tiles, derive, load_program, tiles_for
+from blockc.driver import UNSPLIT, Tiles, load_program, tiles_for, whole_dimensions
 from blockc.explain import table
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
@@ -30,6 +30,8 @@ from blockc.ir.decisions import Derivation
 from blockc.ir.interpret import interpret
 from blockc.meaning import evaluate
 from blockc.passes import choose
+from blockc.passes.fuse import fuse
+from blockc.passes.lower import lower
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -144,15 +146,21 @@ def sizes_and_tiles(group: str, member: str, cut: str) -> tuple[dict[str, int], 
 
 
 @cache
-def derivation(group: str, member: str, cut: str) -> Derivation:
+def derivation(group: str, member: str, whole: frozenset[str]) -> Derivation:
     """How a member was fused."""
-    return derive(spelling(group, member), *sizes_and_tiles(group, member, cut))
+    return fuse(lower(spelling(group, member), whole))
 
 
 @cache
-def snapshots(group: str, member: str, cut: str) -> tuple[Program, ...]:
+def ready(group: str, member: str, whole: frozenset[str]) -> tuple[Program, ...]:
     """The snapshots as they would be emitted."""
-    return choose.ready(derivation(group, member, cut))
+    return choose.ready(derivation(group, member, whole))
+
+
+def snapshots(group: str, member: str, cut: str) -> tuple[Program, ...]:
+    """The snapshots of a member at a cut. Several cuts may leave the same dimensions whole."""
+    sizes, tiles = sizes_and_tiles(group, member, cut)
+    return ready(group, member, whole_dimensions(spelling(group, member), sizes, tiles, UNSPLIT))
 
 
 @cache

@@ -14,11 +14,11 @@ import io
 import random
 import re
 import sys
-import tempfile
 import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -55,20 +55,18 @@ SPICE = (
 )  # fmt: skip
 
 
-def answer(content: bytes, folder: Path) -> tuple[int, str, float]:
-    """The exit code of `blockc check` for a file with these bytes, what it printed, and its processor time."""
-    path = folder / "case.blk"
-    path.write_bytes(content)
-    output = io.StringIO()
+def answer(content: bytes) -> tuple[int, str, float]:
+    """The exit code of `blockc check` for these bytes, what it printed, and its processor time."""
+    output, given = io.StringIO(), io.TextIOWrapper(io.BytesIO(content))
     start = time.process_time()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        code = main(["check", str(path)])
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), patch("sys.stdin", given):
+        code = main(["check", "-"])
     return code, output.getvalue().rstrip("\n"), time.process_time() - start
 
 
-def check_answer(content: bytes, folder: Path, reproduction: str) -> bool:
-    """Asserts that the answer to a file is one that a user can work with. True if the file is a program."""
-    code, text, seconds = answer(content, folder)
+def check_answer(content: bytes, reproduction: str) -> bool:
+    """Asserts that the answer to a text is one that a user can work with. True if the text is a program."""
+    code, text, seconds = answer(content)
     assert seconds < SECONDS, f"{seconds:.1f} s for {reproduction}"
     assert code in (0, 1, 2, 3), f"exit code {code} for {reproduction}: {text}"
     assert all(visible(line) == line for line in text.split("\n")), reproduction
@@ -155,7 +153,7 @@ def check_compiles(content: bytes, reproduction: str) -> str:
     return "wrong" if "wrong" in outcomes else "refused" if "refused" in outcomes else "ran"
 
 
-def campaign(seed: int, count: int, compiled: int, folder: Path) -> Counter[str]:
+def campaign(seed: int, count: int, compiled: int) -> Counter[str]:
     """Checks `count` mutations; of those that are programs, one in `compiled` is compiled as well."""
     numbers = random.Random(seed)
     sources = [path.read_bytes() for path in EXAMPLES]
@@ -163,7 +161,7 @@ def campaign(seed: int, count: int, compiled: int, folder: Path) -> Counter[str]
     for number in range(count):
         content = mutated(numbers, sources)
         reproduction = f"mutation {number} of seed {seed}: {content!r}"
-        is_program = check_answer(content, folder, reproduction)
+        is_program = check_answer(content, reproduction)
         outcomes["programs" if is_program else "messages"] += 1
         if is_program and outcomes["programs"] % compiled == 0:
             outcomes[check_compiles(content, reproduction)] += 1
@@ -171,17 +169,17 @@ def campaign(seed: int, count: int, compiled: int, folder: Path) -> Counter[str]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_every_prefix_of_an_example_is_survived(path: Path, tmp_path: Path) -> None:
+def test_every_prefix_of_an_example_is_survived(path: Path) -> None:
     content = path.read_bytes()
     for end in range(len(content)):
-        check_answer(content[:end], tmp_path, f"the first {end} bytes of {path.name}")
+        check_answer(content[:end], f"the first {end} bytes of {path.name}")
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_random_mutations_of_the_examples_are_survived(chunk: int, tmp_path: Path) -> None:
+def test_random_mutations_of_the_examples_are_survived(chunk: int) -> None:
     seed = SEED + chunk
     print(f"seed {seed}")
-    outcomes = campaign(seed, COUNT // CHUNKS, COMPILED, tmp_path)
+    outcomes = campaign(seed, COUNT // CHUNKS, COMPILED)
     assert outcomes["messages"] > outcomes["programs"] > 0
     assert outcomes["ran"] > 0
 
@@ -278,11 +276,10 @@ def campaign_command(arguments: list[str]) -> None:
     parser.add_argument("--compiled", type=int, default=COMPILED, help="one in so many programs is compiled")
     options = parser.parse_args(arguments)
     outcomes: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for start in range(0, options.count, 500):
-            count = min(500, options.count - start)
-            outcomes += campaign(options.seed + start // 500, count, options.compiled, Path(folder))
-            print(f"\r{start + count} of {options.count}", end="", file=sys.stderr, flush=True)
+    for start in range(0, options.count, 500):
+        count = min(500, options.count - start)
+        outcomes += campaign(options.seed + start // 500, count, options.compiled)
+        print(f"\r{start + count} of {options.count}", end="", file=sys.stderr, flush=True)
     print("\n" + ", ".join(f"{name} {count}" for name, count in sorted(outcomes.items())))
 
 

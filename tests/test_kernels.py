@@ -23,7 +23,9 @@ Array = NDArray[Any]
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.blk"))
 PROGRAMS = [(path, name) for path in EXAMPLES for name in program_names(path.read_text(), str(path))]
-LENGTHS = (0, 1, 2, 3, 7, 15, 16, 17, 33)  # around tiles of 8 and 16, and primes
+# Around tiles of 8 and 16, and primes. Loops do not depend on types, so fewer are run in the types beside f32.
+LENGTHS = (0, 1, 2, 3, 7, 15, 16, 17, 33)
+FEWER_LENGTHS = (0, 1, 15, 17, 33)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +61,7 @@ def test_every_example_is_right_at_ragged_sizes(path: Path, name: str, dtype: st
     whole = blockc.compile(path, dtype=dtype, program=name)
     cut = {dim.name: 8 for dim in whole.program.dims if dim.name in ("m", "n", "v", "z", "e")}
     for kernel in (whole, blockc.compile(path, dtype=dtype, program=name, tiles=cut)):
-        for length in LENGTHS:
+        for length in LENGTHS if dtype == "f32" else FEWER_LENGTHS:
             arrays = random_arrays(kernel.program, lengths_for(kernel, length), seed=length)
             check(kernel, arrays, f"{dtype}, length {length}, tiles {dict(kernel.tiles)}")
 
@@ -231,7 +233,7 @@ def test_a_long_chain_becomes_one_kernel() -> None:
     check(kernel, arrays, "a chain of 60 products")
 
 
-def chain(step: str, last: str, count: int = 300) -> str:
+def chain(step: str, last: str, count: int = 150) -> str:
     """A program of one long chain; `step` and `last` have {before} for the value before."""
     names = ["X", *(f"A{index}" for index in range(count))]
     lines = [f"{name} = {step.format(before=before)}" for before, name in pairwise(names)]
@@ -255,4 +257,4 @@ def chain(step: str, last: str, count: int = 300) -> str:
 def test_deep_expressions_compile(source: str) -> None:
     kernel = blockc.compile(source, tiles={"m": 4})
     arrays = {argument.name: np.full([6] * len(argument.axes), 0.3, np.float32) for argument in kernel.program.inputs}
-    check(kernel, arrays, "300 operators deep")
+    check(kernel, arrays, "300 operators deep or more")

@@ -10,7 +10,7 @@ import ast
 import builtins
 import linecache
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -59,8 +59,9 @@ def load(source: str) -> Callable[..., Any]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise UnsafeSourceError(str(error)) from None
-    own = set(_own_names(tree))
-    for problem in _problems(tree, own):
+    nodes = list(ast.walk(tree))
+    own = set(_own_names(nodes))
+    for problem in _problems(tree, nodes, own):
         raise UnsafeSourceError(problem)
     if "launch" not in own:
         raise UnsafeSourceError("there is no function `launch`")
@@ -73,9 +74,9 @@ def load(source: str) -> Callable[..., Any]:
     return launch
 
 
-def _own_names(tree: ast.Module) -> Iterator[str]:
+def _own_names(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Every name that the file binds."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.FunctionDef(name=name):
                 yield name
@@ -85,14 +86,14 @@ def _own_names(tree: ast.Module) -> Iterator[str]:
                 pass
 
 
-def _problems(tree: ast.Module, own: set[str]) -> Iterator[str]:
+def _problems(tree: ast.Module, nodes: Sequence[ast.AST], own: set[str]) -> Iterator[str]:
     for statement in tree.body:
         if not isinstance(statement, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.Assign | ast.If):
             yield f"line {statement.lineno}: a {type(statement).__name__} at the top"
     for name in sorted(own):
         if name.startswith("__") or hasattr(builtins, name):
             yield f"`{name}` is bound to something else"
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Import(names):
                 yield from (_refused(node, alias.name) for alias in names if alias.name not in _MODULES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -51,8 +52,13 @@ def load_machine(name_or_path: str) -> Machine:
 
 def load_shipped(name: str) -> Machine:
     """A machine that comes with blockc; `cpu` with what the system says of this computer."""
-    machine = read_machine(_shipped_text(name), f"{name}.toml")
+    machine = _as_shipped(name)
     return detected(machine) if name == CPU else machine
+
+
+@cache
+def _as_shipped(name: str) -> Machine:
+    return read_machine(_shipped_text(name), f"{name}.toml")
 
 
 def load_file(path: str) -> Machine:
