@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -92,7 +93,13 @@ def launched(program: Program, sizes: dict[str, int], tile: int, arrays: Any, th
     """What the kernels of a program give."""
     tiles = {dim: tile for dim in sizes if dim not in program.whole}
     source = numpy_source.emit(program, tiles, (), frozenset(dim for dim, size in sizes.items() if size == 0))
-    return loader.load(source)(arrays, threads)  # type: ignore[no-any-return]
+    return kernel(source)(arrays, threads)
+
+
+@cache
+def kernel(source: str) -> Callable[[Any, int], dict[str, NDArray[Any]]]:
+    """The kernels of a file."""
+    return loader.load(source)
 
 
 def check(name: str, sizes: dict[str, int], tile: int, scale: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import defaultdict
+from functools import lru_cache
 
 import pytest
 from oracle import NORMAL_RUN, difference, random_derivation
@@ -14,7 +15,7 @@ from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.interpret import interpret
 from blockc.ir.sharing import Shared
 from blockc.ir.verify import verify
-from blockc.passes.cost import movements, work
+from blockc.passes.cost import Movement, movements, work
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import normalise, prune
 from blockc.passes.rules import ALL_RULES, EMISSION_RULES, RULES
@@ -148,9 +149,15 @@ def test_every_reason_has_an_example(rule: Rule) -> None:
     assert sum(not example.refusal for example in files(rule.name)) >= 2
 
 
+@lru_cache(maxsize=2)
+def moved(program: Program) -> tuple[Movement, ...]:
+    """The movements of a program, which one step ends with and the next one begins with."""
+    return movements(program)
+
+
 def bytes_moved(program: Program, sizes: dict[str, int], rule: str) -> list[int]:
     """All bytes that a rule has promised to keep, at several tiles: single elements, two, and whole dimensions."""
-    moves = movements(program)
+    moves = moved(program)
     if BY_NAME[rule].effect == LISTS:
         moves = tuple(move for move in moves if program.types[move.value].lists)
     return [
