@@ -85,5 +85,7 @@ def touched(statement: Statement) -> Iterator[Copy]:
                 yield statement.names[part], statement.tier
                 yield statement.values[part], statement.tier
         case Loop():
+            inside: set[Copy] = {copy for made in created(statement) for copy in (made, (made[0], ""))}
             for inner in (*statement.guard, *statement.body):
-                yield from touched(inner)
+                yield from (copy for copy in touched(inner) if copy not in inside)
+                inside.update(copy for made in created(inner) for copy in (made, (made[0], "")))

@@ -165,7 +165,7 @@ class _Placer:
         parallel = [node for node in group if isinstance(node, Map) and not node.is_loop]
         before: dict[str, Apply] = {node.name: node for node in group if isinstance(node, Apply)}
         inside = {node.defines: needed(node, before) for node in parallel}
-        for node in group:
+        for node in sorted(group, key=lambda node: node not in parallel):  # tasks have computed for themselves
             if isinstance(node, Apply):
                 outside = any(node.name in other.uses for other in group if other.defines not in inside)
                 if node.name not in kept and not outside and any(node in chain for chain in inside.values()):

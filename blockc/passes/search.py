@@ -30,7 +30,7 @@ from blockc.passes.units import Unplaceable
 MOST = 2000  # choices of block sizes that are tried at first
 SMALLEST = 4  # elements of a block
 TIE = 1e-3  # how much the time of resources that do not decide counts
-NEAR = 4.0  # times the least predicted time: what is slower before lists are placed is not looked at again
+NEAR, LOOKED_AT = 2.0, 3  # lists are placed for so many snapshots, not slower than so many times the fastest
 CLOSE = 1.005  # of predicted times: what differs by less is the same
 GAIN = 0.995  # of the time: what a placement has to save
 
@@ -68,13 +68,14 @@ def search(
     first = [
         _Search(program, machine, sizes, asked, batch).without_placement(at) for at, program in enumerate(programs)
     ]
-    least = min((choice.score for choice in first if choice.cost is not None), default=0.0)
-    result = []
-    for choice in first:
-        promising = choice.cost is not None and choice.score <= NEAR * least
-        searched = _Search(choice.program, machine, sizes, asked, batch)
-        result.append(searched.with_placement(choice) if promising or choice.cost is None else choice)
-    return tuple(result)
+    scores = sorted(choice.score for choice in first if choice.cost is not None)[:LOOKED_AT]
+    limit = min(scores[-1], NEAR * scores[0]) if scores else 0.0
+    return tuple(
+        _Search(choice.program, machine, sizes, asked, batch).with_placement(choice)
+        if choice.cost is not None and choice.score <= limit
+        else choice
+        for choice in first
+    )
 
 
 @dataclass
@@ -197,27 +198,52 @@ class _Search:
         """The choice with lists in faster tiers, as long as that pays."""
         if choice.schedule is None or choice.cost is None:
             return choice
-        chosen = self.knobs(choice.tiles)
-        current = choice
-        while True:
-            found = None
+        chosen, current = self.knobs(choice.tiles), choice
+        while self.waits_for_memory(current):
+            before = current
+            found = []
             for name, tier in self.placements(current):
+                tried = self.tried(chosen, {**current.placement, name: tier})
+                if tried is not None and tried[0] < GAIN * current.score:
+                    found.append((tried[0], name, tier))
+            for _, name, tier in sorted(found):  # what helps alone may help together
                 placement = {**current.placement, name: tier}
-                try:
-                    schedule = place(self.program, self.machine, placement)
-                except Unplaceable:
-                    continue
-                around = model(schedule)
-                choices = self.near(chosen)
-                scores = self.scores(estimate(around, self.given, self.tiles(choices)))
-                at = int(np.argmin(scores))
-                if scores[at] < GAIN * current.score and (found is None or scores[at] < found[0]):
-                    found = float(scores[at]), choices[at], placement, schedule, around
-            if found is None:
+                tried = self.tried(chosen, placement) if name not in current.placement else None
+                if tried is not None and tried[0] < GAIN * current.score:
+                    score, chosen, schedule, around = tried
+                    current = self.made(choice.snapshot, chosen, placement, schedule, around, score)
+            if current is before:
                 return current
-            _, chosen, placement, schedule, around = found
+            assert current.schedule is not None
+            around = model(current.schedule)
             chosen, score = self.best(around, [chosen])
-            current = self.made(choice.snapshot, chosen, placement, schedule, around, score)
+            current = self.made(choice.snapshot, chosen, current.placement, current.schedule, around, score)
+        return current
+
+    def waits_for_memory(self, choice: Choice) -> bool:
+        """True if something could be saved by moving less."""
+        assert choice.cost is not None
+        computing = 0.0
+        for kernel in choice.cost.kernels:
+            busy = [seconds for name, seconds in kernel.resources.items() if name.startswith("computing on ")]
+            computing += max(busy, default=0.0) + self.machine.dispatch
+        assert choice.schedule is not None
+        hidden = all(not move.waits for kernel in model(choice.schedule).kernels for move in kernel.moved)
+        return not hidden or computing < GAIN * choice.cost.seconds
+
+    def tried(
+        self, chosen: dict[str, int], placement: Placement
+    ) -> tuple[float, dict[str, int], Schedule, Model] | None:
+        """The best of a choice of block sizes and those near it with a placement."""
+        try:
+            schedule = place(self.program, self.machine, placement)
+        except Unplaceable:
+            return None
+        around = model(schedule)
+        choices = self.near(chosen)
+        scores = self.scores(estimate(around, self.given, self.tiles(choices)))
+        at = int(np.argmin(scores))
+        return float(scores[at]), choices[at], schedule, around
 
     def knobs(self, tiles: Mapping[str, int]) -> dict[str, int]:
         """The choice that has these block sizes."""
