@@ -139,14 +139,11 @@ class Apply:
     dtype: str
     span: Span | None = field(default=None, compare=False)
     uses: frozenset[str] = field(init=False, compare=False, repr=False)
+    defines: tuple[str, ...] = field(init=False, compare=False, repr=False)  # the names that it binds in its graph
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uses", frozenset(operand_names(self.args)))
-
-    @property
-    def defines(self) -> tuple[str, ...]:
-        """The names that this definition binds in its graph."""
-        return (self.name,)
+        object.__setattr__(self, "defines", (self.name,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +184,15 @@ class Map:
     reduces: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        used: set[str] = {value for output in self.outputs for value in output.values}
+        used = frozenset(value for output in self.outputs for value in output.values)
         defined = {port.name for port in self.ports}
-        for definition in self.body:
-            used |= definition.uses
-            defined.update(definition.defines)
-        object.__setattr__(self, "defines", tuple(name for output in self.outputs for name in output.names))
+        defined.update(*[definition.defines for definition in self.body])
+        captures = used.union(*[definition.uses for definition in self.body]) - defined
+        object.__setattr__(self, "defines", tuple([name for output in self.outputs for name in output.names]))
         object.__setattr__(self, "maps", 1 + count_maps(self.body))
         object.__setattr__(self, "reduces", count_reduces(self.body))
-        captures = frozenset(used - defined)
         object.__setattr__(self, "captures", captures)
-        object.__setattr__(self, "uses", captures.union(port.source for port in self.ports))
+        object.__setattr__(self, "uses", captures.union([port.source for port in self.ports]))
 
     @property
     def is_loop(self) -> bool:
@@ -253,14 +248,13 @@ Graph = tuple[Definition, ...]
 
 def count_maps(graph: Graph) -> int:
     """The number of maps in a graph, at any depth."""
-    return sum(definition.maps for definition in graph if isinstance(definition, Map))
+    return sum([definition.maps for definition in graph if isinstance(definition, Map)])
 
 
 def count_reduces(graph: Graph) -> int:
     """The number of reduces in a graph, at any depth."""
-    return sum(
-        definition.reduces if isinstance(definition, Map) else isinstance(definition, Reduce) for definition in graph
-    )
+    inside = sum([definition.reduces for definition in graph if isinstance(definition, Map)])
+    return inside + sum([isinstance(definition, Reduce) for definition in graph])
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +321,11 @@ class Program:
         """For every name the dimensions that anything upstream of it reduces, once that has been asked for."""
         return {}
 
+    @cached_property
+    def measured(self) -> dict[str, int | tuple[int, ...]]:
+        """The parts of the measure that have been asked for, by name."""
+        return {}
+
     @property
     def types(self) -> Mapping[str, Type]:
         """The type of every name in the program."""
@@ -355,6 +354,7 @@ class Program:
         self.__dict__.pop("facts", None)
         self.__dict__.pop("graphs", None)
         self.__dict__.pop("reduced_upstream", None)
+        self.__dict__.pop("measured", None)
 
     def recall(self, origin: Program) -> None:
         """Take over again what `origin`, the program before it in a derivation, knows of the names."""
@@ -388,15 +388,17 @@ class Facts:
 
 def infer(program: Program, graph: Graph, facts: Facts) -> None:
     """Add what is to know of every name that `graph` defines, at any depth. Undefined names raise KeyError."""
-    types, links = facts.types, facts.links
+    types, links, applies, maps = facts.types, facts.links, facts.applies, facts.maps
     for definition in graph:
+        if id(definition) in maps:
+            continue
         match definition:
-            case Apply(name):
-                facts.applies[name] = definition
-                if name not in types:
-                    facts.add(name, Type(definition.dtype, (), apply_axes(program, definition, types)))
-            case Map(dim) if id(definition) not in facts.maps:
-                facts.maps[id(definition)] = definition
+            case Apply():
+                applies[definition.name] = definition
+                if definition.name not in types:
+                    facts.add(definition.name, Type(definition.dtype, (), apply_axes(program, definition, types)))
+            case Map(dim):
+                maps[id(definition)] = definition
                 for port in definition.ports:
                     links[port.name] = port.source
                     facts.add(port.name, element_type(types[port.source], dim))
@@ -407,8 +409,6 @@ def infer(program: Program, graph: Graph, facts: Facts) -> None:
                         links[name] = value
                         lists = program.ordered((*inner.lists, dim)) if output.monoid is None else inner.lists
                         facts.add(name, Type(inner.dtype, lists, inner.axes))
-            case Map():
-                pass
             case Reduce():
                 for name, source in zip(definition.names, definition.sources, strict=True):
                     links[name] = source

@@ -14,7 +14,6 @@ B06 a tile operator takes items, as       B12 an output has the dimensions that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -57,12 +56,14 @@ class VerifyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What has been verified in a derivation: maps by identity, each with what must still hold where it stands.
+    """What has been verified in a derivation, by identity: operators and maps, each with the dimensions around it, and
+    with what the rest of the program needs to know.
 
-    Names keep their types through a derivation, so a map that was right stays right as long as what it uses is in scope
-    and the dimensions around it are the same.
+    Names keep their types through a derivation, so a definition that was right stays right as long as what it uses is
+    in scope and the dimensions around it are the same.
     """
 
+    applies: dict[int, tuple[Apply, tuple[str, ...], Type]] = field(default_factory=dict)
     maps: dict[int, tuple[Map, tuple[str, ...], frozenset[str], tuple[tuple[str, Type], ...]]] = field(
         default_factory=dict
     )
@@ -137,17 +138,24 @@ class _Checker:
                 raise VerifyError("B15", at, f"`{dim}` are chunks, which are no axis")
 
     def graph(self, graph: Graph, mapped: tuple[str, ...]) -> None:
+        applies, maps = self.verified.applies, self.verified.maps
         for definition in graph:
-            earlier = self.verified.maps.get(id(definition))
-            if earlier is not None and earlier[1] == mapped:
-                self.again(earlier[0], earlier[2], earlier[3])
+            if (apply := applies.get(id(definition))) is not None and apply[1] == mapped:
+                self.in_scope(definition)
+                self.bind(definition.defines[0], definition.defines[0], apply[2])
+            elif (node := maps.get(id(definition))) is not None and node[1] == mapped:
+                self.again(node[0], node[2], node[3])
             else:
                 self.definition(definition, mapped)
 
+    def in_scope(self, definition: Definition) -> None:
+        """B02 for all that a definition uses."""
+        if not definition.uses <= self.types.keys():
+            self.use(definition.defines[0], min(definition.uses - self.types.keys()))
+
     def again(self, node: Map, inside: frozenset[str], results: tuple[tuple[str, Type], ...]) -> None:
         """A map that has been verified at such a place: what it uses must be in scope, and it must stand here only."""
-        if not node.uses <= self.types.keys():
-            self.use(node.defines[0], min(node.uses - self.types.keys()))
+        self.in_scope(node)
         if id(node) in self.seen:
             raise VerifyError("B01", node.defines[0], "the same map stands twice in the program")
         self.seen.add(id(node))
@@ -231,7 +239,9 @@ class _Checker:
             for dim in apply.dims:
                 if dim not in mapped and dim not in self.program.whole:
                     raise VerifyError("B11", at, f"outside a map over `{dim}`")
-        self.bind(at, at, Type(apply.dtype, (), self.program.ordered(axes)))
+        kind = Type(apply.dtype, (), self.program.ordered(axes))
+        self.verified.applies[id(apply)] = apply, mapped, kind
+        self.bind(at, at, kind)
 
     def operand(self, at: str, operand: Operand) -> tuple[str, ...]:
         """The axes of an operand, which must be an item or a number."""
@@ -269,7 +279,6 @@ class _Checker:
         if node.where is not None:
             self.condition(at, node.where, (*mapped, node.dim))
         results = []
-        stacks = {name for inner in node.body if isinstance(inner, Map) for name in stacked(inner)}
         for output in node.outputs:
             if output.monoid is not None:
                 self.monoid(at, output.monoid, len(output.values), len(output.names))
@@ -277,7 +286,7 @@ class _Checker:
                 raise VerifyError("B09", at, "a stack takes one value")
             for name, value in zip(output.names, output.values, strict=True):
                 kind = self.output(at, node.dim, output.monoid, value)
-                if output.monoid is not None and kind.lists and value not in stacks:
+                if output.monoid is not None and kind.lists and not stacks(node.body, value):
                     raise VerifyError("B13", at, f"no map of the body stacks the list `{value}`")
                 if node.where is not None and (output.monoid is None or kind.lists):
                     raise VerifyError("B16", at, f"`{value}` needs all blocks")
@@ -328,11 +337,10 @@ class _Checker:
         return Type(kind.dtype, self.program.ordered((*kind.lists, dim)), kind.axes)
 
 
-def stacked(node: Map) -> Iterator[str]:
-    """The names of the stacked outputs of a map."""
-    for output in node.outputs:
-        if output.monoid is None:
-            yield from output.names
+def stacks(graph: Graph, name: str) -> bool:
+    """True if a map of the graph has this stacked output."""
+    nodes = (node for node in graph if isinstance(node, Map) and name in node.defines)
+    return any(output.monoid is None and name in output.names for node in nodes for output in node.outputs)
 
 
 def _arity_fits(op: str, count: int) -> bool:

@@ -35,10 +35,17 @@ Part = int | tuple[int, ...]
 def decreases(before: Program, after: Program) -> bool:
     """True if the measure of `after` is below that of `before`."""
     for part in PARTS:
-        old, new = part(before), part(after)
+        old, new = (value(program, part) for program in (before, after))
         if new != old:
             return bool(new < old)  # type: ignore[operator]
     return False
+
+
+def value(program: Program, part: Callable[[Program], Part]) -> Part:
+    """A part of the measure, computed once: what is behind one step stands before the next."""
+    if part.__name__ not in program.measured:
+        program.measured[part.__name__] = part(program)
+    return program.measured[part.__name__]
 
 
 def _maps(program: Program) -> Part:

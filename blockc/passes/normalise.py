@@ -10,6 +10,7 @@ what nothing uses is removed. Factors with dimensions stay where they are: movin
 from __future__ import annotations
 
 import math
+import operator
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -60,7 +61,7 @@ class Memory:
         """Remember every definition in a graph that is in normal form. `known` are the operators by name."""
         for definition in graph:
             if isinstance(definition, Apply):
-                self.applies[id(definition)] = definition, tuple(known.get(name) for name in definition.uses)
+                self.applies[id(definition)] = definition, tuple(map(known.get, definition.uses))
             elif isinstance(definition, Map) and id(definition) not in self.maps:
                 self.maps[id(definition)] = definition
                 self.note(definition.body, known)
@@ -70,21 +71,22 @@ class Memory:
         found = self.applies.get(id(apply))
         if found is None:
             return False
-        return all(known.get(name) is operand for name, operand in zip(apply.uses, found[1], strict=True))
+        return all(map(operator.is_, map(known.get, apply.uses), found[1]))
 
 
 def normalise(program: Program, memory: Memory | None = None) -> Program:
     """The program in normal form; the same program if it is in normal form already."""
     memory = memory or Memory()
+    pruned = False
     while True:
         built = _Normaliser(program, memory).run()
         if built.body == program.body and built.outputs == program.outputs:
             break
-        program = prune(built, memory)
-    pruned = prune(program, memory)
-    result = program if pruned.body == program.body else pruned
-    memory.note(result.body, result.facts.applies)
-    return result
+        program, pruned = prune(built, memory), True
+    if not pruned and (kept := prune(program, memory)).body != program.body:
+        program = kept
+    memory.note(program.body, program.facts.applies)
+    return program
 
 
 def prune(program: Program, memory: Memory | None = None) -> Program:
@@ -98,9 +100,9 @@ def _prune(graph: Graph, wanted: set[str], memory: Memory) -> Graph:
     for definition in reversed(graph):
         if wanted.isdisjoint(definition.defines):
             continue
-        settled = id(definition) in memory.maps and wanted.issuperset(definition.defines)
-        if isinstance(definition, Map) and not settled:
-            definition = _prune_map(definition, wanted, memory)
+        if isinstance(definition, Map):
+            settled = id(definition) in memory.maps and wanted.issuperset(definition.defines)
+            definition = definition if settled else _prune_map(definition, wanted, memory)
         wanted |= definition.uses
         kept.append(definition)
     return tuple(reversed(kept))
@@ -297,8 +299,8 @@ class _Normaliser:
     def known(self, key: tuple[object, ...]) -> str | None:
         """The operator in this graph or one around it that is the same."""
         for scope in reversed(self.scopes):
-            if key in scope.known:
-                return scope.known[key]
+            if (name := scope.known.get(key)) is not None:
+                return name
         return None
 
     def in_order(self, op: str, args: tuple[Operand, ...]) -> tuple[Operand, ...]:
