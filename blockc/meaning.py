@@ -37,7 +37,9 @@ __all__ = [
     "sample",
 ]
 
-MADE_OF = frozenset({"where", "cast", "add", "sub", "mul", "div", "neg", "recip", "rename"})  # what masks are made by
+MADE_OF = frozenset(  # what masks are made by
+    {"where", "cast", "add", "sub", "mul", "div", "neg", "recip", "rename", "maximum", "minimum", "abs", "relu", "pow"}
+)
 
 Array = NDArray[Any]
 Key = tuple[str, Selection]

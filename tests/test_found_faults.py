@@ -122,6 +122,14 @@ def test_a_mask_may_be_a_factor(weight: str) -> None:
     check(source, {"m": 7, "n": 5, "d": 4, "e": 3}, {"m": 2, "n": 2}, scale("Q", 40))
 
 
+@pytest.mark.parametrize("std", [100, 1000])
+@pytest.mark.parametrize("masked", ["where(index(n) <= index(m), {}, 0)", "{} * f32(index(n) <= index(m))"])
+def test_a_mask_after_the_exponential_keeps_the_digits_of_large_logits(masked: str, std: float) -> None:
+    body = f"E = {masked.format('exp(S - max[n](S))')}; O = E / sum[n](E)"
+    source = f"program p(S: f32[m, n]) -> O: f32[m, n] {{ {body} }}"
+    check(source, {"m": 64, "n": 64}, {"m": 16, "n": 16}, scale("S", std))
+
+
 def test_infinite_exponents() -> None:
     check("program p(A: f32[m]) -> O: f32[m] { O = log(1 + exp(A)) }", ROWS, None, set_row("A", np.inf))
     source = "program p(A: f32[m], B: f32[n]) -> O: f32[m, n] { O = exp(A - B) }"

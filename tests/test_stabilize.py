@@ -95,6 +95,11 @@ SAFE = {
     "logarithm of the largest exponential": "program p(S: f64[m, n]) -> L: f64[m] { L = log(max[n](exp(S))) }",
     "mask after exp": HEADER
     + "O: f64[m, e] { E = where(index(n) <= index(m), exp(S), 0); O = dot[n](E, V) / sum[n](E) }",
+    "mask after exp, maximum subtracted": "program p(S: f64[m, n]) -> O: f64[m, n] "
+    "{ E = where(index(n) <= index(m), exp(S - max[n](S)), 0); O = E / sum[n](E) }",
+    "mask after exp, exported": "program p(S: f64[m, n]) -> O: f64[m, n] "
+    "{ O = where(index(n) <= index(m), exp(S - max[n](S)), 0) }",
+    "rows masked by a factor": HEADER + "O: f64[m, e] { E = exp(S) * f32(index(m) > 3); O = dot[n](E, V) / sum[n](E) }",
     "mask before exp": HEADER + "O: f64[m, e] { O = dot[n](softmax[n](where(index(n) <= index(m), S, -inf)), V) }",
     "difference of two": HEADER + "O: f64[m, e] { O = dot[n](softmax[n](S) - 0.5 * softmax[n](-S), V) }",
     "sum of two exponentials": "program p(S: f64[m, n]) -> L: f64[m] { L = log(sum[n](exp(S) + exp(0.5 * S))) }",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from blockc.ir.block import Apply, Constant, Definition, Fresh, Operand, Program, Type, apply_axes, walk
 from blockc.ir.dtypes import real
+from blockc.passes.masks import Origins
 
 ZERO, ONE, EMPTY = Constant(0.0), Constant(1.0), Constant(-math.inf)
 INFINITE = Constant(math.inf)
@@ -65,16 +66,23 @@ class Builder:
     `pairs`: the values of the old program that are carried as pairs. `applies`: its tile operators. `statistics`: what
     is -inf only together with all that it is subtracted from. `exported`: what becomes an output, stored plain.
     `bounded`: exponentials of what is at most 0, which stay plain. `summed`: values that are added up as they are, and
-    along which dimensions.
+    along which dimensions. `closing`: exponents that are -inf where a mask closes, where the payload is 0, and else 0.
+    `compared`: what loops accumulate by maximum or minimum. `extremes`: the dimensions along which a maximum is taken.
+    `choices`: exponents that are another one where a condition holds (True) or does not (False), and elsewhere -inf.
     """
 
     program: Program
     exported: frozenset[str]
     bounded: frozenset[str]
+    compared: frozenset[str] = frozenset()
     fresh: Fresh = field(init=False)
     types: dict[str, Type] = field(init=False)
+    made_of: Origins = field(init=False)
     summed: frozenset[tuple[Operand, tuple[str, ...]]] = field(init=False)
     statistics: set[Operand] = field(default_factory=set)
+    closing: set[str] = field(default_factory=set)
+    choices: dict[str, tuple[Operand, str, bool]] = field(default_factory=dict)
+    extremes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     applies: dict[str, Apply] = field(default_factory=dict)
     pairs: dict[str, Pair] = field(default_factory=dict)
     logarithms: dict[str, Logarithm] = field(default_factory=dict)
@@ -86,6 +94,8 @@ class Builder:
     def __post_init__(self) -> None:
         self.fresh = Fresh(self.program)
         self.types = dict(self.program.types)
+        facts = self.program.facts
+        self.made_of = Origins(facts.applies, facts.links, facts.types)
         sums = (node for node in walk(self.program.body) if isinstance(node, Apply) and node.op == "sum")
         self.summed = frozenset((node.args[0], node.dims) for node in sums)
 
@@ -140,11 +150,30 @@ class Builder:
             numbers.append(self.named(ONE if number is None else number, kind))
         return largest, tuple(numbers)
 
+    def multiplied(self, *parts: Exponents) -> Exponents:
+        """The exponents of a product. What a mask closes stays closed, whatever else it is multiplied with."""
+        result: Exponents = ()
+        for part in parts:
+            result = combine(result, part)
+        closing = dict.fromkeys(name for part in parts for name, _ in part if name in self.closing)
+        return (*((name, 1) for name in closing), *(entry for entry in result if entry[0] not in closing))
+
+    def opposite(self, exponents: Exponents) -> Exponents:
+        """The exponents of a reciprocal: that of nothing is nothing."""
+        return tuple((name, count if name in self.closing else -count) for name, count in exponents)
+
     def total(self, exponents: Exponents) -> Operand:
         """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN.
 
         Those that count the same are summed first: twice a difference of large ones fits where twice one does not.
+        What is -inf by choice stays so whatever is added, be it no number.
         """
+        for name, count in exponents:
+            if name in self.choices and count == 1 and len(exponents) > 1:
+                condition, chosen, holds = self.choices[name]
+                others = tuple(entry for entry in exponents if entry[0] != name)
+                inner = self.total(combine(((chosen, 1),), others))
+                return self.put("where", (condition, *((inner, EMPTY) if holds else (EMPTY, inner))))
         result: Operand = ZERO
         for size in dict.fromkeys(abs(count) for _, count in exponents):
             added = tuple(name for name, count in exponents if count == size)
@@ -206,7 +235,7 @@ class Builder:
 
     def unwrap(self, pair: Pair, dtype: str = "") -> Operand:
         """The plain value of a pair."""
-        if not pair.exponents:
+        if all(name in self.closing for name, _ in pair.exponents):
             same = not dtype or not isinstance(pair.x, str) or self.types[pair.x].dtype == dtype
             return ONE if pair.x is None else pair.x if same else self.put("cast", (pair.x,), (), dtype)
         (name, count), *others = pair.exponents

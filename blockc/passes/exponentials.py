@@ -11,7 +11,7 @@ from typing import Protocol
 
 from blockc.ir.block import Apply, Constant, Operand
 from blockc.passes.leaves import MINUS_ONE
-from blockc.passes.masks import choice
+from blockc.passes.masks import Origins, choice, has_exponent, is_mask
 
 ZERO, EMPTY = Constant(0), Constant(-math.inf)
 
@@ -21,6 +21,7 @@ class Forms(Protocol):
 
     applies: dict[str, Apply]
     level: dict[str, int]
+    origins: Origins
 
     def make(self, op: str, *args: Operand) -> Operand:
         """The normal form of an operator."""
@@ -74,10 +75,11 @@ def multiply(forms: Forms, factors: list[Operand]) -> list[Operand] | None:
 def closed(forms: Forms, exponential: Operand, mask: Operand) -> list[Operand] | None:
     """`exp(s) * where(c, k, 0)` as the factors `k * exp(s + where(c, 0, -inf))`: it is NaN where the product is.
 
-    A mask from outside the loop stays a factor, which may leave a sum.
+    A mask from outside the loop stays a factor, which may leave a sum; one of an exponential of subtracted maxima too,
+    since that may cancel.
     """
     found = choice(mask, forms.applies, forms.dtype)
-    if found is None or forms.level[str(mask)] != forms.level[str(exponential)]:
+    if found is None or forms.level[str(mask)] != forms.level[str(exponential)] or only_shifts(forms, exponential):
         return None
     condition, yes, no = found
     number = yes or no
@@ -86,6 +88,18 @@ def closed(forms: Forms, exponential: Operand, mask: Operand) -> list[Operand] |
     opened = forms.make("where", condition, *((ZERO, EMPTY) if no == 0 else (EMPTY, ZERO)))
     sum_of_both = forms.make("add", forms.applies[str(exponential)].args[0], opened)
     return [forms.make("exp", sum_of_both), *([] if number == 1 else [Constant(number)])]
+
+
+def only_shifts(forms: Forms, exponential: Operand) -> bool:
+    """True if the exponent of an exponential is made of subtracted maxima along a dimension only."""
+    (exponent,) = forms.applies[str(exponential)].args
+    terms = forms.definition(exponent, "add")
+    for term in (exponent,) if terms is None else terms.args:
+        count, factors = forms.coefficient(term)
+        made = [forms.origins.made(factor) for factor in factors if isinstance(factor, str)]
+        if count > 0 or not any(apply is not None and apply.op == "max" for apply in made):
+            return False
+    return True
 
 
 def contract(forms: Forms, operands: tuple[Operand, ...]) -> list[Operand] | None:
@@ -118,6 +132,21 @@ def quotient(forms: Forms, exponential: Operand, other: Operand) -> list[Operand
     if same != terms or opposite * count >= 0:
         return None
     return [forms.make("sigmoid", forms.make("add", exponent, forms.make("mul", MINUS_ONE, against.args[0])))]
+
+
+def inverse(forms: Forms, factors: tuple[Operand, ...]) -> list[Operand]:
+    """The reciprocals of the factors of a product.
+
+    What a mask closes of something made of exponentials is nothing, and so is a quotient by it: the reciprocal of such
+    a mask is 0 where the mask is. Elsewhere it is infinite.
+    """
+    result = {factor: forms.make("recip", factor) for factor in dict.fromkeys(factors)}
+    masks = [factor for factor in result if isinstance(factor, str) and is_mask(forms.origins, factor)]
+    if masks and any(has_exponent(forms.origins, factor) for factor in result):
+        for mask in masks:
+            closed = forms.make("eq", mask, ZERO)
+            result[mask] = forms.make("where", closed, ZERO, result[mask])
+    return [result[factor] for factor in factors]
 
 
 def negated(forms: Forms, terms: tuple[Operand, ...]) -> Operand | None:

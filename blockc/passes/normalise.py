@@ -41,6 +41,7 @@ from blockc.ir.ops import OPERATORS, result_dtype
 from blockc.passes import exponentials
 from blockc.passes.leaves import MINUS_ONE, ONE, as_leaf, fold, folded, number_product
 from blockc.passes.linear import LONGEST
+from blockc.passes.masks import Origins
 
 DEEPEST = 16  # operators composed into one number
 FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
@@ -139,10 +140,13 @@ class _Normaliser:
     position: dict[str, int] = field(default_factory=dict)  # names in order of definition, for a canonical order
     applies: dict[str, Apply] = field(default_factory=dict)
     now: dict[str, Operand] = field(default_factory=dict)  # what stands for a name that has been replaced
+    origins: Origins = field(init=False)
 
     def __post_init__(self) -> None:
+        facts = self.program.facts
         self.fresh = Fresh(self.program)
-        self.types = ChainMap({}, self.program.facts.types)
+        self.types = ChainMap({}, facts.types)
+        self.origins = Origins(ChainMap(self.applies, facts.applies), facts.links, self.types)
 
     def run(self) -> Program:
         self.scopes.append(_Scope())
@@ -500,8 +504,7 @@ class _Normaliser:
             return None
         match apply.op, apply.args:
             case "mul", factors:
-                inverse = {factor: self.make("recip", factor) for factor in dict.fromkeys(factors)}
-                return self.make("mul", *(inverse[factor] for factor in factors))
+                return self.make("mul", *exponentials.inverse(self, factors))
             case "recip", (inner,):
                 return inner
             case "sqrt", (inner,):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from blockc.ir.block import Apply, Constant, Operand, Type
+from blockc.ir.block import Apply, Constant, Expression, Operand, Size, Type
 from blockc.ir.dtypes import is_float, real
 from blockc.passes.exponent_pairs import (
     EMPTY,
@@ -43,7 +43,7 @@ def paired(build: Builder, node: Apply) -> Pair | None:
                 pairs = [as_exponent(build, *factor) for factor in zip(node.args, pairs, strict=True)]
             return simple(build, node, multiplied(build, pairs))
         case "recip":
-            return Pair(reciprocal(build, pairs[0]), combine((), pairs[0].exponents, -1))
+            return Pair(reciprocal(build, pairs[0]), build.opposite(pairs[0].exponents))
         case "add" | "maximum" | "minimum":
             return aligned(build, node.op, pairs)
         case "where":
@@ -52,7 +52,7 @@ def paired(build: Builder, node: Apply) -> Pair | None:
             return power(build, node.op, (), pairs[0], 0.5)
         case "rsqrt":
             root = power(build, "sqrt", (), pairs[0], 0.5)
-            return Pair(reciprocal(build, root), combine((), root.exponents, -1))
+            return Pair(reciprocal(build, root), build.opposite(root.exponents))
         case "pow" if isinstance(node.args[1], Constant) and node.args[1].value > 0:
             return power(build, node.op, node.args[1:], pairs[0], node.args[1].value)
         case "abs":
@@ -173,8 +173,23 @@ def select(build: Builder, condition: Operand, yes: Pair, no: Pair) -> Pair:
         x = build.put("where", (condition, ONE if yes.x is None else yes.x, ONE if no.x is None else no.x))
     if dict(yes.exponents) == dict(no.exponents):
         return Pair(x, yes.exponents)
+    if NOTHING in (yes, no) and (found := choice_or_nothing(build, condition, yes, no)) is not None:
+        return Pair(x, found)
     totals = (EMPTY if pair is NOTHING else build.total(pair.exponents) for pair in (yes, no))
     return Pair(x, ((build.put("where", (condition, *totals)), 1),))
+
+
+def choice_or_nothing(build: Builder, condition: Operand, yes: Pair, no: Pair) -> Exponents | None:
+    """The exponents of a pair or nothing, those that are subtracted apart: they may cancel. None if none are."""
+    exponents = yes.exponents if no is NOTHING else no.exponents
+    added = tuple(entry for entry in exponents if entry[1] > 0)
+    subtracted = tuple(entry for entry in exponents if entry[1] < 0)
+    if not added or not subtracted:
+        return None
+    total = build.named(build.total(added), Type("f32", (), ()))
+    name = build.put("where", (condition, *((total, EMPTY) if no is NOTHING else (EMPTY, total))))
+    build.choices[name] = condition, total, no is NOTHING
+    return ((name, 1), *subtracted)
 
 
 def emptied(build: Builder, pair: Pair) -> Pair:
@@ -183,18 +198,17 @@ def emptied(build: Builder, pair: Pair) -> Pair:
 
 def multiplied(build: Builder, pairs: list[Pair]) -> Pair:
     """The product of pairs: exponents are added."""
-    exponents: Exponents = ()
-    for pair in pairs:
-        exponents = combine(exponents, pair.exponents)
+    exponents = build.multiplied(*(pair.exponents for pair in pairs))
     return Pair(build.product(*(pair.x for pair in pairs)), exponents, any(pair.hollow for pair in pairs))
 
 
 def as_exponent(build: Builder, operand: Operand, pair: Pair) -> Pair:
     """The pair of a factor; what a mask closes is nothing, as it is where a choice between exponentials closes it."""
-    if not isinstance(operand, str) or pair.exponents or pair.hollow or not is_mask(build.program, operand):
+    if not isinstance(operand, str) or pair.exponents or pair.hollow or not is_mask(build.made_of, operand):
         return pair
     assert pair.x is not None
     closed = build.put("where", (build.put("eq", (pair.x, ZERO), (), "bool"), EMPTY, ZERO), (), "f32")
+    build.closing.add(closed)
     return Pair(pair.x, ((closed, 1),))
 
 
@@ -274,15 +288,44 @@ def extreme(build: Builder, node: Apply, pair: Pair) -> Pair:
     varying = varying_along(build, pair, node.dims)
     staying = tuple(e for e in pair.exponents if e not in varying)
     kind = build.program.types[str(node.args[0])]
+    maybe_empty = tuple(dim for dim in node.dims if dim in build.program.whole)
     if not varying:
         x = None if pair.x is None else build.put(node.op, (build.named(pair.x, kind),), node.dims, node.dtype)
         return Pair(x, staying, pair.hollow)
     if pair.x is None:
         best = build.put(node.op, (build.named(build.total(varying), kind),), node.dims)
-        return Pair(None, combine(((best, 1),), staying))
+        found = Pair(None, combine(((best, 1),), staying))
+        return found if node.op == "min" else largest_of_some(build, node.name, best, maybe_empty, found)
     shift, exponential = shifted(build, varying, node.dims, None)
     scaled = build.named(build.product(pair.x, exponential) or ONE, kind)
-    return Pair(build.put(node.op, (scaled,), node.dims, node.dtype), combine(((shift, 1),), staying))
+    x = build.put(node.op, (scaled,), node.dims, node.dtype)
+    return Pair(x, combine(((if_some(build, maybe_empty, shift), 1),), staying))
+
+
+def largest_of_some(build: Builder, name: str, best: str, dims: tuple[str, ...], pair: Pair) -> Pair:
+    """The largest of exponentials, whose exponent is `best`, or -inf if there are none.
+
+    A loop that goes on comparing does this in the end.
+    """
+    empty = no_elements(build, dims)
+    if name in build.compared or empty is None:
+        build.extremes[name] = dims
+        return pair
+    found = tuple((if_some(build, dims, e) if e == best else e, count) for e, count in pair.exponents)
+    return Pair(Expression("where", (empty, EMPTY, ONE)), found)
+
+
+def if_some(build: Builder, dims: tuple[str, ...], exponent: str) -> str:
+    """The exponent, or 0 where there is nothing along the dimensions: that of the number -inf."""
+    empty = no_elements(build, dims)
+    return exponent if empty is None else build.put("where", (empty, ZERO, exponent))
+
+
+def no_elements(build: Builder, dims: tuple[str, ...]) -> Operand | None:
+    """A number that is true if one of the dimensions has size 0; None if none can have."""
+    unknown = {dim.name for dim in build.program.dims if not dim.size}
+    empty = tuple(Expression("eq", (Size(dim), ZERO)) for dim in dict.fromkeys(dims) if dim in unknown)
+    return None if not empty else empty[0] if len(empty) == 1 else Expression("or", empty)
 
 
 def logarithm(build: Builder, node: Apply, pair: Pair) -> Pair:

@@ -34,7 +34,7 @@ from blockc.ir.monoids import MONOIDS
 from blockc.ir.verify import verify
 from blockc.passes.exponent_pairs import ONE, Builder, Exponents, Pair, Scope, combine
 from blockc.passes.normalise import prune
-from blockc.passes.pair_rules import exponents_of, multiple, paired
+from blockc.passes.pair_rules import exponents_of, largest_of_some, multiple, paired
 from blockc.passes.rules import fuse_map_with_reduce
 
 STATISTIC = frozenset({"maximum", "minimum", "cast", "broadcast"})  # of statistics, these make statistics
@@ -58,7 +58,7 @@ def stabilize(program: Program, bounded: frozenset[str] = frozenset()) -> Progra
     added = stacked_into(program, accumulated(program, "add"))
     compared = stacked_into(program, accumulated(program, "max", "min"))
     numbers = read_as_numbers(program)
-    stable = prune(_Stabilizer(Builder(program, exported, bounded), reread, added, compared, numbers).run())
+    stable = prune(_Stabilizer(Builder(program, exported, bounded, compared), reread, added, numbers).run())
     verify(stable)
     return stable
 
@@ -75,7 +75,6 @@ class _Stabilizer:
     build: Builder
     reread: frozenset[str]  # what is read again under another dimension: its parts need all axes
     added: frozenset[str]  # the lists that are added up, and those that become part of them
-    compared: frozenset[str]  # the same for maxima and minima
     numbers: frozenset[str]  # what is read by more than exponentials
     stored: set[str] = field(default_factory=set)  # pairs that are also lists of numbers, under their own name
 
@@ -161,6 +160,9 @@ class _Stabilizer:
         scope = self.build.scopes.pop()
         self.build.scopes[-1].out.append(Map(node.dim, tuple(ports), tuple(scope.out), outputs, node.span))
         self.build.scopes[-1].bound.update(name for output in outputs for name in output.names)
+        for name in (name for output in outputs for name in output.names if name in self.build.extremes):
+            pair = self.build.pairs[name]
+            self.build.pairs[name] = largest_of_some(self.build, name, name, self.build.extremes[name], pair)
 
     def exponent_port(self, ports: list[Port], like: Port, source: str, dim: str) -> str:
         """The element of a list of exponents; values that share the list share the element too."""
@@ -199,7 +201,7 @@ class _Stabilizer:
             outer = tuple(entry for entry in pair.exponents if entry not in inner)
             if output.monoid is None and name in self.build.exported:
                 result.extend(self.stack_number(node.dim, output, pair, inner, outer))
-            elif output.monoid is None and name in self.added | self.compared:
+            elif output.monoid is None and name in self.added | self.build.compared:
                 result.extend(self.stack_for_loop(node.dim, name, kind, pair, inner))
             elif output.monoid is None:
                 result.extend(self.stack(node.dim, name, kind, Pair(pair.x, inner), outer))
@@ -221,6 +223,9 @@ class _Stabilizer:
                 value = self.build.named(self.build.total(inner), kind)
                 result.append(Output((name,), (value,), output.monoid))
                 self.build.pairs[name] = Pair(None, combine(((name, 1),), outer))
+                if output.monoid == "max":
+                    base = self.build.program.chunks.get(node.dim, node.dim)
+                    self.build.extremes[name] = (*self.build.extremes.get(output.values[0], ()), base)
             else:
                 # A sum lets the exponents of the outside through; for others the value has to be whole.
                 exact, left = (pair.x, outer) if output.monoid == "add" else (self.build.unwrap(pair), ())
@@ -317,7 +322,7 @@ class _Stabilizer:
     def stack_for_loop(self, dim: str, name: str, kind: Type, pair: Pair, inner: Exponents) -> list[Output]:
         """A list of pairs that a loop accumulates: one exponent for each element, or for all if none is made here."""
         result: list[Output] = []
-        if name in self.compared and (pair.x is not None or name in self.added or not inner):
+        if name in self.build.compared and (pair.x is not None or name in self.added or not inner):
             # The largest of such pairs is not known from the exponents.
             self.stacked(dim, name, self.build.named(self.build.unwrap(pair, kind.dtype), kind), result)
             return result
