@@ -34,6 +34,8 @@ from blockc.passes.lower import lower
 
 
 def apply(op: str, *operands: float) -> float:
+    if op == "rounded":
+        return float(np.float32(*operands))
     result: float = OPERATORS[op].meaning(*operands)
     return result
 
@@ -128,6 +130,37 @@ def test_what_is_unknown_may_hold() -> None:
     with np.errstate(all="ignore"):
         low, high = bounds(nothing, apply, lambda leaf: (0, 5) if isinstance(leaf, Index) else (leaf.value, leaf.value))  # type: ignore[union-attr]
     assert (bool(low), bool(high)) == (False, True)  # 0 * inf is not a number
+
+
+@pytest.mark.parametrize("condition", ["T - 0.5 < D", "min(T, 1e9) < D", "floor(T * 1.0) < D", "T * 0.5 < D * 0.5"])
+def test_whole_numbers_that_f32_rounds_are_masked_alike_in_any_blocks(condition: str) -> None:
+    source = (
+        f"program p(S: f32[m, n], T: i32[n], D: i32[m]) -> O: f32[m] {{ O = sum[n](where({condition}, exp(S), 0)) }}"
+    )
+    kernels = [driver.compile(source, tiles={"m": 2, "n": size}) for size in (2, 3, 8)]
+    for seed in range(10):
+        draw = np.random.default_rng(seed)
+        arrays = {
+            "S": draw.standard_normal((6, 8)).astype(np.float32),
+            "T": (2**24 + draw.integers(-4, 5, 8)).astype(np.int32),
+            "D": (2**24 + draw.integers(-4, 5, 6)).astype(np.int32),
+        }
+        first, *others = (kernel(**arrays) for kernel in kernels)
+        assert all(np.allclose(first, other, rtol=1e-4) for other in others), seed
+
+
+@pytest.mark.parametrize("start", [5, 2**24 - 1, 2**24 + 1, 2**24 + 2, 2**25 + 2])
+@pytest.mark.parametrize("op", sorted(COMPARISONS))
+def test_bounds_enclose_what_is_computed_in_f32(op: str, start: int) -> None:
+    def leaf(leaf: Leaf) -> Bounds[float]:
+        return (leaf.value, leaf.value) if isinstance(leaf, Constant) else (start, start)
+
+    low, high = bounds(Condition(op, (Condition("add", (Index("n"), Constant(0.5))), Index("m"))), apply, leaf)
+    truth = {
+        bool(OPERATORS[op].meaning(number, start)) for number in (start + 0.5, np.float32(start) + np.float32(0.5))
+    }
+    assert not low or truth == {True}
+    assert high or truth == {False}
 
 
 # Which loops are bounded

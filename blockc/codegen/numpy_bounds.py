@@ -85,6 +85,8 @@ def _flat(op: str, array: str, others: str) -> str:
 
 def _operator(op: str, *operands: str) -> str:
     """An operator of numbers or of arrays of them, as a Python expression."""
+    if op == "rounded":
+        return f"np.float64(np.float32({operands[0]}))"
     spelling = SPELLINGS[op]
     if spelling.folds is None:
         return spelling.number.format(*operands)

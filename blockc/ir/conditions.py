@@ -25,6 +25,7 @@ COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 CONNECTIVES = frozenset({"and", "or", "not"})
 RISING = frozenset({"minimum", "maximum", "floor", "relu", "tanh", "sigmoid"})  # in every operand; never NaN
 ARITHMETIC = frozenset({"add", "sub", "mul", "neg", "abs", *RISING})
+WHOLE = frozenset({"add", "sub", "mul", "neg", "abs", "minimum", "maximum"})  # of whole numbers, they give one
 UNKNOWN = Condition("unknown", ())
 
 

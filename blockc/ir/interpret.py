@@ -450,6 +450,8 @@ class _Interpreter:
             return number, number
 
         def apply(op: str, *operands: float) -> float:
+            if op == "rounded":
+                return float(np.float32(*operands))
             result: float = OPERATORS[op].meaning(*operands)
             return result
 

@@ -107,6 +107,8 @@ def _count(
                 return term.value, term.value
 
     def apply(op: str, *operands: Any) -> Any:
+        if op == "rounded":
+            return np.float64(np.float32(*operands))
         return OPERATORS[op].meaning(*operands)
 
     held: Any = np.ones(counts, bool)
