@@ -22,7 +22,7 @@ from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation, Match
 from blockc.ir.interpret import interpret
-from blockc.ir.sharing import Shared
+from blockc.ir.sharing import Shared, once
 from blockc.language import parse
 from blockc.meaning import evaluate
 from blockc.passes.bound_loops import bound_loops
@@ -148,7 +148,9 @@ def inputs(case: Case) -> dict[str, NDArray[Any]]:
 
 def mismatch(program: Program, case: Case, arrays: Arrays, reference: Arrays, shared: Shared | None = None) -> str:
     """What the interpreter finds different from the reference, or ""."""
-    return wrong_outputs(interpret(program, arrays, case.sizes, case.tiles, shared=shared).outputs, reference)
+    outputs = interpret(program, arrays, case.sizes, case.tiles, shared=shared).outputs
+    compare = once if shared is None else shared.once
+    return compare("difference", (*outputs.values(), *reference.values()), wrong_outputs, outputs, reference)
 
 
 def wrong_outputs(outputs: Arrays, reference: Arrays) -> str:

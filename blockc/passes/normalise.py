@@ -326,11 +326,10 @@ class _Normaliser:
 
     def place(self, apply: Apply, key: tuple[object, ...]) -> str:
         """Define the operator in the outermost graph where its operands are known, but not in the top graph."""
-        current = len(self.scopes) - 1
-        levels = [self.level[name] for name in apply.uses]
+        levels = [min(1, len(self.scopes) - 1), *[self.level[name] for name in apply.uses]]
         if apply.op in ("index", "broadcast"):
             levels += [self.mapped.index(dim) + 1 for dim in apply.dims if dim in self.mapped]
-        level = max([min(1, current), *levels])
+        level = max(levels)
         scope = self.scopes[level]
         scope.out.append(apply)
         scope.known[key] = apply.name

@@ -99,12 +99,8 @@ def enclosing(program: Program, path: Path) -> tuple[Map, ...]:
 
 def bound_inside(maps: tuple[Map, ...]) -> frozenset[str]:
     """The names that the graphs on the way through these nested maps bind."""
-    result: set[str] = set()
-    for node in maps:
-        result.update(port.name for port in node.ports)
-        for definition in node.body:
-            result.update(definition.defines)
-    return frozenset(result)
+    ports = [port.name for node in maps for port in node.ports]
+    return frozenset(ports).union(*[definition.defines for node in maps for definition in node.body])
 
 
 def upstream_reductions(program: Program) -> dict[str, frozenset[str]]:
@@ -115,7 +111,7 @@ def upstream_reductions(program: Program) -> dict[str, frozenset[str]]:
     result.update((entry.name, frozenset()) for entry in program.inputs)
 
     def of(names: Iterator[str] | frozenset[str] | tuple[str, ...]) -> frozenset[str]:
-        return frozenset().union(*(result[name] for name in names))
+        return frozenset().union(*[result[name] for name in names])
 
     def visit(graph: Graph) -> None:
         for definition in graph:
