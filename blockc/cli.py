@@ -27,6 +27,7 @@ from blockc.targets_command import targets
 if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
     from blockc.ir.block import Program
+    from blockc.ir.plan import Plan
 
 STAGES = ("array", "block", "snapshot", "stable", "plan", "schedule", "kernel")
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -92,11 +93,12 @@ def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
 
 def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: int | None) -> str:
     """The text form of a program at a stage."""
-    from blockc import driver, planning
+    from blockc import driver
     from blockc.ir import array_program
     from blockc.ir.schedule_text import format_schedule
     from blockc.ir.text import format_program
     from blockc.machines.loading import load_machine
+    from blockc.partition import partition
     from blockc.passes.lower import lower
 
     if stage == "array":
@@ -109,14 +111,19 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
         return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
     machine = load_machine(options.target)
     if stage == "schedule" or not driver.has_kernels(machine):
-        found = planning.machine_plan(program, machine, sizes, options.tiles, options.split)
+        parts = partition(program, machine, sizes, options.tiles, options.split).parts
         if stage == "schedule":
-            return format_schedule(found.schedule)
-        plan = found.plan
-    else:
-        _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
-    if stage == "kernel":
-        return driver.emit(plan, program, options.target)
+            return "\n".join(format_schedule(part.plan.schedule) for part in parts)
+        return "\n".join(plan_text(part.plan.plan, part.program) for part in parts)
+    _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
+    return driver.emit(plan, program, options.target) if stage == "kernel" else plan_text(plan, program)
+
+
+def plan_text(plan: Plan, program: ArrayProgram) -> str:
+    """The text form of a plan, under what is known of its cost."""
+    from blockc import driver
+    from blockc.ir.text import format_program
+
     comments = "".join(f"# {line}\n" for line in driver.header(plan, program)[:3])
     return comments + format_program(plan.program)
 
@@ -135,15 +142,16 @@ def snapshot_of(snapshots: Sequence[Program], index: int | None, stage: str) -> 
 @compile_options
 def explain(file: str, options: Options) -> None:
     """Print how FILE is fused: every step and what it saves, what is chosen for the target, and what was refused."""
-    from blockc import driver, planning
+    from blockc import driver
     from blockc.machine_report import explain_for
     from blockc.machines.loading import load_machine
+    from blockc.partition import partition
 
     program = load(file, options, kernels=False)
     sizes = driver.default_sizes(program, options.dims)
     with progress("fusing"):
-        plan = planning.machine_plan(program, load_machine(options.target), sizes, options.tiles, options.split)
-        explanation = explain_for(program, options.target, plan)
+        found = partition(program, load_machine(options.target), sizes, options.tiles, options.split)
+        explanation = explain_for(options.target, found)
         text = "" if options.form == "json" else str(explanation)
     if options.form == "json":
         print_json(explanation.to_json())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockc.driver import has_kernels
+from blockc.errors import visible
 from blockc.explain import (
     Explanation,
     derivation_lines,
@@ -19,13 +20,15 @@ from blockc.explain import (
     head,
     listed,
     refusal_lines,
+    shortened,
     snapshot_lines,
     table,
     wrapped,
 )
-from blockc.ir.array_program import ArrayProgram
 from blockc.ir.machine import Machine
+from blockc.partition import Partition
 from blockc.passes.machine_cost import MachineCost
+from blockc.passes.segments import operators
 from blockc.planning import Candidate, MachinePlan
 
 
@@ -51,9 +54,95 @@ class MachineExplanation:
         return "\n\n".join("\n".join(part) for part in parts)
 
 
-def explain_for(program: ArrayProgram, target: str, plan: MachinePlan) -> MachineExplanation:
-    """The explanation of a plan for a machine."""
-    return MachineExplanation(explain_plan(program, target, plan.chosen.derivation, plan.plan), plan)
+@dataclass(frozen=True, slots=True)
+class PartsExplanation:
+    """The explanations of the parts that a program was cut into, and what else was looked at."""
+
+    partition: Partition
+    target: str
+    parts: tuple[MachineExplanation, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `blockc explain --json` prints: of one part, that of the program; else `parts` has them."""
+        found = self.partition
+        cut = {
+            "candidates": [
+                {
+                    "first": candidate.first,
+                    "last": candidate.last,
+                    "predicted_seconds": candidate.seconds if not candidate.why else None,
+                    "chosen": candidate.chosen,
+                    "why": candidate.why,
+                }
+                for candidate in found.candidates
+            ],
+            "predicted_seconds": found.seconds,
+        }
+        if len(self.parts) == 1:
+            return {**self.parts[0].to_json(), "cuts": cut}
+        return {
+            "program": found.program.name,
+            "target": self.target,
+            "dims": dict(found.sizes),
+            "cuts": cut,
+            "parts": [part.to_json() for part in self.parts],
+        }
+
+    def __str__(self) -> str:
+        looked = "\n".join(cut_lines(self.partition))
+        if len(self.parts) == 1:
+            return f"{self.parts[0]}\n\n{looked}" if looked else str(self.parts[0])
+        first = "\n".join(part_lines(self.partition, self.target))
+        parts = [f"Part {number}: {part}" for number, part in enumerate(self.parts)]
+        return "\n\n".join((first, looked, *parts))
+
+
+def explain_for(target: str, found: Partition) -> PartsExplanation:
+    """The explanation of what was chosen for a machine."""
+    parts = (
+        MachineExplanation(explain_plan(part.program, target, part.plan.chosen.derivation, part.plan.plan), part.plan)
+        for part in found.parts
+    )
+    return PartsExplanation(found, target, tuple(parts))
+
+
+def part_lines(found: Partition, target: str) -> Iterator[str]:
+    """The parts of a program, in the order in which they run."""
+    program = found.program
+    arguments = ", ".join(argument.name for argument in program.inputs)
+    outputs = ", ".join(result.argument.name for result in program.outputs)
+    yield from wrapped(f"{program.name}: {arguments} -> {outputs}", "")
+    yield f"  file    {visible(program.filename)}, for target {target}"
+    yield from wrapped(f"  sizes   {listed(found.sizes)}", "          ")
+    yield ""
+    yield f"Chosen for {found.machine.name}: {len(found.parts)} parts, {duration(found.seconds)} predicted"
+    rows: list[tuple[str, ...]] = [("part", "from", "to", "kernels", "predicted", "waits for")]
+    for number, part in enumerate(found.parts):
+        cost = part.plan.cost
+        names = [node.name for node in operators(part.program)]
+        rows.append((str(number), names[0], names[-1], str(len(cost.kernels)), duration(cost.seconds), cost.bottleneck))
+    yield from table(rows, right=frozenset({3, 4}))
+    yield ""
+    yield "Moved, all parts together:"
+    total: dict[tuple[str, str], int] = {}
+    for part in found.parts:
+        for boundary, count in part.plan.cost.boundaries.items():
+            total[boundary] = total.get(boundary, 0) + count
+    rows = [("boundary", "bytes")]
+    rows += [(f"{source} -> {destination}", f"{count:,}") for (source, destination), count in total.items()]
+    yield from table(rows, right=frozenset({1}))
+
+
+def cut_lines(found: Partition) -> Iterator[str]:
+    """The parts that were looked at."""
+    if not found.candidates:
+        return
+    yield "Parts looked at (* is chosen: the least time of all parts, in a first estimate):"
+    rows: list[tuple[str, ...]] = [("from", "to", "predicted", "")]
+    for candidate in found.candidates:
+        time = duration(candidate.seconds) if not candidate.why else "none"
+        rows.append((candidate.first, candidate.last, time, "*" if candidate.chosen else shortened(candidate.why)))
+    yield from table(rows, right=frozenset({2}))
 
 
 def plan_json(plan: MachinePlan) -> dict[str, Any]:

@@ -97,15 +97,17 @@ def search_plan(
     sizes: Mapping[str, int],
     tiles: driver.Tiles,
     split: driver.Split = driver.UNSPLIT,
+    placing: bool = True,
 ) -> MachinePlan:
-    """The plan with the least predicted time. LimitError if there is none."""
+    """The plan with the least predicted time. LimitError if there is none. Without `placing` lists in faster tiers, or
+    cutting loops into chunks, it is a first estimate."""
     asked = {dim: tile for dim, tile in tiles.items() if tile is not None}
     candidates: list[Candidate] = []
     for form, derivation, programs in _forms(program, sizes, tiles, split):
-        found = search(programs, machine, sizes, asked)
+        found = search(programs, machine, sizes, asked, placing)
         candidates += [Candidate(form, derivation, programs, choice) for choice in found]
     chosen = _best(candidates)
-    if chosen is not None and not split and _tasks(chosen) < machine.units:
+    if chosen is not None and placing and not split and _tasks(chosen) < machine.units:
         for form, derivation, programs in _in_chunks(program, sizes, tiles, chosen):
             found = search(programs, machine, sizes, asked)
             candidates += [Candidate(form, derivation, programs, choice) for choice in found]

@@ -61,9 +61,14 @@ def best_choice(choices: tuple[Choice, ...]) -> Choice | None:
 
 
 def search(
-    programs: tuple[Program, ...], machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
+    programs: tuple[Program, ...],
+    machine: Machine,
+    sizes: Mapping[str, int],
+    asked: Mapping[str, int],
+    placing: bool = True,
 ) -> tuple[Choice, ...]:
-    """The best choice for each of the snapshots of a program as they are emitted. `asked` are given block sizes."""
+    """The best choice for each of the snapshots of a program as they are emitted, in a first estimate without `placing`
+    lists. `asked` are given block sizes."""
     batch = set.intersection(*(batch_dimensions(program) - reduced_dimensions(program) for program in programs))
     first = [
         _Search(program, machine, sizes, asked, batch).without_placement(at) for at, program in enumerate(programs)
@@ -72,7 +77,7 @@ def search(
     limit = min(scores[-1], NEAR * scores[0]) if scores else 0.0
     return tuple(
         _Search(choice.program, machine, sizes, asked, batch).with_placement(choice)
-        if choice.cost is not None and choice.score <= limit
+        if placing and choice.cost is not None and choice.score <= limit
         else choice
         for choice in first
     )

@@ -1,0 +1,163 @@
+"""A large program in parts: what is compiled together is chosen by dynamic programming over predicted times.
+
+Every part between two cuts (`passes/segments.py`) is a candidate: it is fused on its own, and takes the time of the
+best plan that a first estimate finds for it. The cheapest way through all cuts is chosen, and its parts are searched in
+full. Parts that are clearly slower than the pieces they are made of are not made longer. Parts that are the same but
+for their names are looked at once, so that a stack of layers takes little longer than one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from blockc import driver
+from blockc.errors import LimitError
+from blockc.ir.array_program import ArrayProgram
+from blockc.ir.machine import Machine
+from blockc.passes.segments import cuts, operators, segment
+from blockc.planning import MachinePlan, machine_plan, search_plan
+
+LONGEST = 8  # places between cuts that a part may have
+WORSE = 1.1  # times the time of its pieces: two parts in a row that are this slow are not made longer
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Operators that are compiled together, and their plan."""
+
+    program: ArrayProgram
+    plan: MachinePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A part that was looked at: from and to which operator, its predicted seconds, or why there is no plan."""
+
+    first: str
+    last: str
+    seconds: float
+    chosen: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The parts of a program, in the order in which they run, and everything that was looked at."""
+
+    program: ArrayProgram
+    machine: Machine
+    sizes: Mapping[str, int]
+    parts: tuple[Part, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The predicted time of all parts."""
+        return sum(part.plan.cost.seconds for part in self.parts)
+
+
+def partition(
+    program: ArrayProgram,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    tiles: driver.Tiles,
+    split: driver.Split = driver.UNSPLIT,
+) -> Partition:
+    """The cheapest way to cut a program into parts. LimitError if there is none.
+
+    One part is all there is where kernels are emitted, which are those of the whole program, and where chunks are asked
+    for.
+    """
+    if driver.has_kernels(machine) or split:
+        plan = machine_plan(program, machine, sizes, tiles, split)
+        return Partition(program, machine, dict(sizes), (Part(program, plan),), ())
+    return _Partitioner(program, machine, sizes, tiles).partition()
+
+
+@dataclass
+class _Partitioner:
+    program: ArrayProgram
+    machine: Machine
+    sizes: Mapping[str, int]
+    tiles: driver.Tiles
+    estimates: dict[object, tuple[float, str]] = field(default_factory=dict)
+    plans: dict[object, MachinePlan] = field(default_factory=dict)
+
+    def partition(self) -> Partition:
+        places = cuts(self.program, self.sizes)
+        best = [(0.0, 0)] + [(math.inf, 0)] * (len(places) - 1)  # of everything up to a place: seconds, and where from
+        looked: list[tuple[int, int, float, str]] = []
+        for end in range(1, len(places)):
+            slow = 0
+            for start in range(end - 1, max(0, end - LONGEST) - 1, -1):
+                everything = start == 0 and end == len(places) - 1  # is always looked at, if it is not too long
+                if slow >= 2 and not everything:
+                    continue
+                seconds, why = self.estimate(places[start], places[end])
+                looked.append((start, end, seconds, why))
+                slow = slow + 1 if best[start][0] + seconds > WORSE * best[end][0] else 0
+                if best[start][0] + seconds < best[end][0]:
+                    best[end] = best[start][0] + seconds, start
+        chosen = []
+        end = len(places) - 1
+        if not math.isfinite(best[end][0]):
+            search_plan(self.program, self.machine, self.sizes, self.tiles)  # says what does not fit
+        while end > 0:
+            chosen.append((best[end][1], end))
+            end = best[end][1]
+        chosen.reverse()
+        names = [node.name for node in operators(self.program)]
+        candidates = tuple(
+            Candidate(names[places[start]], names[places[end] - 1], seconds, (start, end) in chosen, why)
+            for start, end, seconds, why in looked
+        )
+        parts = tuple(self.part(places[start], places[end]) for start, end in chosen)
+        return Partition(self.program, self.machine, dict(self.sizes), parts, candidates)
+
+    def estimate(self, start: int, end: int) -> tuple[float, str]:
+        """The predicted seconds of a part, or infinity and why it cannot be."""
+        part = segment(self.program, start, end)
+        key = shape_of(part, self.sizes, self.tiles)
+        if key not in self.estimates:
+            try:
+                plan = search_plan(part, self.machine, self.sizes_of(part), self.tiles_of(part), placing=False)
+                self.estimates[key] = plan.chosen.choice.score, ""
+            except LimitError as error:
+                self.estimates[key] = math.inf, error.problems[0].message
+        return self.estimates[key]
+
+    def part(self, start: int, end: int) -> Part:
+        everything = (start, end) == (0, len(operators(self.program)))
+        part = self.program if everything else segment(self.program, start, end)
+        return Part(part, search_plan(part, self.machine, self.sizes_of(part), self.tiles_of(part)))
+
+    def sizes_of(self, part: ArrayProgram) -> dict[str, int]:
+        return {dim.name: self.sizes[dim.name] for dim in part.dims}
+
+    def tiles_of(self, part: ArrayProgram) -> driver.Tiles:
+        return {dim.name: self.tiles[dim.name] for dim in part.dims if dim.name in self.tiles}
+
+
+def shape_of(part: ArrayProgram, sizes: Mapping[str, int], tiles: driver.Tiles) -> object:
+    """What a part is, without names: equal for parts that differ in nothing else."""
+    dims = {dim.name: at for at, dim in enumerate(part.dims)}
+    nodes = {node.name: at for at, node in enumerate(part.nodes)}
+    extents = tuple((sizes[dim.name], tiles.get(dim.name, 0), dims.get(dim.same_as or "", -1)) for dim in part.dims)
+    operators = tuple(
+        (
+            node.op,
+            tuple(nodes[arg] for arg in node.args),
+            tuple(dims[dim] for dim in node.dims),
+            tuple(dims[dim] for dim in node.shape),
+            node.dtype,
+            repr(node.value),
+        )
+        for node in part.nodes
+    )
+    outputs = tuple(
+        (nodes[result.node], result.argument.dtype, tuple(dims[dim] for dim in result.argument.dims))
+        for result in part.outputs
+    )
+    return extents, operators, outputs

@@ -1,0 +1,107 @@
+"""Consecutive parts of an array program, each a program of its own: what a large program is cut into.
+
+A cut is a place in the order of operators. What an operator before it computes and one behind it uses is an output of
+the part before and an input of the parts behind. Constants, sizes and positions are part of every part that uses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from blockc.ir.array_program import Argument, ArrayProgram, Dim, Node, Result
+from blockc.ir.dtypes import DTYPES
+
+FREE = frozenset({"input", "constant", "size", "index"})  # operators that no part has to be given the result of
+ALIASES = frozenset({"rename"})  # other names of what is stored: no cut separates them from what they name
+
+
+def operators(program: ArrayProgram) -> tuple[Node, ...]:
+    """The operators that belong to one part each, in order."""
+    free: set[str] = set()
+    for node in program.nodes:
+        if node.op in FREE or (node.args and free.issuperset(node.args) and not node.shape):
+            free.add(node.name)  # numbers that are made of numbers are as cheap as they are
+    return tuple(node for node in program.nodes if node.name not in free)
+
+
+def cuts(program: ArrayProgram, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The places to cut at: before operator `place`, from 0 to their number.
+
+    Where less has to be kept than at the places beside, and at both ends of products.
+    """
+    nodes = operators(program)
+    kept = [_kept(program, nodes, at, sizes) for at in range(len(nodes) + 1)]
+    found = {0, len(nodes)}
+    for at in range(1, len(nodes)):
+        if nodes[at].op in ALIASES:
+            continue  # it goes with what reads it, or with what it names
+        lower = kept[at] <= min(kept[at - 1], kept[at + 1]) and kept[at] < max(kept[at - 1], kept[at + 1])
+        product = (nodes[at].op == "contract") != (nodes[at - 1].op == "contract")
+        if lower or product:
+            found.add(at)
+    return tuple(sorted(found))
+
+
+def _kept(program: ArrayProgram, nodes: tuple[Node, ...], at: int, sizes: Mapping[str, int]) -> int:
+    """The bytes of what is computed before a place and needed behind it."""
+    before = {node.name: node for node in nodes[:at]}
+    needed = {name for node in nodes[at:] for name in node.args} | {result.node for result in program.outputs}
+    values = (node for name, node in before.items() if name in needed)
+    return sum(math.prod(sizes[dim] for dim in node.shape) * DTYPES[node.dtype].size for node in values)
+
+
+def segment(program: ArrayProgram, start: int, end: int) -> ArrayProgram:
+    """The part of a program from one place to another, as a program. Values that come from other parts are inputs."""
+    nodes = operators(program)
+    inside = {node.name for node in nodes[start:end]}
+    every = {node.name: node for node in program.nodes}
+    belongs = {node.name for node in nodes}
+    wanted: dict[str, None] = {}
+
+    def want(name: str) -> None:
+        """Note a value, after those that it is made of, as far as they are part of this."""
+        if name in wanted:
+            return
+        if name in inside or name not in belongs:
+            for arg in every[name].args:
+                want(arg)
+        wanted[name] = None
+
+    for node in nodes[start:end]:
+        want(node.name)
+    later = {name for node in nodes[end:] for name in node.args}
+    last = end == len(nodes)
+    given = [result for result in program.outputs if result.node in inside or (last and result.node not in belongs)]
+    for result in given:
+        want(result.node)
+    inputs = {argument.name: argument for argument in program.inputs}
+    arguments: list[Argument] = []
+    kept: list[Node] = []
+    for name in wanted:
+        node = every[name]
+        if node.op == "input":
+            arguments.append(inputs[name])
+            kept.append(node)
+        elif name in inside or name not in belongs:
+            kept.append(node)
+        else:
+            arguments.append(_argument(node))
+            kept.append(Node(name, "input", (), (), node.shape, node.dtype, None, node.span))
+    passed = [Result(_argument(node), node.name) for node in nodes[start:end] if node.name in later]
+    outputs = (*passed, *given)
+    used = {dim for node in kept for dim in (*node.shape, *node.dims)}
+    used |= {dim for argument in arguments for dim in argument.dims}
+    dims = tuple(_dim(dim, used) for dim in program.dims if dim.name in used)
+    name = f"{program.name}_{start}_{end}"
+    return ArrayProgram(name, dims, tuple(arguments), tuple(kept), outputs, program.source, program.filename)
+
+
+def _argument(node: Node) -> Argument:
+    return Argument(node.name, node.dtype, tuple((dim,) for dim in node.shape))
+
+
+def _dim(dim: Dim, used: set[str]) -> Dim:
+    """A dimension of a part: the one that it was renamed from may not be in it."""
+    return dim if dim.same_as is None or dim.same_as in used else replace(dim, same_as=None)
