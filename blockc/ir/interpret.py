@@ -19,7 +19,6 @@ import numpy as np
 
 from blockc.ir.arithmetic import FLOAT64, Arithmetic, Array
 from blockc.ir.array_program import Argument
-from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import (
     STRUCTURAL,
     Apply,
@@ -27,12 +26,10 @@ from blockc.ir.block import (
     Definition,
     Expression,
     Graph,
-    Index,
     Map,
     Operand,
     Port,
     Program,
-    Reading,
     Reduce,
     Rename,
     Size,
@@ -44,18 +41,9 @@ from blockc.ir.block import (
 )
 from blockc.ir.conditions import readings
 from blockc.ir.dtypes import DTYPES
-from blockc.ir.intervals import Bounds, Leaf, bounds
 from blockc.ir.monoids import MONOIDS, identity
-from blockc.ir.ops import OPERATORS
 from blockc.ir.sharing import Once, Shared, once
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """An item: its axes, in canonical order, and the array with one axis for each."""
-
-    axes: tuple[str, ...]
-    array: Array
+from blockc.ir.tile_operators import Blocks, Tile, TileOperators, aligned, cut, extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +122,7 @@ def interpret(
     programs of one derivation take over what earlier ones have computed from the same arrays. ValueError if chunks are
     not made of whole blocks.
     """
-    known = complete_sizes(program, dict(sizes))
-    blocks = {dim: max(1, tiles.get(dim, size)) for dim, size in known.items()}
-    for dim, base in program.chunks.items():
-        if blocks[dim] < known[dim] and blocks[dim] % blocks[base]:
-            raise ValueError(f"chunks of {blocks[dim]} elements are not whole blocks of {blocks[base]}")
+    known, blocks = cut(program, sizes, tiles)
     if shared is not None:
         shared.bind((program.dims, known, blocks, padding, arithmetic))
     machine = _Interpreter(program, known, blocks, padding, arithmetic, once if shared is None else shared.once)
@@ -155,9 +139,6 @@ def interpret(
     return Run(outputs, program, known, machine.moves)
 
 
-Blocks = Mapping[str, slice]  # where the enclosing maps are: the elements of each dimension's current block
-
-
 @dataclass(slots=True)
 class _Interpreter:
     program: Program
@@ -167,6 +148,10 @@ class _Interpreter:
     arithmetic: Arithmetic
     once: Once
     moves: Moves = field(default_factory=list)  # of loads the name that a map reads, of stores the one that it gives
+    operators: TileOperators = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.operators = TileOperators(self.program, self.sizes, self.arithmetic)
 
     # Values
 
@@ -182,9 +167,7 @@ class _Interpreter:
 
     def blocks(self, dim: str, around: Blocks) -> list[slice]:
         """The blocks of a dimension, of the current chunk if a map around has chunks of it; the last may be short."""
-        base = self.program.chunks.get(dim, dim)
-        cuts = [block for other, block in around.items() if self.program.chunks.get(other) == base]
-        bounds = cuts[-1] if cuts else slice(0, self.sizes[dim])
+        bounds = extent(self.program, self.sizes, dim, around)
         starts = range(bounds.start, bounds.stop, self.tiles[dim])
         return [self.block(dim, start // self.tiles[dim], bounds.stop) for start in starts]
 
@@ -217,7 +200,7 @@ class _Interpreter:
         slices = dict(chosen)
         axes = value.tile.axes
         array = value.tile.array[tuple(slices.get(axis, slice(None)) for axis in axes)]
-        return Tile(axes, self.filled(array, self.shape(axes, slices)))
+        return Tile(axes, self.filled(array, self.operators.shape(axes, slices)))
 
     def read_again(self, tile: Tile, blocks: Blocks) -> Tile:
         """A stored tile as it is read: behind the ends of its dimensions there is padding, whatever was computed."""
@@ -230,20 +213,16 @@ class _Interpreter:
         if array.shape == shape:
             return array
         result = np.full(shape, self.padding, array.dtype)
-        result[tuple(slice(0, extent) for extent in array.shape)] = array
+        result[tuple(slice(0, length) for length in array.shape)] = array
         return result
-
-    def shape(self, axes: tuple[str, ...], blocks: Blocks) -> tuple[int, ...]:
-        """The extents of a tile here."""
-        return tuple(blocks[axis].stop - blocks[axis].start if axis in blocks else self.sizes[axis] for axis in axes)
 
     def assemble(self, value: Value, kind: Type, blocks: Blocks) -> Tile:
         """A list as one tile over whole dimensions, where `blocks` says which block of a dimension is meant."""
         if isinstance(value, Tile):
-            array = np.zeros(self.shape(kind.axes, blocks), value.array.dtype)
-            array[...] = self.aligned(value, kind.axes)
+            array = np.zeros(self.operators.shape(kind.axes, blocks), value.array.dtype)
+            array[...] = aligned(value, kind.axes)
             return Tile(kind.axes, array)
-        array = self.arithmetic.full(self.shape(kind.axes, blocks), 0)
+        array = self.arithmetic.full(self.operators.shape(kind.axes, blocks), 0)
         for indices in itertools.product(*(enumerate(self.blocks(dim, {})) for dim in kind.lists)):
             element: Value = value
             for dim, (index, _) in zip(kind.lists, indices, strict=True):
@@ -251,7 +230,7 @@ class _Interpreter:
             assert isinstance(element, Tile)
             chosen = {dim: block for dim, (_, block) in zip(kind.lists, indices, strict=True)}
             part = array[tuple(chosen.get(axis, slice(None)) for axis in kind.axes)]
-            part[...] = self.aligned(element, kind.axes)[tuple(slice(0, extent) for extent in part.shape)]
+            part[...] = aligned(element, kind.axes)[tuple(slice(0, length) for length in part.shape)]
         return Tile(kind.axes, array)
 
     def output(self, argument: Argument, value: Value, kind: Type) -> Array:
@@ -260,49 +239,19 @@ class _Interpreter:
         array = np.transpose(tile.array, [tile.axes.index(dim) for dim in argument.dims])
         return array.reshape([math.prod(self.sizes[dim] for dim in axis) for axis in argument.axes])
 
-    def aligned(self, tile: Tile, axes: tuple[str, ...]) -> Array:
-        """The tile's array with length-one axes where it lacks one of `axes`, ready to broadcast."""
-        if tile.axes == axes:
-            return tile.array
-        return tile.array.reshape(
-            [tile.array.shape[tile.axes.index(axis)] if axis in tile.axes else 1 for axis in axes]
-        )
-
     # Operators
 
     def elementwise(self, op: str, *tiles: Tile) -> Tile:
         """An elementwise operator on tiles that broadcast by axis name."""
-        return self.once(op, tiles, self._elementwise, op, tiles)
-
-    def _elementwise(self, op: str, tiles: tuple[Tile, ...]) -> Tile:
-        distinct = {tile.axes for tile in tiles}
-        axes = distinct.pop() if len(distinct) == 1 else self.program.ordered(itertools.chain(*distinct))
-        return Tile(axes, self.arithmetic.elementwise(op, *[self.aligned(tile, axes) for tile in tiles]))
+        return self.once(op, tiles, self.operators.elementwise, op, *tiles)
 
     def apply(self, apply: Apply, environment: Mapping[str, Value], blocks: Blocks) -> Tile:
         tiles = tuple([self.operand(arg, environment) for arg in apply.args])
         if apply.op not in STRUCTURAL:
-            return self.once(apply.op, tiles, self._elementwise, apply.op, tiles)
+            return self.elementwise(apply.op, *tiles)
         here = located(blocks) if apply.op in ("index", "broadcast") else ()
         what = (apply.op, apply.dims, apply.dtype, here)
-        return self.once(what, tiles, self.structural, apply, tiles, blocks)
-
-    def structural(self, apply: Apply, tiles: tuple[Tile, ...], blocks: Blocks) -> Tile:
-        """An operator that is not elementwise."""
-        match apply.op:
-            case "index":
-                (dim,) = apply.dims
-                block = blocks.get(dim, slice(0, self.sizes[dim]))
-                return Tile((dim,), self.arithmetic.encode(np.arange(block.start, block.stop), "i32"))
-            case "broadcast":
-                axes = self.program.ordered((*tiles[0].axes, *apply.dims))
-                return Tile(axes, np.broadcast_to(self.aligned(tiles[0], axes), self.shape(axes, blocks)))
-            case "cast":
-                return Tile(tiles[0].axes, self.arithmetic.cast(tiles[0].array, apply.dtype))
-            case "contract":
-                return self.contract(apply.dims, *tiles)
-            case _:
-                return self.reduce(apply.op, apply.dims, tiles[0])
+        return self.once(what, tiles, self.operators.structural, apply, tiles, blocks)
 
     def operand(self, operand: Operand, environment: Mapping[str, Value]) -> Tile:
         match operand:
@@ -311,28 +260,13 @@ class _Interpreter:
                 assert isinstance(value, Tile)
                 return value
             case Constant(number):
-                return self.once(("constant", repr(number)), (), self.number, number, number_dtype(number))
+                return self.once(("constant", repr(number)), (), self.operators.number, number)
             case Size(dim):
-                return self.once(("size", dim), (), self.number, self.sizes[dim], "i32")
+                return self.once(("size", dim), (), self.operators.number, self.sizes[dim])
             case Expression(op, args):
                 return self.elementwise(op, *[self.operand(arg, environment) for arg in args])
             case _:
                 assert_never(operand)
-
-    def number(self, number: float | int | bool, dtype: str) -> Tile:
-        """A number as a tile without axes."""
-        return Tile((), self.arithmetic.encode(np.asarray(number), dtype))
-
-    def contract(self, dims: tuple[str, ...], a: Tile, b: Tile) -> Tile:
-        letters = {axis: position for position, axis in enumerate(self.program.ordered((*a.axes, *b.axes)))}
-        axes = tuple(axis for axis in letters if axis not in dims)
-        subscripts = [[letters[axis] for axis in held] for held in (a.axes, b.axes, axes)]
-        return Tile(axes, self.arithmetic.contract(a.array, subscripts[0], b.array, subscripts[1], subscripts[2]))
-
-    def reduce(self, op: str, dims: tuple[str, ...], tile: Tile) -> Tile:
-        positions = tuple(tile.axes.index(dim) for dim in dims)
-        axes = tuple(axis for axis in tile.axes if axis not in dims)
-        return Tile(axes, self.arithmetic.reduce(op, tile.array, positions))
 
     # Definitions
 
@@ -436,26 +370,10 @@ class _Interpreter:
 
     def takes_part(self, node: Map, environment: Mapping[str, Value], blocks: Blocks) -> bool:
         """False for a block of a loop in which its condition holds nowhere."""
-
-        def ends(term: Leaf) -> Bounds[float]:
-            if isinstance(term, Index):
-                block = blocks.get(term.dim, slice(0, self.sizes[term.dim]))
-                return block.start, block.stop - 1
-            if isinstance(term, Reading):
-                table = environment[term.name]
-                assert isinstance(table, Tile)
-                numbers = table.array
-                return (float(numbers.min()), float(numbers.max())) if numbers.size else (math.inf, -math.inf)
-            number = term.value if isinstance(term, Constant) else self.sizes[term.dim]
-            return number, number
-
-        def apply(op: str, *operands: float) -> float:
-            if op == "rounded":
-                return float(np.float32(*operands))
-            result: float = OPERATORS[op].meaning(*operands)
-            return result
-
-        return node.where is None or bool(bounds(node.where, apply, ends)[1])
+        if node.where is None:
+            return True
+        tables = {name: table for name in readings(node.where) if isinstance(table := environment[name], Tile)}
+        return self.operators.may_hold(node.where, tables, blocks)
 
     def note_accumulation(self, names: tuple[str, ...], values: list[Value], index: int) -> None:
         """Note what one iteration loads and stores of accumulated lists."""
@@ -505,7 +423,7 @@ class _Interpreter:
                 ]
                 elements.append(self.combined(monoid, parts, wanted, inner, peeled, {**blocks, dim: block}))
             return self.stack(dim, tuple(elements), first)
-        shapes = tuple([(kind.axes, self.shape(kind.axes, blocks)) for kind in kinds])
+        shapes = tuple([(kind.axes, self.operators.shape(kind.axes, blocks)) for kind in kinds])
         values = tuple([value for run in runs for value in run])
         return self.once((monoid, parts, wanted, shapes), values, self.items, monoid, parts, wanted, shapes, runs)
 
@@ -559,11 +477,6 @@ def cross(program: Program, kernel: Graph, sizes: Mapping[str, int]) -> Iterator
         for name in sorted(names):
             if program.types[name].is_item:
                 yield direction, name, math.prod(sizes[axis] for axis in program.types[name].axes)
-
-
-def number_dtype(number: float | int | bool) -> str:
-    """The element type of a constant."""
-    return "bool" if isinstance(number, bool) else "i32" if isinstance(number, int) else "f64"
 
 
 def located(blocks: Blocks) -> tuple[tuple[str, int, int], ...]:

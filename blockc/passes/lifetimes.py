@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from blockc.ir.block import Program
@@ -24,13 +24,20 @@ def releasing(program: Program, statements: list[Statement], more: Iterable[Copy
     ends: list[tuple[Copy, ...]] = [()] * len(statements)
     for copy, at in last.items():
         ends[at] = (*ends[at], copy)
+    lasting = {*more, *(copy for statement in statements for copy in _in_place(statement))}
     return tuple(
-        _reusing(program, replace(statement, releases=end)) for statement, end in zip(statements, ends, strict=True)
+        _reusing(program, replace(statement, releases=end), lasting)
+        for statement, end in zip(statements, ends, strict=True)
     )
 
 
-def _reusing(program: Program, statement: Statement) -> Statement:
-    """An elementwise operator in the place of an operand that nothing else needs."""
+def _in_place(statement: Statement) -> tuple[Copy, ...]:
+    """A tile that is read where a list has it, and must not be overwritten."""
+    return created(statement) if isinstance(statement, Move) and len(statement.path) == 1 else ()
+
+
+def _reusing(program: Program, statement: Statement, lasting: Collection[Copy]) -> Statement:
+    """An elementwise operator in the place of an operand that nothing else needs, unless it is `lasting`."""
     if not isinstance(statement, Compute) or statement.into is not None or statement.apply.op not in OPERATORS:
         return statement
     types, result = program.types, program.types[statement.apply.name]
@@ -38,6 +45,7 @@ def _reusing(program: Program, statement: Statement) -> Statement:
         kind = types[name]
         if (
             tier == statement.tier
+            and (name, tier) not in lasting
             and name != statement.apply.name
             and (kind.dtype, kind.axes) == (result.dtype, result.axes)
         ):

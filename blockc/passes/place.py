@@ -77,7 +77,7 @@ class _Scope:
     lists: dict[str, Storage]
     present: dict[str, set[str]]
     targets: dict[str, Storage] = field(default_factory=dict)
-    feeds: dict[str, _Feed] = field(default_factory=dict)
+    feeds: dict[str, tuple[_Feed, ...]] = field(default_factory=dict)
     in_task: bool = False
 
     def inner(self, in_task: bool) -> _Scope:
@@ -221,16 +221,16 @@ class _Placer:
     def body(self, node: Map, scope: _Scope) -> list[Statement]:
         """The definitions of a map, and the stores of what it stacks. Its ports have been taken care of."""
         statements: list[Statement] = []
-        for definition in node.body:
+        for definition in in_order(node, self.program):
             statements += self.definition(definition, scope)
         values = [out.values[0] for out in node.outputs if out.monoid is None]
         items = [value for value in values if self.program.types[value].is_item]
-        fed: dict[Output, dict[int, str]] = {}
+        fed: dict[Output, dict[int, tuple[str, _Feed]]] = {}
         for value in items:
-            if value in scope.feeds:
-                fed.setdefault(scope.feeds[value].output, {})[scope.feeds[value].component] = value
+            for feed in scope.feeds.get(value, ()):
+                fed.setdefault(feed.output, {})[feed.component] = value, feed
         for output, parts in fed.items():
-            statements += self.feed(output, parts, scope)
+            statements += self.feed(output, parts)
         statements += [self.store(value, scope, scope.targets[value]) for value in items if value in scope.targets]
         return statements
 
@@ -292,7 +292,7 @@ class _Placer:
                     inner.present[name] = {tier}
                     continue
                 if output.monoid is None and name in scope.feeds:
-                    inner.feeds[value] = scope.feeds[name]
+                    inner.feeds[value] = (*inner.feeds.get(value, ()), *scope.feeds[name])
                 if output.monoid is not None or name in scope.targets or name in self.read:
                     target = scope.targets.get(name) or self.storage(name, scope)
                     if name not in scope.targets:
@@ -301,7 +301,8 @@ class _Placer:
                     if output.monoid is None:
                         inner.targets[value] = target
                     else:
-                        inner.feeds[value] = _Feed(output, component, node.dim, target)
+                        feed = _Feed(output, component, node.dim, target)
+                        inner.feeds[value] = (*inner.feeds.get(value, ()), feed)
         guard: list[Statement] = []
         body = self.ports(node, inner)
         for port in node.ports:
@@ -341,14 +342,14 @@ class _Placer:
         widest = max((self.program.types[name].dtype for name in names), key=lambda dtype: DTYPES[dtype].size)
         return closest(unit.operations["vector"], widest) or next(iter(unit.operations["vector"]))
 
-    def feed(self, output: Output, parts: Mapping[int, str], scope: _Scope) -> list[Statement]:
+    def feed(self, output: Output, parts: Mapping[int, tuple[str, _Feed]]) -> list[Statement]:
         """Tiles, by the components that they are, are combined with those of accumulated lists."""
         unit, tier = self.units.vector
         types, monoid = self.program.types, output.monoid or "add"
         before: list[Statement] = []
         after: list[Statement] = []
-        for part, value in parts.items():
-            name, feed = output.names[part], scope.feeds[value]
+        for part, (_, feed) in parts.items():
+            name = output.names[part]
             for acting in MONOIDS[monoid].group(part):
                 if acting not in parts and not types[output.names[acting]].is_item:
                     raise Unplaceable(
@@ -359,7 +360,7 @@ class _Placer:
             kind, number = types[name], identity(monoid, part)
             before.append(Move(name, path, kind.dtype, kind.axes, feed.storage.name, None, True, feed.dim, number))
             after.append(Move(name, back, kind.dtype, kind.axes, None, feed.storage.name))
-        values = tuple(parts.get(part, value) for part, value in enumerate(output.values))
+        values = tuple(parts[part][0] if part in parts else value for part, value in enumerate(output.values))
         combine = Combine(output.names, values, monoid, tuple(parts), unit.name, self.rated(output.names), tier)
         return [*before, combine, *after]
 
@@ -420,6 +421,39 @@ def needed(node: Map, before: Mapping[str, Apply]) -> tuple[Apply, ...]:
         if apply.name in wanted:
             wanted |= apply.uses
     return tuple(apply for apply in before.values() if apply.name in wanted)
+
+
+def in_order(node: Map, program: Program) -> Graph:
+    """The body of a map, with what is accumulated together with the tiles of a list ahead of the map that makes them:
+    they are accumulated there, one after the other."""
+    makers = {name: definition for definition in node.body for name in definition.defines}
+    ahead: dict[tuple[str, ...], list[str]] = {}
+    for output in node.outputs:
+        for part, value in enumerate(output.values):
+            if output.monoid is not None and value in makers and not program.types[value].is_item:
+                acting = (output.values[other] for other in MONOIDS[output.monoid].group(part))
+                needed = (name for name in acting if program.types[name].is_item)
+                ahead.setdefault(makers[value].defines, []).extend(needed)
+    if not ahead:
+        return node.body
+    done: dict[tuple[str, ...], Definition] = {}
+    begun: set[tuple[str, ...]] = set()
+
+    def visit(definition: Definition) -> None:
+        names = definition.defines
+        if names in done:
+            return
+        if names in begun:
+            raise Unplaceable(f"`{names[0]}` is accumulated together with what is computed from it")
+        begun.add(names)
+        for other in node.body:
+            if not {*definition.uses, *ahead.get(names, ())}.isdisjoint(other.defines):
+                visit(other)
+        done[names] = definition
+
+    for definition in node.body:
+        visit(definition)
+    return tuple(done.values())
 
 
 def _sources(graph: Graph) -> Iterator[str]:
