@@ -162,3 +162,9 @@ def test_a_tile_that_is_asked_for_shrinks_the_others() -> None:
     )
     tiles = kernel.explain().plan.tiles
     assert tiles["n"] == 8192 and tiles["m"] * tiles["n"] <= 2**18
+
+
+@pytest.mark.parametrize("outputs", ["(N: f32[s, d], K: f32[t, h])", "(N: f32[s, d], K: f32[t, h], J: f32[s, h])"])
+def test_an_output_that_is_also_read_under_another_dimension(outputs: str) -> None:
+    source = f"program p(X: f32[s, d], G: f32[d], W: f32[d, h]) -> {outputs} "
+    check(source + "{ N = X * G; J = dot[d](N, W); K = J[s -> t] }", {"s": 7, "d": 3, "h": 4}, {"s": 2, "t": 3})

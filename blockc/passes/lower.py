@@ -43,7 +43,7 @@ def lower(program: ArrayProgram, whole: frozenset[str]) -> Program:
     """The unfused block program. `whole` names the dimensions that are kept in one block."""
     program = without_repeats(program)
     products = as_contractions(program)
-    nodes, renamed = push_renames(products)
+    nodes, renamed = push_renames(products, frozenset(result.node for result in program.outputs))
     order = dimension_order(program, products)
     dims = tuple(program.dim(name) for name in order)
     stored = {argument.name: argument.dims for argument in program.inputs}
@@ -123,19 +123,19 @@ def dimension_order(program: ArrayProgram, nodes: tuple[Node, ...]) -> tuple[str
     return ranked_order(names, before, lambda name: (-uses[name], names.index(name)))
 
 
-def push_renames(nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], dict[str, str]]:
+def push_renames(nodes: tuple[Node, ...], outputs: frozenset[str]) -> tuple[tuple[Node, ...], dict[str, str]]:
     """The nodes with renames pushed to the inputs, which are then read as another view of the same array; and for each
     rename the node that took its place.
 
-    An operator that others use under its old dimension too would be computed twice: there, unless it is elementwise,
-    the rename stays, and the value is stored and read again.
+    An operator that others, or `outputs`, use under its old dimension too would be computed twice: there, unless it is
+    elementwise, the rename stays, and the value is stored and read again.
     """
     pusher = _Pusher({node.name: node for node in nodes})
     for node in nodes:
         pusher.users.update({arg: pusher.users.get(arg, frozenset()) | {node.name} for arg in node.args})
+    pusher.users.update({name: pusher.users.get(name, frozenset()) | {""} for name in outputs})  # "" is the caller
     for node in nodes:
         pusher.add(replace(node, args=tuple(pusher.now.get(arg, arg) for arg in node.args)))
-    outputs = {node.name for node in nodes} - {arg for node in nodes for arg in node.args}
     return live(tuple(pusher.result.values()), {pusher.now.get(name, name) for name in outputs}), pusher.now
 
 
