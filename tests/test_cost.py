@@ -14,6 +14,7 @@ import sympy
 from oracle import (
     NORMAL_RUN,
     Case,
+    derive,
     example,
     example_names,
     final_programs,
@@ -28,9 +29,9 @@ from blockc.ir.array_program import Argument
 from blockc.ir.block import Program
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import Run, interpret
-from blockc.ir.text import parse_program
+from blockc.ir.text import format_program, parse_program
 from blockc.language import parse
-from blockc.passes.choose import compose
+from blockc.passes.choose import compose, ready
 from blockc.passes.cost import NOMINAL, buffered_lists, cost, local_bytes, traffic, traffic_formula, work
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
@@ -224,6 +225,14 @@ def test_traffic_formula_of_an_accumulated_list() -> None:
     symbols = {str(symbol): symbol for symbol in found.free_symbols}
     outputs = "4*e*m + 4*d*e*m"
     assert sympy.expand(found - sympy.sympify(f"{inputs} + {lists} + {outputs}", locals=symbols)) == 0
+
+
+def test_whole_dimensions_in_conditions_are_counted_once() -> None:
+    source = "program p(X: f32[h, n]) -> O: f32[h] { O = sum[n](where(index(n) <= index(h), X, 0)) }"
+    case = Case(source, {"h": 3, "n": 8}, {"n": 2}, frozenset("h"))
+    (program,) = ready(derive(case))
+    assert "where" in format_program(program)
+    assert traffic(program, case.sizes, case.tiles)["X", "load"] == 2 * 2 * 3 * 4, "two of four blocks, in three rows"
 
 
 def test_traffic_formula_of_a_tiny_program() -> None:

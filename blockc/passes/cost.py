@@ -63,7 +63,7 @@ class Count:
         number = self.times * whole * repeats * further
         if not self.where:
             return number
-        return number * live(self.where, self.bounded.intersection(self.sizes), sizes, tiles, tables)
+        return number * live(self.where, bounded.intersection(self.sizes), sizes, tiles, tables)
 
     @property
     def bounded(self) -> frozenset[str]:
