@@ -15,25 +15,18 @@ from itertools import pairwise
 
 import numpy as np
 
+from blockc.codegen.simulated_units import Count, applied, combined, seconds
 from blockc.codegen.storages import Cut, Part, Stored, elements, empty, extents
 from blockc.codegen.tiered_memory import CapacityExceeded, Held, SimulationError, Slot, TieredMemory
 from blockc.codegen.timeline import Trace, timed
 from blockc.ir.arithmetic import FLOAT64, Array
 from blockc.ir.block import (
-    REDUCTIONS,
-    STRUCTURAL,
-    Apply,
-    Constant,
-    Expression,
-    Operand,
-    Size,
     operand_names,
 )
 from blockc.ir.conditions import readings
-from blockc.ir.dtypes import DTYPES, is_float
+from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import ComputeUnit
 from blockc.ir.monoids import MONOIDS
-from blockc.ir.ops import OPERATORS
 from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Schedule, Stage, Statement, Storage, walk
 from blockc.ir.tile_operators import Blocks, Tile, TileOperators, cut
 
@@ -44,14 +37,17 @@ __all__ = ["CapacityExceeded", "Simulation", "SimulationError", "simulate"]
 class Simulation:
     """What a run on a simulated machine gave.
 
-    `outputs` by argument name, in declared axis order; `moved` bytes by value (a list's or a
-    tile's name), and the tiers from and to which they moved directly; `peak` bytes by tier (of one unit, where each has
-    its own); `kernels` are the seconds of each, `busy` those of the engines, added up over units.
+    `outputs` by argument name, in declared axis order; `moved` bytes by value (the name of a list or a tile), and the
+    tiers from and to which they moved directly; `peak` bytes by tier (of one unit, where each has its own); `flops` and
+    `special` operations by compute unit; `kernels` are the seconds of each, `busy` those of the engines, added up over
+    units.
     """
 
     outputs: dict[str, Array]
     moved: dict[tuple[str, str, str], int]
     peak: dict[str, int]
+    flops: dict[str, int]
+    special: dict[str, int]
     kernels: tuple[float, ...]
     busy: dict[str, float]
 
@@ -88,7 +84,8 @@ def simulate(
         }
     kernels, busy = timed(simulator.trace, schedule.machine.units, schedule.machine.dispatch)
     moved = {key: count for key, count in sorted(simulator.moved.items()) if count}
-    return Simulation(outputs, moved, dict(simulator.memory.peak), kernels, busy)
+    peak, flops, special = dict(simulator.memory.peak), dict(simulator.flops), dict(simulator.special)
+    return Simulation(outputs, moved, peak, flops, special, kernels, busy)
 
 
 @dataclass(slots=True)
@@ -104,6 +101,8 @@ class _Simulator:
     schedule: Schedule
     cut: Cut
     moved: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    flops: Counter[str] = field(default_factory=Counter)
+    special: Counter[str] = field(default_factory=Counter)
     trace: Trace = field(default_factory=Trace)
     storages: dict[str, Stored] = field(default_factory=dict)
     loops: list[_Iterations] = field(default_factory=list)
@@ -300,23 +299,20 @@ class _Simulator:
         if move.target is None:
             self.memory.check_absent(move.name, move.path[-1])
         source = None if move.source is None else self.reach(move.source, move.path[0])
-        label = move.name
+        label = _value(move.target or move.source or move.name)
         ready: tuple[int, ...] = ()
         users: Slot | None = None
         if self.starts_here(move):
             shape = self.operators.shape(move.axes, blocks)
             tile = Tile(move.axes, FLOAT64.full(shape, move.identity))
             path = move.path[-1:]
-        elif source is not None and move.source is not None:
+        elif source is not None:
             part = self.tile_part(source, blocks)
             tile, ready, path = source.read(part), source.ready(part), move.path
-            label = _value(move.source)
         else:
             held = self.memory.tile(move.name, move.path[0])
             tile, ready, users, path = held.tile, held.ready, held.slot, move.path
         target = None if move.target is None else self.reach(move.target, move.path[-1])
-        if move.target is not None and source is None:
-            label = _value(move.target)
         self.carry(move, label, path, tile, ready, users, target, blocks)
 
     def starts_here(self, move: Move) -> bool:
@@ -397,7 +393,7 @@ class _Simulator:
             raise SimulationError(f"`{storage.name}` is a copy of nothing")
         self.make(storage, blocks)
         move = Move(storage.name, stage.path, storage.dtype, storage.axes, storage.origin, storage.name)
-        for inner in self.tiles_of(storage.lists, blocks):
+        for inner in self.tiles_of(tuple(dim for dim in storage.lists if dim not in blocks), blocks):
             self.move(move, inner)
 
     def tiles_of(self, lists: tuple[str, ...], blocks: Blocks) -> Iterator[Blocks]:
@@ -422,10 +418,8 @@ class _Simulator:
         if statement.operation == "matmul" and tiers != [unit.operands[0], unit.operands[-1]]:
             raise SimulationError(f"{unit.name} takes the operands of `{apply.name}` from other tiers")
         operands = [self.memory.tile(name, tier) for name, tier in statement.reads]
-        result = self.applied(apply, [held.tile for held in operands], blocks)
-        lengths = {axis: n for tile in (result, *(h.tile for h in operands)) for axis, n in _lengths(tile)}
-        ordinary, special = (math.prod(lengths.values()) * count for count in _operations(apply))
-        seconds = self.seconds(unit, statement.operation, statement.rated, ordinary, special)
+        result, count = applied(self.operators, apply, [held.tile for held in operands], blocks)
+        seconds = self.busy(unit, statement.operation, statement.rated, count)
         after = [event for held in operands for event in held.ready]
         kind = self.types[apply.name]
         if result.axes != kind.axes:
@@ -455,26 +449,6 @@ class _Simulator:
         taken.slot.name = name
         return taken.slot, tuple(taken.slot.users)
 
-    def applied(self, apply: Apply, operands: list[Tile], blocks: Blocks) -> Tile:
-        """What a tile operator computes."""
-        rest = iter(operands)
-
-        def value(operand: Operand) -> Tile:
-            match operand:
-                case str():
-                    return next(rest)
-                case Constant(number):
-                    return self.operators.number(number)
-                case Size(dim):
-                    return self.operators.number(self.cut.sizes[dim])
-                case Expression(op, args):
-                    return self.operators.elementwise(op, *[value(arg) for arg in args])
-
-        tiles = tuple([value(arg) for arg in apply.args])
-        if apply.op in STRUCTURAL:
-            return self.operators.structural(apply, tiles, blocks)
-        return self.operators.elementwise(apply.op, *tiles)
-
     def combine(self, statement: Combine) -> None:
         """Values are combined with what has been accumulated, in its place."""
         unit, tier, monoid = self.unit(statement.unit), statement.tier, MONOIDS[statement.monoid]
@@ -482,26 +456,18 @@ class _Simulator:
         parts = sorted({part for update in statement.updates for part in monoid.group(update)})
         before = [self.memory.tile(statement.names[part], tier) for part in parts]
         added = [self.memory.tile(statement.values[part], tier) for part in parts]
-        counts = [0, 0]
-
-        def counted(op: str, *tiles: Tile) -> Tile:
-            result = self.operators.elementwise(op, *tiles)
-            counts[0] += OPERATORS[op].flops * result.array.size
-            counts[1] += OPERATORS[op].special * result.array.size
-            return result
-
-        old, new = tuple(held.tile for held in before), tuple(held.tile for held in added)
-        results = monoid.combine(counted, old, new)
-        seconds = self.seconds(unit, "vector", statement.rated, *counts)
         changed = [at for at, part in enumerate(parts) if part in statement.updates]
+        old, new = [held.tile for held in before], [held.tile for held in added]
+        results, count = combined(self.operators, statement.monoid, changed, old, new)
+        seconds = self.busy(unit, "vector", statement.rated, count)
         waited = [event for at in changed for event in before[at].slot.users]
         after = [event for held in (*before, *added) for event in held.ready]
         event = self.trace.add(unit.name, seconds, (*waited, *after))
-        for at in changed:
+        for at, result in zip(changed, results, strict=True):
             held = before[at]
-            if results[at].array.shape != held.tile.array.shape:
+            if result.array.shape != held.tile.array.shape:
                 raise SimulationError(f"`{statement.names[parts[at]]}` changes its shape as it is accumulated")
-            held.tile, held.ready = results[at], (event,)
+            held.tile, held.ready = result, (event,)
             held.slot.users.clear()
         for held in (*before, *added):
             held.slot.users.append(event)
@@ -517,51 +483,18 @@ class _Simulator:
             raise SimulationError(f"the machine has no compute unit {name}")
         return self.units[name]
 
+    def busy(self, unit: ComputeUnit, operation: str, rated: str, count: Count) -> float:
+        """The seconds of an operator, whose operations are counted."""
+        self.flops[unit.name] += count[0]
+        self.special[unit.name] += count[1]
+        return seconds(self.schedule.machine, unit, operation, rated, count)
+
     def check_tiers(self, name: str, unit: ComputeUnit, tiers: list[str], result: str) -> None:
         """SimulationError if a unit does not read or write these tiers."""
         if not {*tiers} <= {*unit.operands} or result != unit.accumulator:
             raise SimulationError(f"{unit.name} cannot compute `{name}` from {', '.join(tiers)} into {result}")
 
-    def seconds(self, unit: ComputeUnit, operation: str, rated: str, ordinary: int, special: int) -> float:
-        """For how long one unit is busy with an operator."""
-        share = 1 / self.schedule.machine.units
-        rates = unit.operations.get(operation, {})
-        if rated not in rates:
-            raise SimulationError(f"{unit.name} has no rate for {operation} in {rated}")
-        seconds = self.schedule.machine.call + ordinary / (rates[rated].rate * share)
-        if special:
-            special_rates = unit.operations.get("special") or rates
-            wide = [d for d in special_rates if is_float(d) and DTYPES[d].size > DTYPES[rated].size]
-            chosen = rated if rated in special_rates else min(wide, key=lambda d: DTYPES[d].size, default="")
-            rate = special_rates[chosen or next(iter(special_rates))].rate
-            seconds += special / (rate * share)
-        return seconds
-
 
 def _value(storage: str) -> str:
     """The list that a storage holds."""
     return storage.partition("@")[0]
-
-
-def _lengths(tile: Tile) -> Iterator[tuple[str, int]]:
-    return zip(tile.axes, tile.array.shape, strict=True)
-
-
-def _operations(apply: Apply) -> tuple[int, int]:
-    """Operations and special functions for each element of the operands."""
-    ordinary = special = 0
-    stack: list[Operand] = list(apply.args)
-    if apply.op in REDUCTIONS:
-        ordinary = 2 if apply.op == "contract" else 1
-    elif apply.op in OPERATORS:
-        stack = [Expression(apply.op, apply.args)]
-    else:
-        return 0, 0
-    while stack:
-        operand = stack.pop()
-        if isinstance(operand, Expression) and any(operand_names((operand,))):
-            operator = OPERATORS[operand.op]
-            ordinary += operator.flops * (len(operand.args) - 1 if operator.arity is None else 1)
-            special += operator.special
-            stack += operand.args
-    return ordinary, special

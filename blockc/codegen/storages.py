@@ -46,18 +46,17 @@ class Extents:
 
 
 def extents(storage: Storage, cut: Cut, around: Blocks) -> Extents:
-    """What a storage covers that is made inside of loops: all blocks of its list dimensions, of other axes the current
-    one."""
+    """What a storage covers that is made inside of loops: the current block where there is one, else all of them."""
+
+    def here(dim: str) -> slice:
+        return around[dim] if dim in around else extent(cut.program, cut.sizes, dim, around)
+
     numbered = []
     for dim in storage.lists:
         if dim not in storage.axes:
-            whole, tile = extent(cut.program, cut.sizes, dim, around), cut.tiles[dim]
-            numbered.append((dim, whole.start // tile, -(-whole.stop // tile)))
-    axes = []
-    for dim in storage.axes:
-        here = around.get(dim) if dim not in storage.lists else None
-        here = here or extent(cut.program, cut.sizes, dim, around)
-        axes.append((dim, here.start, here.stop))
+            tile = cut.tiles[dim]
+            numbered.append((dim, here(dim).start // tile, -(-here(dim).stop // tile)))
+    axes = [(dim, here(dim).start, here(dim).stop) for dim in storage.axes]
     return Extents(tuple(numbered), tuple(axes))
 
 
