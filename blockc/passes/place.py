@@ -72,16 +72,19 @@ class _Feed:
 @dataclass(slots=True)
 class _Scope:
     """What is known inside a graph: where lists lie, in which tiers there are tiles, what lists made here become
-    part of (`targets`) and which of them are accumulated at once (`feeds`)."""
+    part of (`targets`) and which of them are accumulated at once (`feeds`). `begun` are components of accumulated lists
+    whose tile is there, by the first name of their output, with the tile that they are combined with in the end."""
 
     lists: dict[str, Storage]
     present: dict[str, set[str]]
     targets: dict[str, Storage] = field(default_factory=dict)
     feeds: dict[str, tuple[_Feed, ...]] = field(default_factory=dict)
     in_task: bool = False
+    begun: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def inner(self, in_task: bool) -> _Scope:
-        return _Scope(dict(self.lists), {name: set(tiers) for name, tiers in self.present.items()}, {}, {}, in_task)
+        present = {name: set(tiers) for name, tiers in self.present.items()}
+        return _Scope(dict(self.lists), present, {}, {}, in_task, dict(self.begun))
 
 
 @dataclass
@@ -220,17 +223,27 @@ class _Placer:
 
     def body(self, node: Map, scope: _Scope) -> list[Statement]:
         """The definitions of a map, and the stores of what it stacks. Its ports have been taken care of."""
-        statements: list[Statement] = []
-        for definition in in_order(node, self.program):
-            statements += self.definition(definition, scope)
         values = [out.values[0] for out in node.outputs if out.monoid is None]
         items = [value for value in values if self.program.types[value].is_item]
         fed: dict[Output, dict[int, tuple[str, _Feed]]] = {}
         for value in items:
             for feed in scope.feeds.get(value, ()):
                 fed.setdefault(feed.output, {})[feed.component] = value, feed
+        statements: list[Statement] = []
+        ahead = together(node, self.program)
+        for value in values:  # what further maps accumulate together with some of these
+            for feed in scope.feeds.get(value, ()) if value not in items else ():
+                parts = fed.get(feed.output, {})
+                for part in set(MONOIDS[feed.output.monoid or "add"].group(feed.component)) & parts.keys():
+                    key = feed.output.names[0], part
+                    if key not in scope.begun:
+                        scope.begun[key] = parts[part][0]
+                        statements.append(self.load(parts[part][1]))
+                    ahead.setdefault(value, []).append(parts[part][0])
+        for definition in in_order(node.body, ahead):
+            statements += self.definition(definition, scope)
         for output, parts in fed.items():
-            statements += self.feed(output, parts)
+            statements += self.feed(output, parts, scope)
         statements += [self.store(value, scope, scope.targets[value]) for value in items if value in scope.targets]
         return statements
 
@@ -342,26 +355,37 @@ class _Placer:
         widest = max((self.program.types[name].dtype for name in names), key=lambda dtype: DTYPES[dtype].size)
         return closest(unit.operations["vector"], widest) or next(iter(unit.operations["vector"]))
 
-    def feed(self, output: Output, parts: Mapping[int, tuple[str, _Feed]]) -> list[Statement]:
+    def load(self, feed: _Feed) -> Move:
+        """The move of the tile of an accumulated list to where it is combined."""
+        name, tier = feed.output.names[feed.component], self.units.vector[1]
+        path, kind = self.units.path([feed.storage.tier], tier), self.program.types[name]
+        number = identity(feed.output.monoid or "add", feed.component)
+        return Move(name, path, kind.dtype, kind.axes, feed.storage.name, None, True, feed.dim, number)
+
+    def feed(self, output: Output, parts: Mapping[int, tuple[str, _Feed]], scope: _Scope) -> list[Statement]:
         """Tiles, by the components that they are, are combined with those of accumulated lists."""
         unit, tier = self.units.vector
         types, monoid = self.program.types, output.monoid or "add"
         before: list[Statement] = []
         after: list[Statement] = []
+        values = list(output.values)
+        for part in range(len(values)):
+            begun = scope.begun.get((output.names[0], part))
+            values[part] = begun or (parts[part][0] if part in parts else values[part])
         for part, (_, feed) in parts.items():
-            name = output.names[part]
+            name, kind = output.names[part], types[output.names[part]]
             for acting in MONOIDS[monoid].group(part):
-                if acting not in parts and not types[output.names[acting]].is_item:
+                there = acting in parts or (output.names[0], acting) in scope.begun
+                if not there and not types[output.names[acting]].is_item:
                     raise Unplaceable(
                         f"`{output.names[acting]}` and `{name}` are accumulated together, but not made so"
                     )
-            path = self.units.path([feed.storage.tier], tier)
+            if (output.names[0], part) not in scope.begun:
+                before.append(self.load(feed))
             back = self.units.path([tier], feed.storage.tier)
-            kind, number = types[name], identity(monoid, part)
-            before.append(Move(name, path, kind.dtype, kind.axes, feed.storage.name, None, True, feed.dim, number))
             after.append(Move(name, back, kind.dtype, kind.axes, None, feed.storage.name))
-        values = tuple(parts[part][0] if part in parts else value for part, value in enumerate(output.values))
-        combine = Combine(output.names, values, monoid, tuple(parts), unit.name, self.rated(output.names), tier)
+        rated = self.rated(output.names)
+        combine = Combine(output.names, tuple(values), monoid, tuple(parts), unit.name, rated, tier)
         return [*before, combine, *after]
 
     def spread(self, name: str, scope: _Scope, source: Storage | None) -> list[Statement]:
@@ -423,19 +447,21 @@ def needed(node: Map, before: Mapping[str, Apply]) -> tuple[Apply, ...]:
     return tuple(apply for apply in before.values() if apply.name in wanted)
 
 
-def in_order(node: Map, program: Program) -> Graph:
-    """The body of a map, with what is accumulated together with the tiles of a list ahead of the map that makes them:
-    they are accumulated there, one after the other."""
-    makers = {name: definition for definition in node.body for name in definition.defines}
-    ahead: dict[tuple[str, ...], list[str]] = {}
+def together(node: Map, program: Program) -> dict[str, list[str]]:
+    """The lists of a map's body that it accumulates, with the tiles that are accumulated together with theirs."""
+    result: dict[str, list[str]] = {}
     for output in node.outputs:
         for part, value in enumerate(output.values):
-            if output.monoid is not None and value in makers and not program.types[value].is_item:
+            if output.monoid is not None and not program.types[value].is_item:
                 acting = (output.values[other] for other in MONOIDS[output.monoid].group(part))
-                needed = (name for name in acting if program.types[name].is_item)
-                ahead.setdefault(makers[value].defines, []).extend(needed)
+                result.setdefault(value, []).extend(name for name in acting if program.types[name].is_item)
+    return result
+
+
+def in_order(graph: Graph, ahead: Mapping[str, list[str]]) -> Graph:
+    """The definitions of a graph, in an order in which those of the names in `ahead` come before that of their key."""
     if not ahead:
-        return node.body
+        return graph
     done: dict[tuple[str, ...], Definition] = {}
     begun: set[tuple[str, ...]] = set()
 
@@ -446,12 +472,13 @@ def in_order(node: Map, program: Program) -> Graph:
         if names in begun:
             raise Unplaceable(f"`{names[0]}` is accumulated together with what is computed from it")
         begun.add(names)
-        for other in node.body:
-            if not {*definition.uses, *ahead.get(names, ())}.isdisjoint(other.defines):
+        wanted = definition.uses.union(*(ahead.get(name, ()) for name in names))
+        for other in graph:
+            if not wanted.isdisjoint(other.defines):
                 visit(other)
         done[names] = definition
 
-    for definition in node.body:
+    for definition in graph:
         visit(definition)
     return tuple(done.values())
 
