@@ -27,7 +27,9 @@ from blockc.targets_command import targets
 if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
     from blockc.ir.block import Program
+    from blockc.ir.machine import Machine
     from blockc.ir.plan import Plan
+    from blockc.running import Request
 
 STAGES = ("array", "block", "snapshot", "stable", "plan", "schedule", "kernel")
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -165,7 +167,7 @@ def explain(file: str, options: Options) -> None:
 @click.option("--output", "outputs", type=ARRAY_FILE, multiple=True, help="Write an output to a .npy file. Repeatable.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random inputs.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads (default: as BLAS has).")
-@click.option("--simulate", is_flag=True, help="Also count every byte moved, in the interpreter.")
+@click.option("--simulate", is_flag=True, help="Count every byte moved, on a simulated target.")
 def run(
     file: str,
     options: Options,
@@ -179,9 +181,12 @@ def run(
 
     Inputs without --input are random. Dimensions whose size nothing tells get a default size.
     """
-    from blockc import run_report, running
+    from blockc import driver, run_report, running, simulating
+    from blockc.machines.loading import load_machine
+    from blockc.simulation_report import disagreements
 
-    program = load(file, options)
+    program = load(file, options, kernels=not simulate)
+    machine = load_machine(options.target)
     files = unique(outputs, "--output")
     known(program, files, tuple(result.argument.name for result in program.outputs), "output")
     check_outputs(files)
@@ -189,16 +194,37 @@ def run(
     request = running.Request(
         program, options.target, options.dims, options.tiles, arrays, seed, threads, options.split
     )
+    if not driver.has_kernels(machine):
+        simulate_only(request, machine, files, options.form)
+        return
     with progress("compiling, running and checking"):
         report, used = running.run(request)
         simulation = running.simulate(report.plan, used) if simulate else None
-    failures = tuple(run_report.failures(report, simulation))
+        measured = simulating.of_kernels(request, machine, report.sizes, used) if simulate else None
+    failures = (*run_report.failures(report, simulation), *(disagreements(measured) if measured is not None else ()))
     if not failures:
         write_arrays(report.outputs, files)
     if options.form == "json":
-        print_json(run_report.as_json(report, simulation))
+        print_json(run_report.as_json(report, simulation, measured))
     else:
-        click.echo("\n".join(run_report.lines(report, simulation, files)))
+        click.echo("\n".join(run_report.lines(report, simulation, measured, files)))
+    if failures:
+        raise CheckError(failures)
+
+
+def simulate_only(request: Request, machine: Machine, files: Mapping[str, str], form: str) -> None:
+    """Run a program on a simulated machine for which there are no kernels."""
+    from blockc import simulating, simulation_report
+
+    with progress("choosing, simulating and checking"):
+        found = simulating.run(request, machine)
+    failures = tuple(simulation_report.failures(found))
+    if not failures:
+        write_arrays(found.outputs, files)
+    if form == "json":
+        print_json(simulation_report.as_json(found))
+    else:
+        click.echo("\n".join(simulation_report.lines(found, files)))
     if failures:
         raise CheckError(failures)
 

@@ -118,7 +118,7 @@ class _Partitioner:
 
     def estimate(self, start: int, end: int) -> tuple[float, str]:
         """The predicted seconds of a part, or infinity and why it cannot be."""
-        part = segment(self.program, start, end)
+        part = segment(self.program, start, end, self.sizes)
         key = shape_of(part, self.sizes, self.tiles)
         if key not in self.estimates:
             try:
@@ -130,7 +130,7 @@ class _Partitioner:
 
     def part(self, start: int, end: int) -> Part:
         everything = (start, end) == (0, len(operators(self.program)))
-        part = self.program if everything else segment(self.program, start, end)
+        part = self.program if everything else segment(self.program, start, end, self.sizes)
         return Part(part, search_plan(part, self.machine, self.sizes_of(part), self.tiles_of(part)))
 
     def sizes_of(self, part: ArrayProgram) -> dict[str, int]:

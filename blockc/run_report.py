@@ -7,6 +7,8 @@ from typing import Any
 
 from blockc.errors import Problem, visible
 from blockc.running import Report, Simulation
+from blockc.simulating import Measured
+from blockc.simulation_report import measured_json, measured_lines
 
 
 def failures(report: Report, simulation: Simulation | None) -> Iterator[Problem]:
@@ -23,7 +25,7 @@ def failures(report: Report, simulation: Simulation | None) -> Iterator[Problem]
         yield Problem("E0904", message, None, hint)
 
 
-def as_json(report: Report, simulation: Simulation | None) -> dict[str, Any]:
+def as_json(report: Report, simulation: Simulation | None, measured: Measured | None) -> dict[str, Any]:
     """The object that `blockc run --json` prints (design, section 10)."""
     traffic = {"predicted": report.predicted_bytes}
     if simulation is not None:
@@ -36,12 +38,15 @@ def as_json(report: Report, simulation: Simulation | None) -> dict[str, Any]:
         "seconds": report.seconds,
         "max_abs_error": report.comparison.max_abs_error,
         "error_bound": report.comparison.bound,
-        "ok": not any(failures(report, simulation)),
+        "ok": not any(failures(report, simulation)) and (measured is None or not measured.difference),
         "traffic_bytes": traffic,
+        **(measured_json(measured) if measured is not None else {}),
     }
 
 
-def lines(report: Report, simulation: Simulation | None, files: Mapping[str, str]) -> Iterator[str]:
+def lines(
+    report: Report, simulation: Simulation | None, measured: Measured | None, files: Mapping[str, str]
+) -> Iterator[str]:
     """What `blockc run` prints for a person."""
     compared = report.comparison
     plan = report.plan
@@ -55,8 +60,12 @@ def lines(report: Report, simulation: Simulation | None, files: Mapping[str, str
     yield f"traffic   {report.predicted_bytes:,} bytes predicted"
     if simulation is not None:
         yield f"          {simulation.traffic_bytes:,} bytes counted by the interpreter"
+    if measured is not None:
+        yield "machine   the same program on the tiers of the target:"
+        yield from measured_lines(measured)
     yield f"error     {compared.max_abs_error:.3g} in {report.output}, bound {compared.bound:.3g}"
     rows = ", ".join(f"{count:,} of {report.sizes[dim]:,} along {dim}" for dim, count in report.rows.items())
     yield f"checked   against the float64 meaning: {rows or 'every element'}"
     yield from (f"written   {name} to {visible(path)}" for name, path in files.items())
-    yield "not ok" if any(failures(report, simulation)) else "ok"
+    failed = any(failures(report, simulation)) or (measured is not None and measured.difference)
+    yield "not ok" if failed else "ok"

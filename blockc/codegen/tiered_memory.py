@@ -102,7 +102,7 @@ class TieredMemory:
 
     def allocate(self, name: str, tier: str, size: int, copies: int = 1) -> tuple[Slot, tuple[int, ...]]:
         """Room for so many copies, each aligned, and the events after which it is free: those of the tile of this name
-        that was there so many allocations ago. CapacityExceeded if there is not enough."""
+        that was there so many allocations ago. CapacityExceeded if there is not enough; a cache makes room itself."""
         if tier not in self.tiers:
             raise SimulationError(f"`{name}` is put into {tier}, which is no tier of the machine")
         alignment = self.tiers[tier].alignment
@@ -110,7 +110,7 @@ class TieredMemory:
         used = self._used_by_task if slot.in_task else self._used
         used[tier] += slot.size
         need = self._use(tier)
-        if need > self.tiers[tier].capacity:
+        if need > self.tiers[tier].capacity and self.tiers[tier].kind == "scratchpad":
             held: dict[str, int] = {}
             for other in self._slots.values():
                 if other.tier == tier:

@@ -137,7 +137,8 @@ class Estimate:
 
 def estimate(model: Model, sizes: Mapping[str, int], tiles: Mapping[str, Numbers]) -> Estimate:
     """Seconds and peaks. `tiles` has the block size of every dimension that is cut, for each choice."""
-    return _Estimator(model, complete_sizes(model.program, sizes), tiles).estimate()
+    cut = {dim: numbers for dim, numbers in tiles.items() if dim not in model.program.whole}
+    return _Estimator(model, complete_sizes(model.program, sizes), cut).estimate()
 
 
 @dataclass

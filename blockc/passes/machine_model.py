@@ -239,8 +239,9 @@ class _Reader:
         self.work.append(Work(compute.unit, compute.operation, compute.rated, flops, special, count, calls, steps))
         if compute.into is not None:
             return
-        if compute.reuses is not None:
-            del self.held[compute.reuses, compute.tier]
+        if compute.reuses is not None:  # with all its copies, in which the next ones come
+            self.held[apply.name, compute.tier] = self.held.pop((compute.reuses, compute.tier))
+            return
         kind = types[apply.name]
         self.hold((apply.name, compute.tier), self.tile_space(compute.tier, kind.dtype, kind.axes))
         self.point()

@@ -52,8 +52,9 @@ def _kept(program: ArrayProgram, nodes: tuple[Node, ...], at: int, sizes: Mappin
     return sum(math.prod(sizes[dim] for dim in node.shape) * DTYPES[node.dtype].size for node in values)
 
 
-def segment(program: ArrayProgram, start: int, end: int) -> ArrayProgram:
-    """The part of a program from one place to another, as a program. Values that come from other parts are inputs."""
+def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int]) -> ArrayProgram:
+    """The part of a program from one place to another, as a program for these sizes. Values that come from other parts
+    are inputs."""
     nodes = operators(program)
     inside = {node.name for node in nodes[start:end]}
     every = {node.name: node for node in program.nodes}
@@ -93,7 +94,7 @@ def segment(program: ArrayProgram, start: int, end: int) -> ArrayProgram:
     outputs = (*passed, *given)
     used = {dim for node in kept for dim in (*node.shape, *node.dims)}
     used |= {dim for argument in arguments for dim in argument.dims}
-    dims = tuple(_dim(dim, used) for dim in program.dims if dim.name in used)
+    dims = tuple(_dim(dim, used, sizes) for dim in program.dims if dim.name in used)
     name = f"{program.name}_{start}_{end}"
     return ArrayProgram(name, dims, tuple(arguments), tuple(kept), outputs, program.source, program.filename)
 
@@ -102,6 +103,7 @@ def _argument(node: Node) -> Argument:
     return Argument(node.name, node.dtype, tuple((dim,) for dim in node.shape))
 
 
-def _dim(dim: Dim, used: set[str]) -> Dim:
-    """A dimension of a part: the one that it was renamed from may not be in it."""
-    return dim if dim.same_as is None or dim.same_as in used else replace(dim, same_as=None)
+def _dim(dim: Dim, used: set[str], sizes: Mapping[str, int]) -> Dim:
+    """A dimension of a part, with its size, which no input of the part may tell. The one that it was renamed from may
+    not be in it."""
+    return replace(dim, size=sizes[dim.name], same_as=dim.same_as if dim.same_as in used else None)

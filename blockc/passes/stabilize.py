@@ -150,19 +150,29 @@ class _Stabilizer:
             x = pair.x
             if isinstance(x, str) and node.dim in self.build.types[x].lists:
                 x = self.port(ports, Port(port.name, x), node.dim)
-            exponents = []
+            exponents, now = [], {}
             for name, count in pair.exponents:
                 listed = node.dim in self.build.types[name].lists
-                exponents.append((self.exponent_port(ports, port, name, node.dim) if listed else name, count))
-            self.build.pairs[port.name] = Pair(x, tuple(exponents), pair.hollow)
+                now[name] = self.exponent_port(ports, port, name, node.dim) if listed else name
+                exponents.append((now[name], count))
+            found = Pair(x, tuple(exponents), pair.hollow)
+            if port.source in self.build.extremes:
+                found = self.extreme(port.name, now.get(port.source, ""), self.build.extremes[port.source], found)
+            self.build.pairs[port.name] = found
         self.fill(node.body)
         outputs = self.outputs(node)
         scope = self.build.scopes.pop()
         self.build.scopes[-1].out.append(Map(node.dim, tuple(ports), tuple(scope.out), outputs, node.span))
         self.build.scopes[-1].bound.update(name for output in outputs for name in output.names)
         for name in (name for output in outputs for name in output.names if name in self.build.extremes):
-            pair = self.build.pairs[name]
-            self.build.pairs[name] = largest_of_some(self.build, name, name, self.build.extremes[name], pair)
+            self.build.pairs[name] = self.extreme(name, name, self.build.extremes[name], self.build.pairs[name])
+
+    def extreme(self, name: str, best: str, dims: tuple[str, ...], pair: Pair) -> Pair:
+        """The largest of exponentials along dimensions that may be empty; of a list, that is for who reads an item."""
+        if self.build.program.types[name].is_item:
+            return largest_of_some(self.build, name, best, dims, pair)
+        self.build.extremes[name] = dims
+        return pair
 
     def exponent_port(self, ports: list[Port], like: Port, source: str, dim: str) -> str:
         """The element of a list of exponents; values that share the list share the element too."""

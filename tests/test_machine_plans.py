@@ -1,0 +1,404 @@
+"""Plans for machines: bytes derived by hand, prediction against simulation, the choice, and parts of large programs."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from oracle import EXAMPLES, Case, derive, difference, example, example_names, inputs, random_case, random_derivation
+
+from blockc import driver, meaning
+from blockc.codegen.simulator import simulate
+from blockc.data import random_arrays
+from blockc.errors import LimitError
+from blockc.ir.machine import ComputeUnit, Machine, Rate, Tier, chain
+from blockc.ir.schedule import Compute, Move, Schedule, Stage, walk
+from blockc.ir.schedule_text import format_schedule
+from blockc.language import parse
+from blockc.machines.loading import load_machine
+from blockc.partition import Partition, partition, shape_of
+from blockc.passes import choose, cost
+from blockc.passes.machine_cost import MachineCost, estimate, evaluate
+from blockc.passes.machine_model import model
+from blockc.passes.place import place
+from blockc.passes.search import best_choice, search
+from blockc.passes.segments import cuts, operators, segment
+from blockc.passes.units import Unplaceable
+from blockc.planning import MachinePlan, search_plan
+
+SHIPPED = ("cpu", "h200", "a100", "ascend", "scratchpad", "toy")
+LARGE = EXAMPLES / "large"
+
+
+@cache
+def machine(name: str) -> Machine:
+    return load_machine(name)
+
+
+def planned(text: str, target: str, sizes: dict[str, int], tiles: dict[str, int | None] | None = None) -> MachinePlan:
+    program = parse(text)
+    return search_plan(program, machine(target), driver.default_sizes(program, sizes), tiles or {})
+
+
+def scheduled(
+    text: str, target: str, sizes: dict[str, int], tiles: dict[str, int | None], **placement: str
+) -> tuple[Schedule, MachineCost]:
+    """The last snapshot on a machine, with given tiles and lists placed as said."""
+    program = parse(text)
+    programs = driver.Forms(program, tiles).of(sizes, {})[1]
+    schedule = place(programs[-1], machine(target), placement)
+    blocks = {dim: tile for dim, tile in tiles.items() if tile is not None}
+    return schedule, evaluate(model(schedule), sizes, blocks)
+
+
+# --- bytes by hand ---------------------------------------------------------------------------------------------------
+
+PRODUCT = "program product(A: f16[m, k], B: f16[k, n]) -> C: f16[m, n] { C = dot[k](A, B) }"
+SIZES = {"m": 96, "n": 80, "k": 64}
+TILES: dict[str, int | None] = {"m": 32, "n": 16, "k": 16}
+
+
+def test_a_product_on_a_chain_moves_what_one_counts_by_hand() -> None:
+    _, found = scheduled(PRODUCT, "toy", SIZES, TILES)
+    loaded = 2 * (96 * 64 * 5 + 64 * 80 * 3)  # A for each of 5 blocks of n, B for each of 3 of m
+    stored = 2 * 96 * 80
+    assert found.boundaries == {
+        ("dram", "sram"): loaded,
+        ("sram", "local"): loaded,
+        ("local", "sram"): stored,
+        ("sram", "dram"): stored,
+    }
+    assert found.flops["core"] == 2 * 96 * 80 * 64 + 96 * 80  # the sums of the product, and a cast
+
+
+def test_a_staged_list_crosses_the_outer_boundary_once() -> None:
+    _, found = scheduled(PRODUCT, "toy", SIZES, TILES, B="sram")
+    assert found.boundaries["dram", "sram"] == 2 * (96 * 64 * 5 + 64 * 80)
+    assert found.boundaries["sram", "local"] == 2 * (96 * 64 * 5 + 64 * 80 * 3)
+    assert found.peak["sram"] >= 2 * 64 * 80
+
+
+def test_products_reach_the_vector_unit_through_global_memory_where_there_is_no_other_way() -> None:
+    text = "program p(A: f16[m, k], B: f16[k, n]) -> C: f16[m, n] { C = relu(dot[k](A, B)) }"
+    schedule, found = scheduled(text, "ascend", SIZES, TILES)
+    product = next(
+        node for node in walk(schedule.kernels[0]) if isinstance(node, Compute) and node.operation == "matmul"
+    )
+    assert (product.unit, product.tier) == ("cube", "L0C")
+    assert found.boundaries["L0C", "GM"] == 4 * 96 * 80  # in f32
+    assert found.boundaries["GM", "UB"] == 4 * 96 * 80
+    assert found.boundaries["UB", "GM"] == 2 * 96 * 80
+
+
+def test_causal_attention_moves_the_lower_triangle() -> None:
+    text, blocks = example("causal_attention"), 16
+    sizes = {"b": 1, "h": 1, "m": 256, "n": 256, "d": 64, "e": 64}
+    tiles: dict[str, int | None] = {"b": 1, "h": 1, "m": 16, "n": 16, "d": None, "e": None}
+    _, found = scheduled(text, "h200", sizes, tiles)
+    triangle = blocks * (blocks + 1) // 2
+    keys = 2 * 64 * 16 * 2 * triangle  # K and V in f16
+    assert found.boundaries["hbm", "l2"] == keys + 2 * 256 * 64
+    assert found.flops["tensor"] == 4 * 64 * 16 * 16 * triangle
+
+
+@pytest.mark.parametrize("name", example_names())
+def test_what_leaves_and_reaches_the_outermost_tier_is_what_the_block_program_moves(name: str) -> None:
+    """Tasks may read single tiles that a kernel reads once; nothing else differs."""
+    program = parse(example(name))
+    sizes = driver.default_sizes(program, {})
+    for tiles in ({}, dict.fromkeys(sizes, 16)):
+        programs = driver.Forms(program, tiles).of(sizes, {})[1]
+        blocks = driver.tiles_for(programs, sizes, tiles)
+        for snapshot in programs:
+            try:
+                found = evaluate(model(place(snapshot, machine("scratchpad"))), sizes, blocks)
+            except Unplaceable:
+                assert name == "cosine_attention"
+                continue
+            moved = cost.traffic(snapshot, sizes, blocks)
+            lists = {value for value, _ in moved if snapshot.types[value].lists}
+            by_value: dict[str, int] = {}
+            for (value, _, _), count in found.moved.items():
+                by_value[value] = by_value.get(value, 0) + count
+            for value in lists:
+                assert by_value[value] == moved.get((value, "load"), 0) + moved.get((value, "store"), 0), value
+
+
+# --- prediction and simulation ---------------------------------------------------------------------------------------
+
+
+def agreed(schedule: Schedule, case: Case, arrays: Any) -> None:
+    """Predicted bytes are those that the simulator counts, by value and boundary; space is at least what is used."""
+    predicted = evaluate(model(schedule), case.sizes, case.tiles, arrays)
+    counted = simulate(schedule, arrays, case.sizes, case.tiles)
+    assert {key: count for key, count in predicted.moved.items() if count} == counted.moved, case.reproduction()
+    for tier, space in counted.peak.items():
+        assert space <= predicted.peak.get(tier, 0), f"{tier}\n{case.reproduction()}"
+
+
+RAGGED = {"b": 2, "h": 2, "m": 7, "n": 13, "d": 6, "e": 9, "k": 9, "z": 14, "v": 11, "kv": 2, "g": 1}
+CUT = {"b": 2, "h": 1, "m": 4, "n": 7, "d": 4, "e": 5, "k": 5, "z": 9, "v": 6, "kv": 1, "g": 1}
+
+
+@pytest.mark.parametrize("whole", ["", "d e"])
+@pytest.mark.parametrize("name", example_names())
+def test_examples_on_all_machines_move_what_is_predicted(name: str, whole: str) -> None:
+    source = example(name).replace("d=64", "d=6").replace("e=128", "e=9")
+    dims = {dim.name for dim in parse(source).dims}
+    tiles = {dim: CUT[dim] for dim in dims}
+    case = Case(source, {dim: RAGGED[dim] for dim in dims}, tiles, frozenset(whole.split()) & dims)
+    for program in choose.ready(derive(case)):
+        for target in SHIPPED:
+            try:
+                agreed(place(program, machine(target)), case, inputs(case))
+            except Unplaceable:
+                assert name == "cosine_attention"
+
+
+def random_machine(seed: int) -> Machine:
+    """A machine with 2 to 5 tiers, one or two compute units, and sometimes several copies of what is streamed."""
+    choice = random.Random(f"machine {seed}")
+    count = choice.randint(2, 5)
+    private = choice.randint(1, count)  # from which tier on each unit has its own
+    tiers = tuple(
+        Tier(
+            f"t{at}",
+            2**40 >> (4 * at),
+            1e9 * 2**at,
+            1e9 * 2**at,
+            "unit" if at >= private else "device",
+            "scratchpad" if at in (0, count - 1) else choice.choice(["scratchpad", "cache"]),
+            choice.choice([1, 4, 64]),
+            0.0,
+            choice.choice([1, 2, 3]) if at else 1,
+        )
+        for at in range(count)
+    )
+    last, before = tiers[-1].name, tiers[-2].name if count > 2 else tiers[-1].name
+    vector = {"vector": {"f32": Rate(1e9, (1,)), "f64": Rate(1e9, (1,))}, "special": {"f32": Rate(1e8, (1,))}}
+    units = [ComputeUnit("vector", (last,), last, vector)]
+    if choice.random() < 0.6:
+        accumulator = choice.choice([last, before])
+        operands = (choice.choice([last, before]), choice.choice([last, before]))
+        rates = {
+            "matmul": {name: Rate(1e10, (4, 4, 4)) for name in choice.choice([("f16", "f32"), ("f32",), ("f16",)])}
+        }
+        units.insert(0, ComputeUnit("matrix", operands, accumulator, rates))
+    return Machine(f"random_{seed}", "", "none", choice.randint(1, 5), 1e-6, 0.0, tiers, chain(tiers), tuple(units))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_programs_on_random_machines_move_what_is_predicted(seed: int) -> None:
+    case, target = random_case(seed), random_machine(seed)
+    choice = random.Random(f"placement {seed}")
+    for program in choose.ready(random_derivation(seed)):
+        plain = place(program, target)
+        agreed(plain, case, inputs(case))
+        names = [name for name, kind in program.types.items() if kind.lists]
+        placement = {name: choice.choice(target.tiers[1:]).name for name in names if choice.random() < 0.3}
+        try:
+            schedule = place(program, target, placement)
+        except Unplaceable:
+            continue
+        agreed(schedule, case, inputs(case))
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+def test_estimates_of_many_choices_are_those_of_each() -> None:
+    program = parse(example("attention"))
+    sizes = {"b": 1, "h": 2, "m": 100, "n": 90, "d": 64, "e": 64}
+    snapshot = driver.Forms(program, {}).of(sizes, {})[1][0]
+    found = model(place(snapshot, machine("h200")))
+    blocks = list(itertools.product([8, 16, 64, 128], [4, 32, 90]))
+    together = estimate(
+        found,
+        sizes,
+        {
+            "b": np.ones(len(blocks)),
+            "h": np.ones(len(blocks)),
+            "m": np.array([m for m, _ in blocks], float),
+            "n": np.array([n for _, n in blocks], float),
+        },
+    )
+    for at, (m, n) in enumerate(blocks):
+        alone = evaluate(found, sizes, {"b": 1, "h": 1, "m": m, "n": n})
+        assert together.seconds[at] == pytest.approx(alone.seconds, rel=1e-12)
+        assert {tier: int(space[at]) for tier, space in together.peak.items()} == alone.peak
+
+
+@pytest.mark.parametrize("target", ["h200", "scratchpad"])
+def test_no_block_sizes_on_the_grid_are_faster_than_the_chosen_ones(target: str) -> None:
+    program = parse(example("attention"))
+    sizes = {"b": 1, "h": 4, "m": 1024, "n": 512, "d": 64, "e": 64}
+    programs = driver.Forms(program, {}).of(sizes, {})[1]
+    (choice,) = search(programs, machine(target), sizes, {}, placing=False)
+    assert choice.cost is not None
+    found = model(place(programs[0], machine(target)))
+    sides = [float(1 << power) for power in range(2, 11)]
+    grid = [(m, n) for m in sides for n in sides if n <= 512]
+    ones = np.ones(len(grid))
+    tiles = {"b": ones, "h": ones, "m": np.array([m for m, _ in grid]), "n": np.array([n for _, n in grid])}
+    every = estimate(found, sizes, tiles)
+    fits = every.fits(machine(target))
+    assert not fits.all()
+    assert choice.cost.seconds <= every.seconds[fits].min() * 1.001
+
+
+def test_few_rows_and_many_keys_are_cut_into_chunks_where_units_would_idle() -> None:
+    sizes = {"b": 1, "h": 8, "m": 1, "n": 32768, "d": 64, "e": 64}
+    many = planned(example("attention"), "h200", sizes)
+    assert "n_chunk" in many.chosen.choice.tiles and "chunks of n" in many.chosen.form
+    assert max(kernel.tasks for kernel in many.cost.kernels) > 8
+    one = planned(example("attention"), "scratchpad", sizes)  # it has one unit
+    assert "n_chunk" not in one.chosen.choice.tiles
+
+
+def test_machines_choose_different_fusion() -> None:
+    sizes = {"b": 1, "h": 1, "m": 1024, "n": 1024, "d": 64, "e": 64}
+    large, small = (planned(example("attention"), target, sizes) for target in ("h200", "toy"))
+    assert large.chosen.choice.program.whole == {"d", "e"}
+    assert not small.chosen.choice.program.whole  # a head does not fit into 4 KiB
+    for plan in (large, small):
+        for tier in plan.machine.tiers:
+            assert plan.cost.peak.get(tier.name, 0) <= tier.capacity
+
+
+def test_the_chosen_candidate_is_the_fastest_and_the_others_say_why_not() -> None:
+    from blockc.machine_report import why_not
+
+    plan = planned(example("rmsnorm_swiglu"), "ascend", {"m": 1024, "d": 1024, "z": 2048, "e": 1024})
+    times = [candidate.choice.cost.seconds for candidate in plan.candidates if candidate.choice.cost is not None]
+    assert len(times) > 2 and plan.cost.seconds <= 1.005 * min(times)
+    assert all(why_not(plan, candidate) for candidate in plan.candidates[1:])
+    assert any(" takes " in why_not(plan, candidate) for candidate in plan.candidates[1:])
+
+
+def test_what_cannot_fit_names_the_tier_the_need_and_the_limit() -> None:
+    tiles = dict.fromkeys(("m", "n", "d", "e"), 4096)
+    with pytest.raises(LimitError, match=r"bytes are needed in local, which has 4,096"):
+        planned(example("attention"), "toy", {"m": 4096, "n": 4096, "d": 4096, "e": 4096}, {**tiles})
+
+
+def test_a_machine_without_vector_operations_is_refused() -> None:
+    only = random_machine(3)
+    products = {"matmul": {"f32": Rate(1e9, (1, 1, 1))}}
+    unit = ComputeUnit("matrix", (only.tiers[-1].name,), only.tiers[-1].name, products)
+    bare = Machine("bare", "", "none", 1, 0.0, 0.0, only.tiers, only.moves, (unit,))
+    program = parse(PRODUCT)
+    with pytest.raises(LimitError, match="no compute unit has a rate for vector operations"):
+        search_plan(program, bare, SIZES, {})
+
+
+def test_schedules_as_text_name_tiers_and_ways() -> None:
+    schedule, _ = scheduled(PRODUCT, "toy", SIZES, TILES, B="sram")
+    text = format_schedule(schedule)
+    assert "list B@sram in sram: f16[n][k](n, k) <- B, dram -> sram" in text
+    assert "A.3 in local: f16(m, k) <- A, dram -> sram -> local" in text or "-> sram -> local" in text
+    assert any(isinstance(node, Stage) for node in walk(schedule.kernels[0]))
+    assert all(len(node.path) > 1 for node in walk(schedule.kernels[0]) if isinstance(node, Move))
+
+
+# --- parts of large programs -----------------------------------------------------------------------------------------
+
+LAYER = {"s": 24, "d": 16, "h": 2, "k": 8, "z": 40, "c": 16}
+
+
+@cache
+def large(name: str) -> Any:
+    return parse((LARGE / f"{name}.blk").read_text())
+
+
+@cache
+def layer_on_toy() -> Partition:
+    program = large("transformer_layer")
+    return partition(program, machine("toy"), driver.default_sizes(program, LAYER), {})
+
+
+def run_parts(program: Any, places: tuple[int, ...], sizes: dict[str, int], arrays: dict[str, Any]) -> dict[str, Any]:
+    """The meaning of the parts between places, one after the other."""
+    known = dict(arrays)
+    for start, end in itertools.pairwise(places):
+        part = segment(program, start, end, sizes)
+        found = meaning.evaluate(part, {argument.name: known[argument.name] for argument in part.inputs})
+        known.update(found)
+    return {result.argument.name: known[result.argument.name] for result in program.outputs}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_parts_of_random_programs_mean_what_the_whole_means(seed: int) -> None:
+    case = random_case(seed)
+    program = case.program
+    arrays = inputs(case)
+    expected = meaning.evaluate(program, arrays)
+    inner = range(1, len(operators(program)))
+    choice = random.Random(f"cuts {seed}")
+    for places in (
+        cuts(program, case.sizes),
+        tuple(sorted({0, *choice.sample(inner, min(2, len(inner))), inner.stop})),
+    ):
+        for name, found in run_parts(program, places, case.sizes, dict(arrays)).items():
+            assert not difference(found, expected[name], 1e-9), f"{places}\n{case.reproduction()}"
+
+
+def test_a_layer_is_cut_into_parts_that_mean_what_it_means() -> None:
+    program = large("transformer_layer")
+    sizes = driver.default_sizes(program, LAYER)
+    found = layer_on_toy()
+    assert len(found.parts) > 1
+    arrays = random_arrays(program, sizes, 0)
+    from blockc.simulating import simulated
+
+    outputs, measured = simulated(found.parts, found.machine, arrays)
+    assert not measured.difference
+    assert not difference(outputs["Y"], meaning.evaluate(program, arrays)["Y"], 1e-9)
+    for space in measured.spaces:
+        assert space.measured <= space.capacity
+
+
+def test_the_parts_are_the_cheapest_of_all_that_were_looked_at() -> None:
+    """Every way from the first to the last operator through parts that were looked at takes at least as long."""
+    found = layer_on_toy()
+    chosen = sum(candidate.seconds for candidate in found.candidates if candidate.chosen)
+    order = [node.name for node in operators(found.program)]
+    least = {-1: 0.0}
+    for candidate in sorted(found.candidates, key=lambda candidate: order.index(candidate.last)):
+        before = least.get(order.index(candidate.first) - 1)
+        last = order.index(candidate.last)
+        if before is not None:
+            least[last] = min(least.get(last, np.inf), before + candidate.seconds)
+    assert chosen == pytest.approx(least[len(order) - 1])
+    assert found.candidates and not all(candidate.chosen for candidate in found.candidates)
+
+
+def test_parts_of_a_stack_are_alike() -> None:
+    """So each is looked at once: a stack of eight layers has few more kinds of parts than two of them."""
+    program = large("transformer_stack")
+    sizes = driver.default_sizes(program, LAYER)
+    places = cuts(program, sizes)
+    kinds: dict[object, int] = {}
+    for end in range(1, len(places)):
+        for start in range(max(0, end - 3), end):
+            key = shape_of(segment(program, places[start], places[end], sizes), sizes, {})
+            kinds[key] = kinds.get(key, 0) + 1
+    assert len(places) > 100 and sum(kinds.values()) > 300
+    assert len(kinds) < 90
+
+
+def test_the_fastest_choice_is_the_simplest_of_equals() -> None:
+    program = parse(example("attention"))
+    sizes = {"b": 1, "h": 1, "m": 64, "n": 64, "d": 64, "e": 64}
+    programs = driver.Forms(program, {}).of(sizes, {})[1]
+    (choice,) = search(programs, machine("h200"), sizes, {}, placing=False)
+    assert best_choice((choice, choice)) is choice
+    assert best_choice(()) is None
+
+
+def test_examples_are_in_their_folder() -> None:
+    assert {path.stem for path in Path(LARGE).glob("*.blk")} == {"transformer_layer", "transformer_stack"}
