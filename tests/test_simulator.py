@@ -250,6 +250,13 @@ def test_latency_and_calls_take_time() -> None:
     assert run_rows(slow, 2, 6, 2, 3).seconds == pytest.approx(1 + 70 + 2 * 100 + 3 * 10), "the second sum and addition"
 
 
+def test_a_way_is_free_again_before_what_it_moved_is_there() -> None:
+    """The second loads begin after 24 seconds, and are there after 24 + 24 + 100; then 6 + 2 + 8 as before."""
+    on = without_middle(units=2, buffers=2)
+    slow = replace(on, tiers=(replace(on.tiers[0], latency=100.0), on.tiers[1]))
+    assert run_rows(slow, 4, 6, 2, 3).seconds == pytest.approx(1 + 148 + 16)
+
+
 def test_special_functions_have_their_own_rate() -> None:
     text = ROWS.replace("    s:", "    e: local f32(m, n) = exp(y)\n    s:").replace("sum[n](y)", "sum[n](e)")
     rates = {"vector": {"f32": Rate(1.0, ())}, "special": {"f32": Rate(0.5, ())}}

@@ -376,7 +376,7 @@ class _Simulator:
     def hop(self, source: str, destination: str, size: int, bandwidth: float, after: tuple[int, ...]) -> int:
         """The event of moving bytes between neighbouring tiers."""
         tiers = self.memory.tiers
-        seconds = tiers[source].latency + size / bandwidth
+        seconds = size / bandwidth
         shared = []
         if self.memory.is_shared(source):
             shared.append((f"{source} read", size / tiers[source].read))
@@ -384,7 +384,7 @@ class _Simulator:
             shared.append((f"{destination} write", size / tiers[destination].write))
         if len(shared) == 2:
             shared.append((f"{source}>{destination}", seconds))
-        return self.trace.add(f"{source}>{destination}", seconds, after, tuple(shared))
+        return self.trace.add(f"{source}>{destination}", seconds, after, tuple(shared), tiers[source].latency)
 
     def stage(self, stage: Stage, blocks: Blocks) -> None:
         """What this place can see of a list is copied, tile by tile."""

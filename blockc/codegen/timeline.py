@@ -2,7 +2,8 @@
 
 Every unit has engines: its compute units, and one for each way between tiers with an end in its memory. An engine does
 one thing at a time, in the order of the program; different engines overlap as far as data and space allow. What the
-device has once (its tiers' reading and writing, ways between them) serves the units in the order in which they ask.
+device has once (its tiers' reading and writing, ways between them) serves the units in the order in which they ask. A
+way is free again before what it moved is there: that takes its latency longer.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class Event:
     """An engine is busy for some seconds, after the events of its task `after`; `shared` are the engines of the device
-    that it takes too, with their seconds."""
+    that it takes too, with their seconds. The result is there `latency` later."""
 
     engine: str
     seconds: float
     after: tuple[int, ...]
     shared: tuple[tuple[str, float], ...]
+    latency: float
 
 
 Task = list[Event]
@@ -54,10 +56,17 @@ class Trace:
         self._first = self._count
         self.gate = ()
 
-    def add(self, engine: str, seconds: float, after: Iterable[int], shared: tuple[tuple[str, float], ...] = ()) -> int:
+    def add(
+        self,
+        engine: str,
+        seconds: float,
+        after: Iterable[int],
+        shared: tuple[tuple[str, float], ...] = (),
+        latency: float = 0.0,
+    ) -> int:
         """The number of a new event."""
         needs = sorted({number - self._first for number in (*after, *self.gate) if number >= self._first})
-        self.kernels[-1][-1][-1].append(Event(engine, seconds, tuple(needs), shared))
+        self.kernels[-1][-1][-1].append(Event(engine, seconds, tuple(needs), shared, latency))
         self._count += 1
         return self._count - 1
 
@@ -107,12 +116,13 @@ class _Running:
         """An event is over; those that may begin now."""
         engine = self.task[number].engine
         self.free[engine] = time
-        self.end = max(self.end, time)
+        there = time + self.task[number].latency
+        self.end = max(self.end, there)
         self.left -= 1
         self.queues[engine].popleft()
         for other in self.followers[number]:
             self.missing[other] -= 1
-            self.ready[other] = max(self.ready[other], time)
+            self.ready[other] = max(self.ready[other], there)
         ahead = [self.queues[engine][0]] if self.queues[engine] else []
         return self.starts([*self.followers[number], *ahead])
 
@@ -140,7 +150,7 @@ def _phase(tasks: Phase, units: int) -> float:
                 shared[engine] = max(shared.get(engine, 0.0), time) + seconds
                 over = max(over, shared[engine])
             begun = work.finish(number, over)
-            end = max(end, over)
+            end = max(end, work.end)
             if not work.left:
                 heapq.heappush(heap, (work.end, unit, free))
         for start, other in begun:
