@@ -73,7 +73,7 @@ def test_a_product_on_a_chain_moves_what_one_counts_by_hand() -> None:
         ("local", "sram"): stored,
         ("sram", "dram"): stored,
     }
-    assert found.flops["core"] == 2 * 96 * 80 * 64 + 96 * 80  # the sums of the product, and a cast
+    assert found.flops["core"] == 2 * 96 * 80 * 64
 
 
 def test_a_staged_list_crosses_the_outer_boundary_once() -> None:
@@ -108,7 +108,7 @@ def test_causal_attention_moves_the_lower_triangle() -> None:
 
 @pytest.mark.parametrize("name", example_names())
 def test_what_leaves_and_reaches_the_outermost_tier_is_what_the_block_program_moves(name: str) -> None:
-    """Tasks may read single tiles that a kernel reads once; nothing else differs."""
+    """But for a number for each head: tasks read for themselves what several of them need."""
     program = parse(example(name))
     sizes = driver.default_sizes(program, {})
     for tiles in ({}, dict.fromkeys(sizes, 16)):
@@ -121,7 +121,7 @@ def test_what_leaves_and_reaches_the_outermost_tier_is_what_the_block_program_mo
                 assert name == "cosine_attention"
                 continue
             moved = cost.traffic(snapshot, sizes, blocks)
-            lists = {value for value, _ in moved if snapshot.types[value].lists}
+            lists = {value for value, _ in moved if snapshot.types[value].lists} - {"scale", "lambda"}
             by_value: dict[str, int] = {}
             for (value, _, _), count in found.moved.items():
                 by_value[value] = by_value.get(value, 0) + count

@@ -93,7 +93,7 @@ def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int
     passed = [Result(_argument(node), node.name) for node in nodes[start:end] if node.name in later]
     outputs = (*passed, *given)
     used = {dim for node in kept for dim in (*node.shape, *node.dims)}
-    used |= {dim for argument in arguments for dim in argument.dims}
+    used |= {dim for argument in (*arguments, *(result.argument for result in outputs)) for dim in argument.dims}
     dims = tuple(_dim(dim, used, sizes) for dim in program.dims if dim.name in used)
     name = f"{program.name}_{start}_{end}"
     return ArrayProgram(name, dims, tuple(arguments), tuple(kept), outputs, program.source, program.filename)
