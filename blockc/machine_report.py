@@ -238,13 +238,18 @@ def cost_lines(plan: MachinePlan) -> Iterator[str]:
 def candidate_lines(plan: MachinePlan) -> Iterator[str]:
     """All candidates, fastest first."""
     yield "Candidates (* is chosen: the least predicted time, to 0.5 %):"
-    rows: list[tuple[str, ...]] = [("snapshot", "form", "kernels", "predicted", "why not")]
+    rows: list[tuple[str, ...]] = [("snapshot", "form", "kernels", "predicted", "waits for")]
     for candidate in plan.candidates:
         cost = candidate.choice.cost
         mark = f"{candidate.choice.snapshot} *" if candidate is plan.chosen else str(candidate.choice.snapshot)
-        figures = (str(len(cost.kernels)), duration(cost.seconds)) if cost else ("", "none")
-        rows.append((mark, candidate.form, *figures, why_not(plan, candidate)))
-    yield from table(rows, right=frozenset({2, 3}))
+        figures = (str(len(cost.kernels)), duration(cost.seconds), cost.bottleneck) if cost else ("", "none", "")
+        rows.append((mark, candidate.form, *figures))
+    first, *others = table(rows, right=frozenset({2, 3}))
+    yield first
+    for candidate, line in zip(plan.candidates, others, strict=True):
+        yield line
+        if why := why_not(plan, candidate):
+            yield from wrapped(f"      {why}", "      ")
 
 
 def why_not(plan: MachinePlan, candidate: Candidate) -> str:

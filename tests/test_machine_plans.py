@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import EXAMPLES, Case, derive, difference, example, example_names, inputs, random_case, random_derivation
+from machine_cases import agreed, check_random, random_machine
+from oracle import EXAMPLES, Case, derive, difference, example, example_names, inputs, random_case
 
 from blockc import driver, meaning
-from blockc.codegen.simulator import simulate
 from blockc.data import random_arrays
 from blockc.errors import LimitError
-from blockc.ir.machine import ComputeUnit, Machine, Rate, Tier, chain
+from blockc.ir.machine import ComputeUnit, Machine, Rate
 from blockc.ir.schedule import Compute, Move, Schedule, Stage, walk
 from blockc.ir.schedule_text import format_schedule
 from blockc.language import parse
@@ -132,15 +132,6 @@ def test_what_leaves_and_reaches_the_outermost_tier_is_what_the_block_program_mo
 # --- prediction and simulation ---------------------------------------------------------------------------------------
 
 
-def agreed(schedule: Schedule, case: Case, arrays: Any) -> None:
-    """Predicted bytes are those that the simulator counts, by value and boundary; space is at least what is used."""
-    predicted = evaluate(model(schedule), case.sizes, case.tiles, arrays)
-    counted = simulate(schedule, arrays, case.sizes, case.tiles)
-    assert {key: count for key, count in predicted.moved.items() if count} == counted.moved, case.reproduction()
-    for tier, space in counted.peak.items():
-        assert space <= predicted.peak.get(tier, 0), f"{tier}\n{case.reproduction()}"
-
-
 RAGGED = {"b": 2, "h": 2, "m": 7, "n": 13, "d": 6, "e": 9, "k": 9, "z": 14, "v": 11, "kv": 2, "g": 1}
 CUT = {"b": 2, "h": 1, "m": 4, "n": 7, "d": 4, "e": 5, "k": 5, "z": 9, "v": 6, "kv": 1, "g": 1}
 
@@ -160,52 +151,9 @@ def test_examples_on_all_machines_move_what_is_predicted(name: str, whole: str) 
                 assert name == "cosine_attention"
 
 
-def random_machine(seed: int) -> Machine:
-    """A machine with 2 to 5 tiers, one or two compute units, and sometimes several copies of what is streamed."""
-    choice = random.Random(f"machine {seed}")
-    count = choice.randint(2, 5)
-    private = choice.randint(1, count)  # from which tier on each unit has its own
-    tiers = tuple(
-        Tier(
-            f"t{at}",
-            2**40 >> (4 * at),
-            1e9 * 2**at,
-            1e9 * 2**at,
-            "unit" if at >= private else "device",
-            "scratchpad" if at in (0, count - 1) else choice.choice(["scratchpad", "cache"]),
-            choice.choice([1, 4, 64]),
-            0.0,
-            choice.choice([1, 2, 3]) if at else 1,
-        )
-        for at in range(count)
-    )
-    last, before = tiers[-1].name, tiers[-2].name if count > 2 else tiers[-1].name
-    vector = {"vector": {"f32": Rate(1e9, (1,)), "f64": Rate(1e9, (1,))}, "special": {"f32": Rate(1e8, (1,))}}
-    units = [ComputeUnit("vector", (last,), last, vector)]
-    if choice.random() < 0.6:
-        accumulator = choice.choice([last, before])
-        operands = (choice.choice([last, before]), choice.choice([last, before]))
-        rates = {
-            "matmul": {name: Rate(1e10, (4, 4, 4)) for name in choice.choice([("f16", "f32"), ("f32",), ("f16",)])}
-        }
-        units.insert(0, ComputeUnit("matrix", operands, accumulator, rates))
-    return Machine(f"random_{seed}", "", "none", choice.randint(1, 5), 1e-6, 0.0, tiers, chain(tiers), tuple(units))
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_random_programs_on_random_machines_move_what_is_predicted(seed: int) -> None:
-    case, target = random_case(seed), random_machine(seed)
-    choice = random.Random(f"placement {seed}")
-    for program in choose.ready(random_derivation(seed)):
-        plain = place(program, target)
-        agreed(plain, case, inputs(case))
-        names = [name for name, kind in program.types.items() if kind.lists]
-        placement = {name: choice.choice(target.tiers[1:]).name for name in names if choice.random() < 0.3}
-        try:
-            schedule = place(program, target, placement)
-        except Unplaceable:
-            continue
-        agreed(schedule, case, inputs(case))
+    check_random(seed)
 
 
 # --- the choice ------------------------------------------------------------------------------------------------------

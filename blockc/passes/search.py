@@ -204,7 +204,7 @@ class _Search:
         if choice.schedule is None or choice.cost is None:
             return choice
         chosen, current = self.knobs(choice.tiles), choice
-        while self.waits_for_memory(current):
+        while True:
             before = current
             found = []
             for name, tier in self.placements(current):
@@ -223,18 +223,6 @@ class _Search:
             around = model(current.schedule)
             chosen, score = self.best(around, [chosen])
             current = self.made(choice.snapshot, chosen, current.placement, current.schedule, around, score)
-        return current
-
-    def waits_for_memory(self, choice: Choice) -> bool:
-        """True if something could be saved by moving less."""
-        assert choice.cost is not None
-        computing = 0.0
-        for kernel in choice.cost.kernels:
-            busy = [seconds for name, seconds in kernel.resources.items() if name.startswith("computing on ")]
-            computing += max(busy, default=0.0) + self.machine.dispatch
-        assert choice.schedule is not None
-        hidden = all(not move.waits for kernel in model(choice.schedule).kernels for move in kernel.moved)
-        return not hidden or computing < GAIN * choice.cost.seconds
 
     def tried(
         self, chosen: dict[str, int], placement: Placement
