@@ -113,9 +113,10 @@ def main() -> None:
             if sys.stderr.isatty() or done % 500 == 0:
                 print(f"\r{done} of {chosen.count}", end="", file=sys.stderr)
     last = chosen.start + chosen.count - 1
+    versions = f"blockc {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
     text = [
-        f"Random programs {chosen.start} to {last}, each on a machine of its own with 2 to 5 tiers: predicted = simulated",
-        f"blockc {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {time.strftime('%Y-%m-%d')}",
+        f"Random programs {chosen.start} to {last}, each on a random machine: predicted and simulated bytes",
+        f"{versions}, {time.strftime('%Y-%m-%d')}",
         f"{time.monotonic() - started:.0f} s with {chosen.jobs} processes",
         *(f"{kind}: {count}" for kind, count in sorted(total.items())),
         "mismatches: 0 (the first one ends the run)",
