@@ -27,7 +27,8 @@ from blockc.explain import (
 )
 from blockc.ir.machine import Machine
 from blockc.partition import Partition
-from blockc.passes.machine_cost import MachineCost
+from blockc.passes.machine_cost import MachineCost, formulas
+from blockc.passes.machine_model import model
 from blockc.passes.segments import operators
 from blockc.planning import Candidate, MachinePlan
 
@@ -154,6 +155,7 @@ def plan_json(plan: MachinePlan) -> dict[str, Any]:
         "tiles": dict(plan.chosen.choice.tiles),
         "placement": dict(plan.chosen.choice.placement),
         **cost_json(plan.machine, plan.cost),
+        "formulas": byte_formulas(plan),
         "candidates": [
             {
                 "form": candidate.form,
@@ -221,6 +223,8 @@ def cost_lines(plan: MachinePlan) -> Iterator[str]:
         rows.append((way, f"{count:,}", duration(seconds.get(way, 0.0))))
     yield "Moved:"
     yield from table(rows, right=frozenset({1, 2}))
+    for way, formula in byte_formulas(plan).items():
+        yield from wrapped(f"  {way}: {formula}", "      ")
     yield ""
     yield "Space taken at the same time, of the device or of one unit:"
     rows = [("tier", "bytes", "of")]
@@ -233,6 +237,14 @@ def cost_lines(plan: MachinePlan) -> Iterator[str]:
         figures = (f"{cost.flops[unit]:,}", f"{cost.special.get(unit, 0):,}")
         rows.append((unit, *figures, duration(seconds.get(f"computing on {unit}", 0.0))))
     yield from table(rows, right=frozenset({1, 2, 3}))
+
+
+def byte_formulas(plan: MachinePlan) -> dict[str, str]:
+    """The bytes across each boundary, in sizes and block counts."""
+    import sympy
+
+    found = formulas(model(plan.schedule))
+    return {f"{source} -> {end}": str(sympy.factor_terms(formula)) for (source, end), formula in found.items()}
 
 
 def candidate_lines(plan: MachinePlan) -> Iterator[str]:

@@ -40,7 +40,7 @@ def as_json(report: Report, simulation: Simulation | None, measured: Measured | 
         "error_bound": report.comparison.bound,
         "ok": not any(failures(report, simulation)) and (measured is None or not measured.difference),
         "traffic_bytes": traffic,
-        **(measured_json(measured) if measured is not None else {}),
+        **({"machine": measured_json(measured)} if measured is not None else {}),
     }
 
 

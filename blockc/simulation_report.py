@@ -43,7 +43,7 @@ def as_json(run: SimulatedRun) -> dict[str, Any]:
             "predicted": sum(crossing.predicted for crossing in crossings),
             "measured": sum(crossing.measured for crossing in crossings),
         },
-        **measured_json(run.measured),
+        "machine": measured_json(run.measured),
     }
 
 

@@ -90,7 +90,14 @@ def layered(module: Module) -> Iterator[str]:
 
 OWNERS = {
     "networkx": ("blockc.ir.graph",),
-    "sympy": ("blockc.passes.cost", "blockc.passes.pivot_attempt", "blockc.passes.pivot_symbols", "blockc.explain"),
+    "sympy": (
+        "blockc.passes.cost",
+        "blockc.passes.machine_cost",
+        "blockc.passes.pivot_attempt",
+        "blockc.passes.pivot_symbols",
+        "blockc.explain",
+        "blockc.machine_report",
+    ),
     "click": ("blockc.cli", "blockc.options", "blockc.printing", "blockc.targets_command"),
     "platformdirs": ("blockc.machines.loading",),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),

@@ -439,8 +439,9 @@ def test_run_checks_every_example_and_its_traffic(run_blockc: Blockc, path: Path
     result = run_blockc("run", str(path), *several, *chosen, "--simulate", "--json")
     assert (result.code, result.err) == (0, "")
     value = result.json
-    assert list(value) == RUN_KEYS
+    assert list(value) == [*RUN_KEYS, "machine"]
     assert value["ok"] is True
+    assert all(way["predicted"] == way["measured"] for way in value["machine"]["boundaries"])
     assert value["kernels"] >= 1
     assert 0 <= value["max_abs_error"] <= value["error_bound"]
     assert value["seconds"] > 0
@@ -454,7 +455,20 @@ def test_run_without_simulate_measures_no_traffic(run_blockc: Blockc) -> None:
 def test_run_says_what_it_did(run_blockc: Blockc) -> None:
     result = run_blockc("run", ATTENTION, *SMALL, "--simulate")
     assert (result.code, result.err) == (0, "")
-    labels = ["program", "sizes", "kernels", "time", "traffic", "", "error", "checked", "ok"]
+    labels = [
+        "program",
+        "sizes",
+        "kernels",
+        "time",
+        "traffic",
+        "",
+        "machine",
+        "time",
+        *[""] * 9,
+        "error",
+        "checked",
+        "ok",
+    ]
     assert [line.split(" ")[0] for line in result.out.splitlines()] == labels
     assert "b=1, h=2, m=16, " in result.out
     assert "default" not in result.out

@@ -57,16 +57,17 @@ def test_a_run_as_json_has_predicted_and_measured_bytes(capsys: pytest.CaptureFi
     value: dict[str, Any] = json.loads(out)
     assert code == 0 and value["ok"] and value["parts"] == 1
     assert value["traffic_bytes"]["predicted"] == value["traffic_bytes"]["measured"] > 0
-    assert {(way["from"], way["to"]) for way in value["boundaries"]} >= {("dram", "sram"), ("sram", "dram")}
-    assert all(way["predicted"] == way["measured"] for way in value["boundaries"])
-    assert all(space["measured"] <= space["predicted"] <= space["capacity"] for space in value["space"])
-    assert value["predicted_seconds"] > 0 and value["simulated_seconds"] > 0
+    machine = value["machine"]
+    assert {(way["from"], way["to"]) for way in machine["boundaries"]} >= {("dram", "sram"), ("sram", "dram")}
+    assert all(way["predicted"] == way["measured"] for way in machine["boundaries"])
+    assert all(space["measured"] <= space["predicted"] <= space["capacity"] for space in machine["space"])
+    assert machine["predicted_seconds"] > 0 and machine["simulated_seconds"] > 0
 
 
 def test_kernels_are_simulated_on_the_tiers_of_their_machine_too(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "run", ATTENTION, "--simulate", *SMALL, "--json")
     value: dict[str, Any] = json.loads(out)
-    assert code == 0 and {way["from"] for way in value["boundaries"]} == {"dram", "l3", "l2"}
+    assert code == 0 and {way["from"] for way in value["machine"]["boundaries"]} == {"dram", "l3", "l2"}
     code, out, _ = run(capsys, "run", ATTENTION, "--simulate", *SMALL)
     assert code == 0 and "on the tiers of the target" in out
 

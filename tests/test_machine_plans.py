@@ -23,7 +23,7 @@ from blockc.language import parse
 from blockc.machines.loading import load_machine
 from blockc.partition import Partition, partition, shape_of
 from blockc.passes import choose, cost
-from blockc.passes.machine_cost import MachineCost, estimate, evaluate
+from blockc.passes.machine_cost import MachineCost, estimate, evaluate, formulas
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
 from blockc.passes.search import best_choice, search
@@ -81,6 +81,22 @@ def test_a_staged_list_crosses_the_outer_boundary_once() -> None:
     assert found.boundaries["dram", "sram"] == 2 * (96 * 64 * 5 + 64 * 80)
     assert found.boundaries["sram", "local"] == 2 * (96 * 64 * 5 + 64 * 80 * 3)
     assert found.peak["sram"] >= 2 * 64 * 80
+
+
+@pytest.mark.parametrize("target", ["h200", "ascend", "toy"])
+def test_formulas_give_the_bytes_of_every_boundary(target: str) -> None:
+    program = parse(example("attention"))
+    sizes = {"b": 2, "h": 3, "m": 100, "n": 70, "d": 24, "e": 40}
+    tiles: dict[str, int | None] = {"b": 1, "h": 1, "m": 16, "n": 32, "d": 8, "e": 16}
+    blocks = {dim: tile for dim, tile in tiles.items() if tile is not None}
+    for snapshot in driver.Forms(program, tiles).of(sizes, {})[1]:
+        found = model(place(snapshot, machine(target)))
+        values = {**sizes, **{f"B_{dim}": -(-sizes[dim] // tile) for dim, tile in blocks.items()}}
+        told = {
+            way: int(formula.subs({symbol: values[symbol.name] for symbol in formula.free_symbols}))
+            for way, formula in formulas(found).items()
+        }
+        assert told == evaluate(found, sizes, blocks).boundaries
 
 
 def test_products_reach_the_vector_unit_through_global_memory_where_there_is_no_other_way() -> None:

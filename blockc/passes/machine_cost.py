@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from blockc.ir.machine import Machine, Rate
 from blockc.passes.cost import Count
 from blockc.passes.live_blocks import NO_TABLES, Arrays, live, tables_of
 from blockc.passes.machine_model import Boundary, Held, KernelModel, Model, Work
+
+if TYPE_CHECKING:
+    import sympy
 
 Numbers = NDArray[np.float64]  # one number for each choice of tiles
 FEW = 256  # blocks along a dimension, at most, for estimates of what conditions leave
@@ -70,6 +73,18 @@ class MachineCost:
 
 
 # Exact figures
+
+
+def formulas(model: Model) -> dict[Boundary, sympy.Expr]:
+    """The bytes across each boundary: a name is a size, B_x a number of blocks, live(x) what conditions leave of x."""
+    import sympy
+
+    result: dict[Boundary, sympy.Expr] = {}
+    for kernel in model.kernels:
+        for move in kernel.moved:
+            added = sympy.Add(*(move.itemsize * count.symbol() for count in move.counts))
+            result[move.boundary] = result.get(move.boundary, sympy.Integer(0)) + added
+    return result
 
 
 def evaluate(
