@@ -10,6 +10,7 @@ A failure is made small and written as a `.blk` file, whose comments say how it 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import subprocess
@@ -183,8 +184,13 @@ def run_in_parallel(seeds: Sequence[int], jobs: int) -> Iterator[Outcome]:
     """The outcomes of pieces of the seeds, in order, from so many processes."""
     pieces = [seeds[at : at + TOGETHER] for at in range(0, len(seeds), TOGETHER)]
     # Not a fork: this process may have threads.
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as workers:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), rare_collections) as workers:
         yield from workers.map(run, pieces)
+
+
+def rare_collections() -> None:
+    """Programs are many small values that live long and form no cycles: they are searched for garbage less often."""
+    gc.set_threshold(100_000, 50, 50)
 
 
 def joined(outcomes: Iterable[Outcome]) -> Outcome:

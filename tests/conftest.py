@@ -1,14 +1,34 @@
-"""Options of the test run, and what holds in all of it."""
+"""Options of the test run, its order, and what holds in all of it."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
+from campaign import rare_collections
 
 from blockc.ir.block import Program
 from blockc.passes.measure import decreases
+
+# The files that take longest come first, so that no worker is left with a long one in the end.
+LONGEST = (
+    "test_meaning",
+    "test_numbers",
+    "test_spellings",
+    "test_kernels",
+    "test_cli",
+    "test_verifying",
+    "test_rules",
+    "test_machine_plans",
+    "test_simulator",
+    "test_cost",
+    "test_field_meaning",
+    "test_fuse",
+    "test_hostile_input",
+    "test_documents",
+    "test_split_kernels",
+    "test_block_text",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,8 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Programs are many small values that live long and form no cycles: they are searched for garbage less often."""
-    gc.set_threshold(100_000, 50, 50)
+    rare_collections()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others, and the tests of a file, as they were."""
+    order = {name: position for position, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True, scope="session")
