@@ -73,8 +73,9 @@ def examples(dtype: str) -> Mapping[str, Subject]:
             rows = 1009 if all(len(result.argument.dims) == 1 for result in program.outputs) else rows
             tiles = {**TILES, "m": 16, "n": 16, "e": 64}
             chosen = subject(text, {**small, "m": rows}, tiles, name, dtype)
-            # Loops do not depend on types, so the other types take the extremes only.
-            found[name] = chosen if dtype == "f32" else replace(chosen, cuts=(chosen.cuts[0], chosen.cuts[-1]))
+            # Loops do not depend on types, so the other types take the extremes only, or one of them.
+            cuts = {"f32": chosen.cuts, "f16": (chosen.cuts[0], chosen.cuts[-1])}.get(dtype, chosen.cuts[-1:])
+            found[name] = replace(chosen, cuts=cuts)
     return found
 
 

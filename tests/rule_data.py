@@ -13,6 +13,7 @@ an output, dimensions that no map runs over are whole. Lines before the definiti
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -281,3 +282,11 @@ def small_shapes(program: Program) -> Iterator[tuple[dict[str, int], dict[str, i
         sizes = {dim.name: 2 for dim in program.dims if dim.name in program.whole}
         sizes |= {dim: count * tiles[dim] - 1 for dim, count in zip(cut, counts, strict=True)}
         yield sizes, tiles
+
+
+def some_shapes(program: Program, most: int) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """All small shapes, or, where there are more than `most`, the first, the last and a seeded choice of the others."""
+    every = list(small_shapes(program))
+    if len(every) <= most:
+        return every
+    return [every[0], every[-1], *random.Random(program.name).sample(every[1:-1], most - 2)]

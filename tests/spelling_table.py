@@ -123,6 +123,17 @@ def places() -> list[tuple[str, str, str]]:
     return [(group, member, cut) for group in CUTS for cut in (*CUTS[group], *DRIVEN) for member in members(group)]
 
 
+def chosen_cuts(group: str, member: str) -> list[str]:
+    """The cuts of a member in the normal run: the fewest and the most dimensions, those between in turn, the driver's.
+
+    The plain program has all of them.
+    """
+    first, *between, last = CUTS[group]
+    if member == PLAIN:
+        return [*CUTS[group], *DRIVEN]
+    return [first, *between[members(group).index(member) % (len(between) or 1) :][:1], last, *DRIVEN]
+
+
 @cache
 def spelling(group: str, member: str) -> ArrayProgram:
     """The program of a member."""

@@ -352,7 +352,7 @@ def test_names_do_not_matter_in_random_programs() -> None:
 
 
 def test_fusing_a_fused_program_changes_nothing() -> None:
-    for seed in NORMAL_RUN[:100]:
+    for seed in range(60):
         last = random_derivation(seed).snapshots[-1]
         again = fuse(last)
         assert not again.steps and again.snapshots == (last,), seed

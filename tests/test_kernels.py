@@ -25,7 +25,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.blk"))
 PROGRAMS = [(path, name) for path in EXAMPLES for name in program_names(path.read_text(), str(path))]
 # Around tiles of 8 and 16, and primes. Loops do not depend on types, so fewer are run in the types beside f32.
 LENGTHS = (0, 1, 2, 3, 7, 15, 16, 17, 33)
-FEWER_LENGTHS = (0, 1, 15, 17, 33)
+FEWER_LENGTHS = (0, 1, 17)
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +202,7 @@ def test_a_product_over_nothing_is_zero_times_its_scale() -> None:
 
 
 def test_random_programs_run_right() -> None:
-    for seed in range(60):
+    for seed in range(40):
         source = random_program(seed)
         program = parse(source)
         sizes = random_sizes(seed, program)

@@ -90,7 +90,7 @@ def example_cuts() -> list[tuple[str, str]]:
 def test_examples_keep_their_meaning(name: str, whole: str) -> None:
     source = example(name).replace("d=64", "d=6").replace("e=128", "e=10")
     derivation = derive(example_case(source, EXAMPLE_TILES[0], whole))
-    for tiles in EXAMPLE_TILES:
+    for tiles in EXAMPLE_TILES if whole == "" else EXAMPLE_TILES[:1]:
         case = example_case(source, tiles, whole)
         problem = failure(case, derivation)
         assert not problem, as_file(case)

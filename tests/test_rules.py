@@ -8,7 +8,17 @@ from functools import lru_cache
 
 import pytest
 from oracle import NORMAL_RUN, difference, random_derivation
-from rule_data import Example, canonical, complete, files, from_docstring, random_inputs, small_shapes, with_chunks
+from rule_data import (
+    Example,
+    canonical,
+    complete,
+    files,
+    from_docstring,
+    random_inputs,
+    small_shapes,
+    some_shapes,
+    with_chunks,
+)
 
 from blockc.ir.block import Program
 from blockc.ir.decisions import Match, Refusal, Rule
@@ -77,6 +87,9 @@ POSITIVE = [
 NEGATIVE = [(rule, example) for rule in ALL_RULES for example in files(rule.name) if example.refusal]
 
 
+MOST_SHAPES = 64  # of one example: all of them with up to three dimensions that are cut
+
+
 def name_of(value: object) -> str:
     return getattr(value, "name", "")
 
@@ -93,8 +106,8 @@ def applied(rule: Rule, program: Program) -> Program:
 
 
 def same_meaning(first: Program, *others: Program) -> str:
-    """Where one of the other programs differs from the first over all small shapes, or ""."""
-    for sizes, tiles in small_shapes(first):
+    """Where one of the other programs differs from the first over small shapes, or ""."""
+    for sizes, tiles in some_shapes(first, MOST_SHAPES):
         arrays = random_inputs(first, sizes, 1)
         shared = defaultdict[object, Shared](Shared)
         expected, *results = (
@@ -173,10 +186,10 @@ LISTS = "never more traffic of lists"
 EXACT = {rule.name for rule in RULES if rule.effect in ("never more slow traffic", LISTS)}
 
 
-@pytest.mark.parametrize("start", range(0, len(NORMAL_RUN), 51))
+@pytest.mark.parametrize("start", range(0, len(NORMAL_RUN), 36))
 def test_no_step_moves_more_bytes(start: int) -> None:
     assert {rule.name for rule in RULES} - {"rematerialise"} == EXACT
-    for seed in NORMAL_RUN[start : start + 51]:
+    for seed in NORMAL_RUN[start : start + 36]:
         for step in random_derivation(seed).steps:
             if step.rule not in EXACT:
                 continue
@@ -224,9 +237,9 @@ def elements_moved(program: Program, sizes: dict[str, int]) -> int:
     return sum(move.count.value(sizes, dict.fromkeys(sizes, 100)) for move in movements(program))
 
 
-@pytest.mark.parametrize("start", range(0, len(NORMAL_RUN), 51))
+@pytest.mark.parametrize("start", range(0, len(NORMAL_RUN), 36))
 def test_every_step_decreases_the_measure(start: int) -> None:
-    for seed in NORMAL_RUN[start : start + 51]:
+    for seed in NORMAL_RUN[start : start + 36]:
         for step in random_derivation(seed).steps:
             if step.rule in {rule.name for rule in RULES}:
                 assert decreases(step.before, step.after), (seed, step.rule, step.at)

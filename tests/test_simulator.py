@@ -89,7 +89,7 @@ def test_examples_on_all_machines_mean_what_they_mean(name: str, whole: str) -> 
             check_prediction(schedule, case.sizes, case.tiles, arrays, found)
 
 
-@pytest.mark.parametrize("seed", [*range(30), 58])
+@pytest.mark.parametrize("seed", [*range(12), 58])
 def test_random_programs_mean_what_they_mean(seed: int) -> None:
     case = random_case(seed)
     for number, program in enumerate(choose.ready(random_derivation(seed))):

@@ -11,6 +11,7 @@ from spelling_table import (
     FOLDER,
     PLAIN,
     arguments,
+    chosen_cuts,
     disagreement,
     faults,
     members,
@@ -25,16 +26,18 @@ from spelling_table import (
 from blockc.meaning import evaluate
 
 Place = tuple[str, str, str]  # group, member, cut
-SETTLED = [place for place in places() if place not in pending()]
+MEMBERS = [(group, member) for group in CUTS for member in members(group)]
 
 
 def identifier(place: Place) -> str:
     return "-".join(place).replace(" ", "")
 
 
-@pytest.mark.parametrize("place", SETTLED, ids=identifier)
-def test_a_spelling_becomes_as_good_a_kernel(place: Place) -> None:
-    assert not faults(row(*place))
+@pytest.mark.parametrize(("group", "member"), MEMBERS)
+def test_a_spelling_becomes_as_good_a_kernel(group: str, member: str) -> None:
+    for cut in chosen_cuts(group, member):
+        if (group, member, cut) not in pending():
+            assert not faults(row(group, member, cut)), cut
 
 
 @pytest.mark.parametrize("place", pending(), ids=identifier)
@@ -52,14 +55,20 @@ def test_the_plain_program_is_one_kernel(place: Place) -> None:
     assert (plain.chosen_kernels, plain.last_kernels) == (1, 1)
 
 
-@pytest.mark.parametrize(("group", "member"), [(group, member) for group in CUTS for member in members(group)])
+@pytest.mark.parametrize(("group", "member"), MEMBERS)
 def test_a_spelling_means_the_same(group: str, member: str) -> None:
     assert not disagreement(group, evaluate(spelling(group, member), arguments(group, member)))
 
 
-@pytest.mark.parametrize("place", [place for place in places() if place[2] not in DRIVEN], ids=identifier)
-def test_what_a_spelling_becomes_means_the_same(place: Place) -> None:
-    assert not list(wrong_snapshots(*place))
+@pytest.mark.parametrize(("group", "member"), MEMBERS)
+def test_what_a_spelling_becomes_means_the_same(group: str, member: str) -> None:
+    for cut in chosen_cuts(group, member):
+        assert cut in DRIVEN or not list(wrong_snapshots(group, member, cut)), cut
+
+
+def test_every_cut_has_spellings() -> None:
+    for group, cuts in CUTS.items():
+        assert {cut for member in members(group)[1:] for cut in chosen_cuts(group, member)} == {*cuts, *DRIVEN}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +85,4 @@ def test_the_table_has_every_program() -> None:
     files = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.blk")}
     assert files == {f"{group}/{member}" for group, member, _ in places()}
     assert len(files) >= 40
-    lines = table_lines(list(CUTS))
-    print("\n".join(lines))
-    assert len(lines) == 1 + len(places())
+    assert len(table_lines(["variance"])) == 1 + sum(group == "variance" for group, _, _ in places())
