@@ -98,6 +98,14 @@ def check_random(seed: int) -> Counter[str]:
     return found
 
 
+def named(seed: int) -> Counter[str]:
+    """As `check_random`, with the seed in whatever it raises."""
+    try:
+        return check_random(seed)
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+
+
 def main() -> None:
     """Check many, and write what was found."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,7 +116,7 @@ def main() -> None:
     chosen = options.parse_args()
     started, total = time.monotonic(), Counter[str]()
     with ProcessPoolExecutor(chosen.jobs) as pool:
-        for done, found in enumerate(pool.map(check_random, range(chosen.start, chosen.start + chosen.count)), 1):
+        for done, found in enumerate(pool.map(named, range(chosen.start, chosen.start + chosen.count)), 1):
             total.update(found)
             if sys.stderr.isatty() or done % 500 == 0:
                 print(f"\r{done} of {chosen.count}", end="", file=sys.stderr)

@@ -77,7 +77,7 @@ class _Scope:
 
     lists: dict[str, Storage]
     present: dict[str, set[str]]
-    targets: dict[str, Storage] = field(default_factory=dict)
+    targets: dict[str, tuple[Storage, ...]] = field(default_factory=dict)
     feeds: dict[str, tuple[_Feed, ...]] = field(default_factory=dict)
     in_task: bool = False
     begun: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -173,7 +173,7 @@ class _Placer:
                 outside = any(node.name in other.uses for other in group if other.defines not in inside)
                 if node.name not in kept and not outside and any(node in chain for chain in inside.values()):
                     continue  # the tasks compute it
-            scope.targets = {name: scope.lists[name] for name in node.defines if name in scope.lists}
+            scope.targets = {name: (scope.lists[name],) for name in node.defines if name in scope.lists}
             if isinstance(node, Map) and node.defines in inside:
                 statements += self.task(node, inside[node.defines], scope)
             else:
@@ -208,7 +208,10 @@ class _Placer:
         targets = outermost
         for link in chain:
             body += self.ports(link, inner)
-            targets = {out.values[0]: targets[out.names[0]] for out in link.outputs if out.names[0] in targets}
+            parts: dict[str, tuple[Storage, ...]] = {}
+            for out in link.outputs:
+                parts[out.values[0]] = (*parts.get(out.values[0], ()), *targets.get(out.names[0], ()))
+            targets = parts
             for other in link.body:
                 if link is not chain[-1] and isinstance(other, Apply):
                     body += self.definition(other, inner)
@@ -244,7 +247,8 @@ class _Placer:
             statements += self.definition(definition, scope)
         for output, parts in fed.items():
             statements += self.feed(output, parts, scope)
-        statements += [self.store(value, scope, scope.targets[value]) for value in items if value in scope.targets]
+        for value in dict.fromkeys(items):
+            statements += [self.store(value, scope, target) for target in scope.targets.get(value, ())]
         return statements
 
     def definition(self, node: Definition, scope: _Scope) -> list[Statement]:
@@ -306,15 +310,18 @@ class _Placer:
                     continue
                 if output.monoid is None and name in scope.feeds:
                     inner.feeds[value] = (*inner.feeds.get(value, ()), *scope.feeds[name])
-                if output.monoid is not None or name in scope.targets or name in self.read:
-                    target = scope.targets.get(name) or self.storage(name, scope)
-                    if name not in scope.targets:
-                        storages.append(target)
-                    scope.lists[name] = target
+                targets = scope.targets.get(name, ())
+                if output.monoid is not None or targets or name in self.read:
+                    if not targets:
+                        targets = (self.storage(name, scope),)
+                        storages += targets
+                    scope.lists[name] = targets[0]
                     if output.monoid is None:
-                        inner.targets[value] = target
+                        inner.targets[value] = (*inner.targets.get(value, ()), *targets)
+                    elif len(targets) > 1:
+                        raise Unplaceable(f"`{name}` is accumulated and becomes part of several lists")
                     else:
-                        feed = _Feed(output, component, node.dim, target)
+                        feed = _Feed(output, component, node.dim, targets[0])
                         inner.feeds[value] = (*inner.feeds.get(value, ()), feed)
         guard: list[Statement] = []
         body = self.ports(node, inner)
