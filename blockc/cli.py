@@ -13,14 +13,26 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from blockc import __version__
+from blockc.arguments import known, load, read_inputs
 from blockc.errors import BlockcError, CheckError, LimitError, UsageError, visible
-from blockc.files import check_outputs, read_array, read_source, write_arrays, write_texts
-from blockc.options import ARRAY_FILE, NAME, Options, Pair, compile_options, program_options, unique
+from blockc.files import check_outputs, read_source, write_arrays, write_texts
+from blockc.options import (
+    ARRAY_FILE,
+    NAME,
+    Options,
+    Pair,
+    compile_options,
+    inputs_option,
+    program_options,
+    seed_option,
+    threads_option,
+    unique,
+)
 from blockc.printing import print_json, problem_json, progress
 from blockc.targets_command import targets
 
@@ -163,10 +175,10 @@ def explain(file: str, options: Options) -> None:
 
 @cli.command()
 @compile_options
-@click.option("--input", "inputs", type=ARRAY_FILE, multiple=True, help="Read an input from a .npy file. Repeatable.")
+@inputs_option
 @click.option("--output", "outputs", type=ARRAY_FILE, multiple=True, help="Write an output to a .npy file. Repeatable.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random inputs.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads (default: as BLAS has).")
+@seed_option
+@threads_option
 @click.option("--simulate", is_flag=True, help="Count every byte moved, on a simulated target.")
 def run(
     file: str,
@@ -229,21 +241,6 @@ def simulate_only(request: Request, machine: Machine, files: Mapping[str, str], 
         raise CheckError(failures)
 
 
-def read_inputs(program: ArrayProgram, files: Mapping[str, str]) -> dict[str, Any]:
-    """The arrays of the --input options."""
-    arguments = {argument.name: argument for argument in program.inputs}
-    known(program, files, tuple(arguments), "input")
-    return {name: read_array(path, arguments[name]) for name, path in files.items()}
-
-
-def known(program: ArrayProgram, given: Mapping[str, str], names: Sequence[str], kind: str) -> None:
-    """UsageError for a name that is none of `names`, which are the program's inputs or outputs."""
-    for name in given:
-        if name not in names:
-            hint = f"its {kind}s: {', '.join(names) or 'none'}"
-            raise UsageError(f"program `{program.name}` has no {kind} `{name}`", hint)
-
-
 @cli.command()
 @compile_options
 @click.option("-o", "folder", metavar="DIR", required=True, help="The folder to write to; it is made if need be.")
@@ -289,23 +286,6 @@ def verify(file: str, options: Options) -> None:
 
 
 cli.add_command(targets)
-
-
-def load(file: str, options: Options, kernels: bool = True) -> ArrayProgram:
-    """The checked program of a file, once all options that do not need more have been checked as well: among them,
-    whether `kernels` can be emitted for the target."""
-    from blockc import driver
-    from blockc.language import parse
-    from blockc.machines.loading import load_machine
-
-    if kernels:
-        driver.check_target(options.target)
-    else:
-        load_machine(options.target)
-    text, name = read_source(file)
-    program = parse(text, name, options.program, options.dtype)
-    driver.check_dims(program, options.dims, options.tiles, options.split)
-    return program
 
 
 def wants_colour() -> bool:

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from blockc.data import numpy_dtype
+from blockc.ir.dtypes import NUMPY_NAMES
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_MISSING_FROM_NUMPY = {"bf16": "int16", "f8e4m3": "int8", "f8e5m2": "int8"}  # each with a type of its size
 
 
 def is_tensor(value: object) -> bool:
@@ -24,9 +27,21 @@ def as_array(value: Any) -> Array:
     import torch
 
     tensor = value.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return np.asarray(tensor.view(torch.int16).numpy()).view(numpy_dtype("bf16"))
+    for name, same_size in _MISSING_FROM_NUMPY.items():
+        if tensor.dtype == getattr(torch, NUMPY_NAMES[name]):
+            return np.asarray(tensor.view(getattr(torch, same_size)).numpy()).view(numpy_dtype(name))
     return np.asarray(tensor.numpy())
+
+
+def as_tensor(array: Array) -> Any:
+    """The array as a torch tensor that shares its memory where possible."""
+    import torch
+
+    own = np.require(array, requirements=["C", "W"])
+    for name, same_size in _MISSING_FROM_NUMPY.items():
+        if own.dtype.name == NUMPY_NAMES[name]:
+            return torch.from_numpy(own.view(same_size)).view(getattr(torch, NUMPY_NAMES[name]))
+    return torch.from_numpy(own)
 
 
 def like_inputs(results: Mapping[str, Array], inputs: tuple[Any, ...]) -> dict[str, Any]:
@@ -34,12 +49,4 @@ def like_inputs(results: Mapping[str, Array], inputs: tuple[Any, ...]) -> dict[s
     tensors = [value for value in inputs if is_tensor(value)]
     if not tensors:
         return dict(results)
-    import torch
-
-    outputs = {}
-    for name, array in results.items():
-        if array.dtype.name == "bfloat16":
-            outputs[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(tensors[0].device)
-        else:
-            outputs[name] = torch.from_numpy(array).to(tensors[0].device)
-    return outputs
+    return {name: as_tensor(array).to(tensors[0].device) for name, array in results.items()}

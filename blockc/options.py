@@ -83,6 +83,16 @@ _SHARED = (
     click.option("--json", "form", flag_value="json", default="text", help="Print one JSON object."),
 )
 
+inputs_option = click.option(
+    "--input", "inputs", type=ARRAY_FILE, multiple=True, help="Read an input from a .npy file. Repeatable."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random inputs."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads (default: as BLAS has)."
+)
+
 
 def program_options(command: Command) -> Command:
     """Adds FILE, --program, --dtype and --json to a command."""

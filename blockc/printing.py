@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,8 +30,19 @@ def problem_json(problem: Problem) -> dict[str, Any]:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one object. Infinities, which JSON does not have, become null."""
-    plain = {key: None if value[key] in (float("inf"), float("-inf")) else value[key] for key in value}
-    click.echo(json.dumps(plain, indent=2, allow_nan=False))
+    click.echo(json.dumps(_without_infinities(value), indent=2, allow_nan=False))
+
+
+def _without_infinities(value: Any) -> Any:
+    match value:
+        case float() if math.isinf(value):
+            return None
+        case Mapping():
+            return {key: _without_infinities(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_without_infinities(part) for part in value]
+        case _:
+            return value
 
 
 @contextlib.contextmanager

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from blockc.accuracy import Comparison
 from blockc.errors import Problem, visible
 from blockc.running import Report, Simulation
 from blockc.simulating import Measured
-from blockc.simulation_report import measured_json, measured_lines
+from blockc.simulation_report import FAULT, measured_json, measured_lines
 
 
 def failures(report: Report, simulation: Simulation | None) -> Iterator[Problem]:
     """What a run found to be wrong with its own result."""
-    compared = report.comparison
-    hint = "this is a fault of blockc: please report it with the program, the sizes and the seed"
-    if compared.max_abs_error > compared.bound:
-        errors = f"max abs error {compared.max_abs_error:.3g}, bound {compared.bound:.3g}"
-        yield Problem("E0905", f"output `{report.output}` is not accurate enough: {errors}", None, hint)
-    elif not compared.ok:
-        yield Problem("E0905", f"output `{report.output}` has NaN or infinities in the wrong places", None, hint)
+    yield from inaccurate(report.output, report.comparison)
     if simulation is not None and simulation.difference:
         message = f"the simulation disagrees with the prediction: {simulation.difference}"
-        yield Problem("E0904", message, None, hint)
+        yield Problem("E0904", message, None, FAULT)
+
+
+def inaccurate(output: str, compared: Comparison) -> Iterator[Problem]:
+    """What is wrong with a kernel's output, if anything is."""
+    if compared.max_abs_error > compared.bound:
+        errors = f"max abs error {compared.max_abs_error:.3g}, bound {compared.bound:.3g}"
+        yield Problem("E0905", f"output `{output}` is not accurate enough: {errors}", None, FAULT)
+    elif not compared.ok:
+        yield Problem("E0905", f"output `{output}` has NaN or infinities in the wrong places", None, FAULT)
 
 
 def as_json(report: Report, simulation: Simulation | None, measured: Measured | None) -> dict[str, Any]:

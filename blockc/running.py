@@ -118,8 +118,20 @@ def sizes_from_arrays(program: ArrayProgram, arrays: Mapping[str, Array], dims: 
     return sizes
 
 
-def run(request: Request) -> tuple[Report, dict[str, Array]]:
-    """Compile, run, time and check. Returns the report and the input arrays that were used."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A compiled program with the arrays to run it on, and the positions at which its result is checked."""
+
+    kernel: driver.Kernel
+    plan: Plan
+    sizes: Mapping[str, int]
+    defaults: tuple[str, ...]
+    positions: Mapping[str, Array]
+    arrays: Mapping[str, Array]
+
+
+def prepare(request: Request) -> Prepared:
+    """Settle sizes, compile, and make the arrays. LimitError for what is too large for this machine."""
     driver.check_target(request.target)
     driver.check_dims(request.program, request.dims, request.tiles, request.split)
     sizes, defaults = sizes_for(request)
@@ -129,21 +141,26 @@ def run(request: Request) -> tuple[Report, dict[str, Array]]:
     check_work(plan)
     positions = meaning.sample(request.program, sizes, request.seed, CHECKED_ELEMENTS)
     check_reference(request.program, sizes, positions)
-    arrays = inputs_for(request, sizes)
-    outputs, times = timed(kernel, arrays)
-    output, comparison = checked(request.program, arrays, outputs, sizes, positions)
-    plan = priced_for(plan, arrays)
+    return Prepared(kernel, plan, sizes, defaults, positions, inputs_for(request, sizes))
+
+
+def run(request: Request) -> tuple[Report, dict[str, Array]]:
+    """Compile, run, time and check. Returns the report and the input arrays that were used."""
+    ready = prepare(request)
+    arrays = dict(ready.arrays)
+    outputs, times = timed(ready.kernel, arrays)
+    output, comparison = checked(ready, expected(ready), outputs)
     report = Report(
         request.program.name,
         request.target,
-        sizes,
-        defaults,
-        plan,
+        ready.sizes,
+        ready.defaults,
+        priced_for(ready.plan, arrays),
         statistics.median(times),
         len(times),
         output,
         comparison,
-        {dim: len(chosen) for dim, chosen in positions.items()},
+        {dim: len(chosen) for dim, chosen in ready.positions.items()},
         outputs,
     )
     return report, arrays
@@ -170,16 +187,17 @@ def check_memory(program: ArrayProgram, plan: Plan) -> None:
         kind = plan.program.types.get(name)
         if kind is not None:
             held += math.prod(sizes[dim] for dim in {*kind.lists, *kind.axes}) * DTYPES[kind.dtype].size
-    _check_bytes("the arrays need", held)
+    check_bytes("the arrays need", held)
 
 
 def check_reference(program: ArrayProgram, sizes: Mapping[str, int], positions: Mapping[str, Array]) -> None:
     """LimitError if the float64 meaning of a sample is larger than this machine's memory."""
     needed = REFERENCE_BYTES * largest_value(program, sizes, positions)
-    _check_bytes("the check against the float64 meaning needs", needed)
+    check_bytes("the check against the float64 meaning needs", needed)
 
 
-def _check_bytes(what: str, count: int) -> None:
+def check_bytes(what: str, count: int) -> None:
+    """LimitError for more bytes than this machine's memory has."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells
@@ -208,7 +226,6 @@ def inputs_for(request: Request, sizes: Mapping[str, int]) -> dict[str, Array]:
 
 def timed(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
     """The outputs by name, and the seconds of every run but the first."""
-    names = [result.argument.name for result in kernel.program.outputs]
     times: list[float] = []
     started = time.perf_counter()
     results = kernel(**arrays)
@@ -217,25 +234,40 @@ def timed(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str,
         started = time.perf_counter()
         results = kernel(**arrays)
         times.append(time.perf_counter() - started)
-    return (results if len(names) > 1 else {names[0]: results}), times
+    return by_name(kernel.program, results), times
 
 
-def checked(
-    program: ArrayProgram,
-    arrays: Mapping[str, Array],
-    outputs: Mapping[str, Array],
-    sizes: Mapping[str, int],
-    positions: Mapping[str, Array],
-) -> tuple[str, Comparison]:
-    """The output that is furthest from the float64 meaning at these positions, and how far it is."""
-    exact = meaning.evaluate(program, arrays, positions)
-    unfused = meaning.baseline(program, arrays, positions)
-    rows = meaning.restrict_outputs(program, outputs, sizes, positions)
+def by_name(program: ArrayProgram, results: Any) -> dict[str, Array]:
+    """What a kernel returned, as outputs by name."""
+    names = [result.argument.name for result in program.outputs]
+    return results if len(names) > 1 else {names[0]: results}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The outputs at the positions that are checked: the float64 meaning, and the unfused program in the precision of a
+    kernel."""
+
+    exact: Mapping[str, Array]
+    unfused: Mapping[str, Array]
+
+
+def expected(ready: Prepared) -> Expected:
+    """What a result is compared with."""
+    program = ready.kernel.program
+    exact = meaning.evaluate(program, ready.arrays, ready.positions)
+    return Expected(exact, meaning.baseline(program, ready.arrays, ready.positions))
+
+
+def checked(ready: Prepared, wanted: Expected, outputs: Mapping[str, Array]) -> tuple[str, Comparison]:
+    """The output that is furthest from the float64 meaning, and how far it is."""
+    program = ready.kernel.program
+    rows = meaning.restrict_outputs(program, outputs, ready.sizes, ready.positions)
     comparisons = {
         result.argument.name: compare(
             rows[result.argument.name],
-            exact[result.argument.name],
-            unfused[result.argument.name],
+            wanted.exact[result.argument.name],
+            wanted.unfused[result.argument.name],
             result.argument.dtype,
             computed_dtype(program, result),
         )

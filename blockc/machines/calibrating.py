@@ -62,7 +62,7 @@ def calibrated(machine: Machine, say: Callable[[str], None] = lambda _: None, se
         )
         for unit in machine.compute
     )
-    description = f"{_processor()}, measured with NumPy {np.__version__}"
+    description = f"{processor()}, measured with NumPy {np.__version__}"
     return replace(
         machine,
         description=description,
@@ -201,7 +201,7 @@ def _rounded_up(value: float) -> float:
     return float(f"{math.ceil(value / unit) * unit:.{_DIGITS}g}")
 
 
-def _processor() -> str:
+def processor() -> str:
     """The name of the processor, in characters that a machine file takes."""
     name = platform.processor() or platform.machine() or "this computer"
     try:
