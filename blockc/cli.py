@@ -19,6 +19,7 @@ import click
 
 from blockc import __version__
 from blockc.arguments import known, load, read_inputs
+from blockc.bench_command import bench
 from blockc.errors import BlockcError, CheckError, LimitError, UsageError, visible
 from blockc.files import check_outputs, read_source, write_arrays, write_texts
 from blockc.options import (
@@ -285,6 +286,7 @@ def verify(file: str, options: Options) -> None:
         raise CheckError(problems)
 
 
+cli.add_command(bench)
 cli.add_command(targets)
 
 

@@ -98,15 +98,16 @@ OWNERS = {
         "blockc.explain",
         "blockc.machine_report",
     ),
-    "click": ("blockc.cli", "blockc.options", "blockc.printing", "blockc.targets_command"),
+    "click": ("blockc.bench_command", "blockc.cli", "blockc.options", "blockc.printing", "blockc.targets_command"),
     "platformdirs": ("blockc.machines.loading",),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),
 }
-LATE_OWNERS = ("blockc.codegen", "blockc.integrations")
+LATE_OWNERS = ("blockc.codegen", "blockc.eager_torch", "blockc.integrations")
 
 
 def owned(module: Module) -> Iterator[str]:
-    """A library is imported in the modules that own it; torch and triton in codegen and integrations, and late."""
+    """A library is imported in the modules that own it; torch and triton in codegen, eager_torch and
+    integrations, and late."""
     late = set(late_imports(module.tree))
     for name, line in imports(module.tree):
         library = name.split(".")[0]
