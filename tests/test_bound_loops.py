@@ -509,3 +509,12 @@ def test_nothing_of_a_whole_dimension(body: str) -> None:
     arrays = random_arrays(parse(source), sizes, 0)
     kernel = driver.compile(source, dims=sizes, tiles={"m": 3, "n": 3, "k": None})
     np.testing.assert_array_equal(kernel(**arrays), evaluate(parse(source), arrays)["O"])
+
+
+@pytest.mark.parametrize("values", [[-3, -3, 0, 0, -1, -1], [0, 0, 0, 0, 0, 5]])
+def test_a_number_that_is_made_another_number_is_no_condition(values: list[int]) -> None:
+    """It was taken for one: the first program failed to compile."""
+    source = "program p(X: i32[m], V: f32[m]) -> O: f32[] { O = sum[m](f32(X * 2) * V) }"
+    kernel = blockc.compile(source, tiles={"m": 2})
+    found = kernel(np.array(values, np.int32), np.ones(6, np.float32))
+    assert found == 2 * sum(values)

@@ -38,7 +38,7 @@ from blockc.ir.block import (
 from blockc.ir.conditions import as_term, conditions, positions, readings
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.monoids import identity
-from blockc.ir.ops import OPERATORS
+from blockc.ir.ops import OPERATORS, Result
 from blockc.ir.verify import verify
 from blockc.passes.positive import is_positive
 
@@ -63,7 +63,7 @@ def _loop(program: Program, node: Map) -> Map:
     items = all(output.monoid is not None for output in node.outputs) and all(program.types[n].is_item for n in names)
     found: list[Condition] = []
     for operand in dict.fromkeys(conditions(node.body)) if items else ():
-        condition = as_term(program, operand)
+        condition = as_term(program, operand) if is_truth_value(program, operand) else None
         if not isinstance(condition, Condition) or node.dim not in positions(condition):
             continue
         if not readings(condition) <= node.captures.union(port.name for port in node.ports):
@@ -74,6 +74,13 @@ def _loop(program: Program, node: Map) -> Map:
     if not found:
         return replace(node, body=body)
     return replace(node, body=body, where=found[0] if len(found) == 1 else Condition("and", tuple(found)))
+
+
+def is_truth_value(program: Program, operand: Operand) -> bool:
+    """True for what is true or false; a number that is made another number is none."""
+    if isinstance(operand, str):
+        return program.types[operand].dtype == "bool"
+    return isinstance(operand, Expression) and OPERATORS[operand.op].result is Result.BOOLEAN
 
 
 @dataclass(slots=True)

@@ -93,6 +93,7 @@ def evaluate(
     """The costs for some sizes and tiles, in elements. Loops that leave out blocks by what an input holds are counted
     for `arrays`; without, as if they left out none."""
     sizes = complete_sizes(model.program, sizes)
+    tiles = {dim: tile for dim, tile in tiles.items() if dim not in model.program.whole}
     tables = NO_TABLES if arrays is None else tables_of(model.program, sizes, arrays)
     moved: dict[tuple[str, str, str], int] = {}
     flops: dict[str, int] = {}
