@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from oracle import Case, example, final_programs, inputs, mismatch
 
+import blockc
 from blockc import driver
 from blockc.data import random_arrays
 from blockc.ir.block import Condition, Constant, Index, Map, Program, Size, Term, walk
