@@ -19,6 +19,7 @@ ATTENTION = str(EXAMPLES / "attention.blk")
 SMALL = [part for dim in ("b=1", "h=2", "m=20", "n=30", "d=64", "e=64") for part in ("--dim", dim)]
 LAYER = str(EXAMPLES / "large" / "transformer_layer.blk")
 SMALL_LAYER = [part for dim in ("s=16", "d=16", "h=2", "k=8", "z=24", "c=16") for part in ("--dim", dim)]
+SMALL_LAYER += [part for dim in ("s=8", "t=8", "d=8", "h=1", "k=4", "z=8", "c=8") for part in ("--tile", dim)]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

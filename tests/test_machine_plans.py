@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from machine_cases import agreed, check_random, random_machine
-from oracle import EXAMPLES, Case, derive, difference, example, example_names, inputs, random_case
+from machine_cases import check_random, random_machine
+from oracle import EXAMPLES, difference, example, example_names, inputs, random_case
 
 from blockc import driver, meaning
 from blockc.data import random_arrays
@@ -22,7 +22,7 @@ from blockc.ir.schedule_text import format_schedule
 from blockc.language import parse
 from blockc.machines.loading import load_machine
 from blockc.partition import Partition, partition, shape_of
-from blockc.passes import choose, cost
+from blockc.passes import cost
 from blockc.passes.machine_cost import MachineCost, estimate, evaluate, formulas
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
@@ -145,29 +145,10 @@ def test_what_leaves_and_reaches_the_outermost_tier_is_what_the_block_program_mo
                 assert by_value[value] == moved.get((value, "load"), 0) + moved.get((value, "store"), 0), value
 
 
-# --- prediction and simulation ---------------------------------------------------------------------------------------
+# --- prediction and simulation (of examples: test_simulator.py) ------------------------------------------------------
 
 
-RAGGED = {"b": 2, "h": 2, "m": 7, "n": 13, "d": 6, "e": 9, "k": 9, "z": 14, "v": 11, "kv": 2, "g": 1}
-CUT = {"b": 2, "h": 1, "m": 4, "n": 7, "d": 4, "e": 5, "k": 5, "z": 9, "v": 6, "kv": 1, "g": 1}
-
-
-@pytest.mark.parametrize("whole", ["", "d e"])
-@pytest.mark.parametrize("name", example_names())
-def test_examples_on_all_machines_move_what_is_predicted(name: str, whole: str) -> None:
-    source = example(name).replace("d=64", "d=6").replace("e=128", "e=9")
-    dims = {dim.name for dim in parse(source).dims}
-    tiles = {dim: CUT[dim] for dim in dims}
-    case = Case(source, {dim: RAGGED[dim] for dim in dims}, tiles, frozenset(whole.split()) & dims)
-    for program in choose.ready(derive(case)):
-        for target in SHIPPED:
-            try:
-                agreed(place(program, machine(target)), case, inputs(case))
-            except Unplaceable:
-                assert name == "cosine_attention"
-
-
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(40), 418, 827, 1093, 1115])  # the last ones failed once
 def test_random_programs_on_random_machines_move_what_is_predicted(seed: int) -> None:
     check_random(seed)
 
@@ -272,6 +253,7 @@ def test_schedules_as_text_name_tiers_and_ways() -> None:
 # --- parts of large programs -----------------------------------------------------------------------------------------
 
 LAYER = {"s": 24, "d": 16, "h": 2, "k": 8, "z": 40, "c": 16}
+BLOCKS: dict[str, int | None] = {"s": 8, "t": 8, "d": 8, "h": 1, "k": 4, "z": 16, "c": 8}
 
 
 @cache
@@ -282,7 +264,7 @@ def large(name: str) -> Any:
 @cache
 def layer_on_toy() -> Partition:
     program = large("transformer_layer")
-    return partition(program, machine("toy"), driver.default_sizes(program, LAYER), {})
+    return partition(program, machine("toy"), driver.default_sizes(program, LAYER), BLOCKS)
 
 
 def run_parts(program: Any, places: tuple[int, ...], sizes: dict[str, int], arrays: dict[str, Any]) -> dict[str, Any]:
