@@ -291,7 +291,9 @@ def _figures(entry: Cost) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
-    """A time in milliseconds, or in seconds from ten of them on."""
+    """A time in milliseconds; in microseconds below a tenth of one, and in seconds from ten of them on."""
+    if 0 < seconds < 1e-4:
+        return f"{seconds * 1e6:,.3f} us"
     return f"{seconds * 1e3:,.3f} ms" if seconds < 10 else f"{seconds:,.1f} s"
 
 

@@ -29,6 +29,7 @@ from blockc.ir.machine import Machine
 from blockc.partition import Partition
 from blockc.passes.machine_cost import MachineCost, formulas
 from blockc.passes.machine_model import model
+from blockc.passes.search import CLOSE
 from blockc.passes.segments import operators
 from blockc.planning import Candidate, MachinePlan
 
@@ -42,7 +43,14 @@ class MachineExplanation:
 
     def to_json(self) -> dict[str, Any]:
         """The object that `blockc explain --json` prints: with `machine`, what was chosen for it and why."""
-        return {**self.explanation.to_json(), "machine": plan_json(self.plan)}
+        value = self.explanation.to_json()
+        if not has_kernels(self.plan.machine):
+            found = {c.choice.snapshot: c.choice for c in self.plan.candidates if c.form == self.plan.chosen.form}
+            for entry in value["snapshots"]:
+                choice = found[entry["index"]]
+                entry["tiles"], entry["fits"] = dict(choice.tiles), choice.cost is not None
+                entry["predicted_seconds"] = choice.cost.seconds if choice.cost is not None else None
+        return {**value, "machine": plan_json(self.plan)}
 
     def __str__(self) -> str:
         found, plan = self.explanation, self.plan
@@ -271,19 +279,22 @@ def why_not(plan: MachinePlan, candidate: Candidate) -> str:
         return ""
     if cost is None:
         return candidate.choice.why
-    if cost.seconds <= plan.cost.seconds * 1.005:
-        return "as fast, with as many kernels and more loops, or more kernels"
-    mine, chosen = _resources(cost), _resources(plan.cost)
-    slowest = max(mine, key=lambda name: mine[name], default="dispatch")
-    if slowest not in mine:
-        return "it has more kernels to start"
-    other = chosen.get(slowest, 0.0)
-    return f"{slowest} takes {duration(mine[slowest])}, in the chosen one {duration(other)}"
+    if cost.seconds <= plan.cost.seconds * CLOSE:
+        kernels, chosen_kernels = len(cost.kernels), len(plan.cost.kernels)
+        return (
+            f"as fast, with {kernels} kernels, not {chosen_kernels}"
+            if kernels > chosen_kernels
+            else "as fast, with more loops"
+        )
+    mine, chosen = _resources(plan, cost), _resources(plan, plan.cost)
+    worse = max(mine, key=lambda name: mine[name] - chosen.get(name, 0.0))
+    return f"{worse}: {duration(mine[worse])}, in the chosen one {duration(chosen.get(worse, 0.0))}"
 
 
-def _resources(cost: MachineCost) -> Mapping[str, float]:
-    total: dict[str, float] = {}
+def _resources(plan: MachinePlan, cost: MachineCost) -> Mapping[str, float]:
+    """Seconds by resource: of each kernel what it waits for, and what starting kernels takes."""
+    total = {"starting kernels": plan.machine.dispatch * len(cost.kernels)}
     for kernel in cost.kernels:
-        for name, seconds in kernel.resources.items():
-            total[name] = total.get(name, 0.0) + seconds
+        waited = kernel.seconds - plan.machine.dispatch
+        total[kernel.bottleneck] = total.get(kernel.bottleneck, 0.0) + waited
     return total

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from blockc import driver
-from blockc.errors import LimitError
-from blockc.ir.array_program import ArrayProgram
+from blockc.errors import LimitError, Problem
+from blockc.ir.array_program import Argument, ArrayProgram
+from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.passes.segments import cuts, operators, segment
 from blockc.planning import MachinePlan, machine_plan, search_plan
 
 LONGEST = 8  # places between cuts that a part may have
+NEARLY = 2.0  # times the time of the parts: then the whole program is searched in full as well
 WORSE = 1.1  # times the time of its pieces: two parts in a row that are this slow are not made longer
 
 
@@ -87,6 +89,8 @@ class _Partitioner:
 
     def partition(self) -> Partition:
         places = cuts(self.program, self.sizes)
+        if len(operators(self.program)) == 0:  # names and numbers only
+            return self.found((self.whole(),), ())
         best = [(0.0, 0)] + [(math.inf, 0)] * (len(places) - 1)  # of everything up to a place: seconds, and where from
         looked: list[tuple[int, int, float, str]] = []
         for end in range(1, len(places)):
@@ -114,7 +118,23 @@ class _Partitioner:
             for start, end, seconds, why in looked
         )
         parts = tuple(self.part(places[start], places[end]) for start, end in chosen)
+        found = self.found(parts, candidates)
+        together = [seconds for start, end, seconds, _ in looked if (start, end) == (0, len(places) - 1)]
+        if len(parts) > 1 and together and together[0] <= NEARLY * best[-1][0]:
+            whole = self.whole()  # lists in faster tiers, which estimates leave out, may help it more
+            if whole.plan.cost.seconds <= found.seconds:
+                ends = names[0], names[-1]
+                again = (replace(entry, chosen=(entry.first, entry.last) == ends) for entry in candidates)
+                found = self.found((whole,), tuple(again))
+        check_capacity(found)
+        return found
+
+    def found(self, parts: tuple[Part, ...], candidates: tuple[Candidate, ...]) -> Partition:
         return Partition(self.program, self.machine, dict(self.sizes), parts, candidates)
+
+    def whole(self) -> Part:
+        """The whole program as one part."""
+        return Part(self.program, search_plan(self.program, self.machine, self.sizes, self.tiles))
 
     def estimate(self, start: int, end: int) -> tuple[float, str]:
         """The predicted seconds of a part, or infinity and why it cannot be."""
@@ -129,8 +149,9 @@ class _Partitioner:
         return self.estimates[key]
 
     def part(self, start: int, end: int) -> Part:
-        everything = (start, end) == (0, len(operators(self.program)))
-        part = self.program if everything else segment(self.program, start, end, self.sizes)
+        if (start, end) == (0, len(operators(self.program))):
+            return self.whole()
+        part = segment(self.program, start, end, self.sizes)
         return Part(part, search_plan(part, self.machine, self.sizes_of(part), self.tiles_of(part)))
 
     def sizes_of(self, part: ArrayProgram) -> dict[str, int]:
@@ -138,6 +159,43 @@ class _Partitioner:
 
     def tiles_of(self, part: ArrayProgram) -> driver.Tiles:
         return {dim.name: self.tiles[dim.name] for dim in part.dims if dim.name in self.tiles}
+
+
+def check_capacity(found: Partition) -> None:
+    """LimitError if the outermost tier does not hold a part together with what other parts leave or need there."""
+    tier = found.machine.tiers[0]
+    for part, others in zip(found.parts, resident(found), strict=True):
+        need = part.plan.cost.peak.get(tier.name, 0) + others
+        if need > tier.capacity:
+            message = f"`{found.program.name}` cannot be executed on {found.machine.name}: {need:,} bytes are needed in"
+            message += f" {tier.name}, which has {tier.capacity:,}, for arguments and for values between parts"
+            raise LimitError((Problem("E0292", message, None, "smaller sizes (--dim) need less"),))
+
+
+def resident(found: Partition) -> tuple[int, ...]:
+    """For each part the bytes in the outermost tier that it has nothing to do with: arguments of other parts, and
+    values that earlier parts have left for later ones."""
+    program = found.program
+    sizes = {argument.name: _bytes(argument, found.sizes) for argument in program.inputs}
+    sizes |= {result.argument.name: _bytes(result.argument, found.sizes) for result in program.outputs}
+    always = set(sizes)
+    own = [
+        {argument.name: argument for argument in (*part.program.inputs, *(r.argument for r in part.program.outputs))}
+        for part in found.parts
+    ]
+    for part in own:
+        sizes |= {name: _bytes(argument, found.sizes) for name, argument in part.items() if name not in sizes}
+    made = {result.argument.name: at for at, part in enumerate(found.parts) for result in part.program.outputs}
+    last = {argument.name: at for at, part in enumerate(found.parts) for argument in part.program.inputs}
+    result = []
+    for at, part in enumerate(own):
+        between = {name for name, first in made.items() if first < at < last.get(name, first)}
+        result.append(sum(sizes[name] for name in always | between if name not in part))
+    return tuple(result)
+
+
+def _bytes(argument: Argument, sizes: Mapping[str, int]) -> int:
+    return math.prod(sizes[dim] for dim in argument.dims) * DTYPES[argument.dtype].size
 
 
 def shape_of(part: ArrayProgram, sizes: Mapping[str, int], tiles: driver.Tiles) -> object:

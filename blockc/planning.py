@@ -23,6 +23,7 @@ from blockc.passes.machine_cost import MachineCost, evaluate
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
 from blockc.passes.search import Choice, best_choice, search
+from blockc.passes.units import Unplaceable
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,10 @@ def machine_plan(
     form = _named(sorted(derivation.unfused.whole))
     candidates = []
     for at, snapshot in enumerate(plan.snapshots):
-        schedule = place(snapshot, machine)
+        try:
+            schedule = place(snapshot, machine)
+        except Unplaceable as error:
+            raise impossible(program, machine, [str(error)]) from error
         figures = evaluate(model(schedule), sizes, plan.tiles)
         choice = Choice(at, snapshot, plan.tiles, {}, schedule, figures, figures.seconds)
         candidates.append(Candidate(form, derivation, plan.snapshots, choice))
@@ -113,11 +117,15 @@ def search_plan(
             candidates += [Candidate(form, derivation, programs, choice) for choice in found]
         chosen = _best(candidates)
     if chosen is None:
-        whys = dict.fromkeys(candidate.choice.why for candidate in candidates)
-        message = f"`{program.name}` cannot be executed on {machine.name}: {'; '.join(whys)}"
-        hint = "smaller blocks (--tile) or sizes (--dim) need less; `blockc targets show` prints the machine"
-        raise LimitError((Problem("E0292", message, None, hint),))
+        raise impossible(program, machine, [candidate.choice.why for candidate in candidates])
     return MachinePlan(machine, dict(sizes), chosen, _ordered(candidates, chosen))
+
+
+def impossible(program: ArrayProgram, machine: Machine, whys: list[str]) -> LimitError:
+    """The error for a program that has no plan, with all reasons."""
+    message = f"`{program.name}` cannot be executed on {machine.name}: {'; '.join(dict.fromkeys(whys))}"
+    hint = "smaller blocks (--tile) or sizes (--dim) need less; `blockc targets show` prints the machine"
+    return LimitError((Problem("E0292", message, None, hint),))
 
 
 def _ordered(candidates: list[Candidate], chosen: Candidate) -> tuple[Candidate, ...]:

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from blockc import meaning
-from blockc.codegen.simulator import simulate
+from blockc.codegen.simulator import CapacityExceeded, simulate
 from blockc.errors import LimitError, Problem
 from blockc.ir import array_program
 from blockc.ir.machine import Machine
-from blockc.partition import Part, Partition, partition
+from blockc.partition import Part, Partition, partition, resident
 from blockc.passes.machine_cost import evaluate
 from blockc.passes.machine_model import model
-from blockc.planning import machine_plan
 from blockc.running import SIMULATED_BLOCKS, SIMULATED_OPERATIONS, Request, inputs_for, iterations, sizes_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -93,7 +92,7 @@ def run(request: Request, machine: Machine) -> SimulatedRun:
     for part in found.parts:
         check_work(part)
     arrays = inputs_for(request, sizes)
-    outputs, measured = simulated(found.parts, machine, arrays)
+    outputs, measured = simulated(found, arrays)
     named = {result.argument.name: outputs[result.argument.name] for result in request.program.outputs}
     exact = meaning.evaluate(request.program, arrays)
     errors = {name: difference(named[name], exact[name]) for name in named}
@@ -105,24 +104,29 @@ def run(request: Request, machine: Machine) -> SimulatedRun:
 
 def of_kernels(request: Request, machine: Machine, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> Measured:
     """What the plan that kernels are made of moves on the simulated machine."""
-    plan = machine_plan(request.program, machine, sizes, request.tiles, request.split)
-    return simulated((Part(request.program, plan),), machine, arrays)[1]
+    found = partition(request.program, machine, sizes, request.tiles, request.split)
+    return simulated(found, arrays)[1]
 
 
-def simulated(
-    parts: tuple[Part, ...], machine: Machine, arrays: Mapping[str, Array]
-) -> tuple[dict[str, Array], Measured]:
-    """The results of all parts, one after the other, and what they moved. `arrays` are the inputs by name."""
+def simulated(found: Partition, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Measured]:
+    """The results of all parts, one after the other, and what they moved. `arrays` are the inputs by name. LimitError
+    if a tier overflows, as it may where blocks are chosen by fixed rules."""
+    parts, machine = found.parts, found.machine
     known: dict[str, Array] = dict(arrays)
     moved: dict[tuple[str, str], list[int]] = {}
     held = {tier.name: [0, 0] for tier in machine.tiers}
     predicted_seconds = simulated_seconds = 0.0
     problem = ""
-    for part in parts:
+    home = machine.tiers[0].name
+    for part, others in zip(parts, resident(found), strict=True):
         plan = part.plan
         given = {argument.name: known[argument.name] for argument in part.program.inputs}
         predicted = evaluate(model(plan.schedule), plan.sizes, plan.chosen.choice.tiles, given)
-        counted = simulate(plan.schedule, given, plan.sizes, plan.chosen.choice.tiles)
+        try:
+            counted = simulate(plan.schedule, given, plan.sizes, plan.chosen.choice.tiles)
+        except CapacityExceeded as error:
+            hint = "smaller blocks (--tile) or sizes (--dim) need less"
+            raise LimitError((Problem("E0292", str(error), None, hint),)) from error
         known.update(counted.outputs)
         predicted_seconds += predicted.seconds
         simulated_seconds += counted.seconds
@@ -134,7 +138,9 @@ def simulated(
             total = moved.setdefault((source, destination), [0, 0])
             total[0], total[1] = total[0] + pair[0], total[1] + pair[1]
         for tier, most in held.items():
-            most[0], most[1] = max(most[0], predicted.peak.get(tier, 0)), max(most[1], counted.peak[tier])
+            more = others if tier == home else 0
+            most[0] = max(most[0], predicted.peak.get(tier, 0) + more)
+            most[1] = max(most[1], counted.peak[tier] + more)
     crossings = tuple(Crossing(*boundary, counts[0], counts[1]) for boundary, counts in moved.items())
     spaces = tuple(Space(tier.name, held[tier.name][0], held[tier.name][1], tier.capacity) for tier in machine.tiers)
     return known, Measured(crossings, spaces, predicted_seconds, simulated_seconds, problem)

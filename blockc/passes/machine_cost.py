@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockc.ir.array_program import sizes as complete_sizes
-from blockc.ir.machine import Machine, Rate
+from blockc.ir.machine import ComputeUnit, Machine, Rate
 from blockc.passes.cost import Count
 from blockc.passes.live_blocks import NO_TABLES, Arrays, live, tables_of
 from blockc.passes.machine_model import Boundary, Held, KernelModel, Model, Work
+from blockc.passes.units import closest
 
 if TYPE_CHECKING:
     import sympy
@@ -287,7 +288,7 @@ class _Estimator:
         rate = unit.operations[work.operation][work.rated]
         seconds = elements * work.flops * self.padded(work, rate) / rate.rate
         if work.special:
-            special = special_rate(self.model.machine, work.rated) or rate
+            special = special_rate(unit, work.rated) or rate
             seconds = seconds + elements * work.special * self.padded(work, special) / special.rate
         return seconds
 
@@ -300,11 +301,8 @@ class _Estimator:
         return factor
 
 
-def special_rate(machine: Machine, dtype: str) -> Rate | None:
-    """The rate of special functions for a type, of any unit."""
-    for unit in machine.compute:
-        rates = unit.operations.get("special", {})
-        if dtype in rates:
-            return rates[dtype]
-    found = [rate for unit in machine.compute for rate in unit.operations.get("special", {}).values()]
-    return min(found, key=lambda rate: rate.rate, default=None)
+def special_rate(unit: ComputeUnit, dtype: str) -> Rate | None:
+    """The rate of special functions of a unit, for the type or the nearest wider one; None if it has none."""
+    rates = unit.operations.get("special", {})
+    found = closest(rates, dtype) or next(iter(rates), None)
+    return rates[found] if found is not None else None

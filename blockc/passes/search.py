@@ -1,9 +1,10 @@
 """The choice for a machine: a snapshot, the size of every block, and the tier of every list, by predicted time.
 
 For each snapshot block sizes are tried together, powers of two on a grid that is coarse enough to be quick, and then
-halved and doubled one at a time for as long as that helps. Then lists are put into faster tiers, one after the other:
-the one that saves most, until none saves anything. What does not fit a tier is out. Of the time that all resources
-take, a thousandth is added to the predicted time, so that of plans that are as fast the one that moves least is chosen.
+halved and doubled, one or two at a time, for as long as that helps. Then lists are put into faster tiers, in rounds:
+those that save something alone, the best one first, until none does. What does not fit a tier is out. Of the time that
+all resources take, a thousandth is added to the predicted time, so that of plans that are as fast the one that moves
+least is chosen.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from blockc.passes.place import Placement, place
 from blockc.passes.units import Unplaceable
 
 MOST = 2000  # choices of block sizes that are tried at first
-SMALLEST = 4  # elements of a block
+SMALLEST = 4  # elements of a block, unless nothing fits
 TIE = 1e-3  # how much the time of resources that do not decide counts
 NEAR, LOOKED_AT = 2.0, 3  # lists are placed for so many snapshots, not slower than so many times the fastest
 CLOSE = 1.005  # of predicted times: what differs by less is the same
@@ -92,6 +93,7 @@ class _Search:
     batch: set[str]
 
     def __post_init__(self) -> None:
+        self.smallest = SMALLEST
         self.sizes = complete_sizes(self.program, self.given)
         self.chunks = self.program.chunks
         self.cut = [
@@ -110,7 +112,7 @@ class _Search:
         if dim in self.batch:
             return [1]
         top = power_of_two(max(1, self.sizes[dim]))
-        return [1 << power for power in range(min(top, SMALLEST).bit_length() - 1, top.bit_length())]
+        return [1 << power for power in range(min(top, self.smallest).bit_length() - 1, top.bit_length())]
 
     def grid(self) -> list[dict[str, int]]:
         """Choices of a block size for each dimension."""
@@ -182,6 +184,10 @@ class _Search:
         choices = self.grid()
         best, least = self.best(found, choices)
         if not math.isfinite(least):
+            self.smallest = 1
+            choices = self.grid()
+            best, least = self.best(found, choices)
+        if not math.isfinite(least):
             why = self.too_large(estimate(found, self.given, self.tiles(choices)))
             return Choice(snapshot, self.program, {}, {}, None, None, math.inf, why)
         return self.made(snapshot, best, {}, schedule, found, least)
@@ -203,6 +209,7 @@ class _Search:
         """The choice with lists in faster tiers, as long as that pays."""
         if choice.schedule is None or choice.cost is None:
             return choice
+        self.smallest = min(SMALLEST, *choice.tiles.values(), SMALLEST)
         chosen, current = self.knobs(choice.tiles), choice
         while True:
             before = current

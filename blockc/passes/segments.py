@@ -33,10 +33,13 @@ def cuts(program: ArrayProgram, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """
     nodes = operators(program)
     kept = [_kept(program, nodes, at, sizes) for at in range(len(nodes) + 1)]
+    unbounded = exponentials(program)
     found = {0, len(nodes)}
     for at in range(1, len(nodes)):
         if nodes[at].op in ALIASES:
             continue  # it goes with what reads it, or with what it names
+        if any(node.name in unbounded for node in _live(program, nodes, at)):
+            continue  # it would be stored as a plain number, which could overflow
         lower = kept[at] <= min(kept[at - 1], kept[at + 1]) and kept[at] < max(kept[at - 1], kept[at + 1])
         product = (nodes[at].op == "contract") != (nodes[at - 1].op == "contract")
         if lower or product:
@@ -46,10 +49,58 @@ def cuts(program: ArrayProgram, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 def _kept(program: ArrayProgram, nodes: tuple[Node, ...], at: int, sizes: Mapping[str, int]) -> int:
     """The bytes of what is computed before a place and needed behind it."""
-    before = {node.name: node for node in nodes[:at]}
-    needed = {name for node in nodes[at:] for name in node.args} | {result.node for result in program.outputs}
-    values = (node for name, node in before.items() if name in needed)
+    values = _live(program, nodes, at)
     return sum(math.prod(sizes[dim] for dim in node.shape) * DTYPES[node.dtype].size for node in values)
+
+
+def _live(program: ArrayProgram, nodes: tuple[Node, ...], at: int) -> list[Node]:
+    """What is computed before a place and needed behind it."""
+    needed = {name for node in nodes[at:] for name in node.args} | {result.node for result in program.outputs}
+    return [node for node in nodes[:at] if node.name in needed]
+
+
+def exponentials(program: ArrayProgram) -> frozenset[str]:
+    """The values that are still exponentials, possibly of large numbers: no division by a sum of the same exponentials,
+    and no logarithm, has brought them back. Kernels carry them as pairs, which is not possible from part to part."""
+    numbers: dict[object, int] = {}
+    origin: dict[str, int] = {}  # a number for each value: equal operators on equal values have the same
+    powers: dict[str, dict[int, int]] = {}  # of which exponentials a value is a product, and to which power
+    for node in program.nodes:
+        own = node.name if node.op == "input" else repr(node.value)
+        made = (node.op, own, tuple(origin[arg] for arg in node.args), node.dims)
+        origin[node.name] = numbers.setdefault(made, len(numbers))
+        parts = [powers[arg] for arg in node.args]
+        powers[node.name] = {key: count for key, count in _powers(node, parts, origin).items() if count}
+    return frozenset(name for name, found in powers.items() if found)
+
+
+def _powers(node: Node, parts: list[dict[int, int]], origin: Mapping[str, int]) -> dict[int, int]:
+    """The exponentials of a result by those of its operands. A sum of some is one like them, and so is a maximum."""
+    match node.op:
+        case "exp":
+            return {origin[node.args[0]]: 1}
+        case "mul" | "contract":
+            return _combined([(part, 1) for part in parts])
+        case "div":
+            return _combined([(parts[0], 1), (parts[1], -1)])
+        case "recip":
+            return _combined([(parts[0], -1)])
+        case "log" | "tanh" | "sigmoid" | "erf" | "index" | "size" | "lt" | "le" | "gt" | "ge" | "eq" | "ne":
+            return {}
+        case _:  # sums, choices, roots: as large as the largest operand
+            result: dict[int, int] = {}
+            for part in parts:
+                for key, count in part.items():
+                    result[key] = max(result.get(key, 0), count, key=abs)
+            return result
+
+
+def _combined(parts: list[tuple[dict[int, int], int]]) -> dict[int, int]:
+    result: dict[int, int] = {}
+    for part, sign in parts:
+        for key, count in part.items():
+            result[key] = result.get(key, 0) + sign * count
+    return result
 
 
 def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int]) -> ArrayProgram:

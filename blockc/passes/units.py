@@ -77,25 +77,35 @@ class Units:
     def assign(self, program: Program, apply: Apply) -> Assigned:
         """The unit of a tile operator.
 
-        A contraction with free axes on both sides is a matrix product, in the narrower type of its operands, if a unit
-        has a rate for it; everything else is for the vector unit.
+        A contraction with free axes on both sides is a matrix product, in the type of `product_type`, if a unit has a
+        rate for that or a wider type; everything else is for the vector unit.
         """
         kinds = [program.types[name] for name in operand_names(apply.args)]
         if apply.op == "contract" and len(kinds) == 2:
             axes = [set(kind.axes) for kind in kinds]
             if axes[0] - axes[1] and axes[1] - axes[0]:
-                narrow = min((kind.dtype for kind in kinds), key=lambda dtype: DTYPES[dtype].size)
-                for unit in self.machine.compute:
-                    rated = closest(unit.operations.get("matmul", {}), narrow)
-                    if rated is not None:
-                        tiers = unit.operands[0], unit.operands[-1]
-                        return Assigned(
-                            unit, "matmul", rated, tiers, unit.accumulator, rated if rated == narrow else ""
-                        )
+                operand = product_type([kind.dtype for kind in kinds])
+                offers = [
+                    (rated != operand, -unit.operations["matmul"][rated].rate, at, unit, rated)
+                    for at, unit in enumerate(self.machine.compute)
+                    if (rated := closest(unit.operations.get("matmul", {}), operand)) is not None
+                ]
+                if offers:  # the exact type first, then the highest rate
+                    *_, unit, rated = min(offers, key=lambda offer: offer[:3])
+                    return Assigned(
+                        unit, "matmul", rated, (unit.operands[0], unit.operands[-1]), unit.accumulator, rated
+                    )
         unit, tier = self.vector
         widest = _widest([kind.dtype for kind in kinds] + [apply.dtype])
         rated = closest(unit.operations["vector"], widest) or next(iter(unit.operations["vector"]))
         return Assigned(unit, "vector", rated, (tier,) * len(kinds), unit.accumulator)
+
+
+def product_type(dtypes: list[str]) -> str:
+    """The type in which a product takes its operands: the narrowest of the floats, else the widest of whole numbers."""
+    floats = [dtype for dtype in dtypes if is_float(dtype)]
+    size = {dtype: DTYPES[dtype].size for dtype in dtypes}
+    return min(floats, key=size.__getitem__) if floats else max(dtypes, key=size.__getitem__)
 
 
 def closest(rates: Iterable[str], dtype: str) -> str | None:
