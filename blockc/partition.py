@@ -18,7 +18,7 @@ from blockc.ir.array_program import Argument, ArrayProgram
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.passes.segments import cuts, operators, segment
-from blockc.planning import MachinePlan, machine_plan, search_plan
+from blockc.planning import MachinePlan, first_estimate, machine_plan, search_plan
 
 LONGEST = 8  # places between cuts that a part may have
 NEARLY = 2.0  # times the time of the parts: then the whole program is searched in full as well
@@ -85,12 +85,9 @@ class _Partitioner:
     sizes: Mapping[str, int]
     tiles: driver.Tiles
     estimates: dict[object, tuple[float, str]] = field(default_factory=dict)
-    plans: dict[object, MachinePlan] = field(default_factory=dict)
 
     def partition(self) -> Partition:
-        places = cuts(self.program, self.sizes)
-        if len(operators(self.program)) == 0:  # names and numbers only
-            return self.found((self.whole(),), ())
+        places = cuts(self.program, self.sizes) if operators(self.program) else (0,)
         best = [(0.0, 0)] + [(math.inf, 0)] * (len(places) - 1)  # of everything up to a place: seconds, and where from
         looked: list[tuple[int, int, float, str]] = []
         for end in range(1, len(places)):
@@ -106,8 +103,8 @@ class _Partitioner:
                     best[end] = best[start][0] + seconds, start
         chosen = []
         end = len(places) - 1
-        if not math.isfinite(best[end][0]):
-            search_plan(self.program, self.machine, self.sizes, self.tiles)  # says what does not fit
+        if end == 0 or not math.isfinite(best[end][0]):  # names and numbers only, or parts that do not fit
+            return self.found((self.whole(),), ())
         while end > 0:
             chosen.append((best[end][1], end))
             end = best[end][1]
@@ -142,8 +139,7 @@ class _Partitioner:
         key = shape_of(part, self.sizes, self.tiles)
         if key not in self.estimates:
             try:
-                plan = search_plan(part, self.machine, self.sizes_of(part), self.tiles_of(part), placing=False)
-                self.estimates[key] = plan.chosen.choice.score, ""
+                self.estimates[key] = first_estimate(part, self.machine, self.sizes_of(part), self.tiles_of(part)), ""
             except LimitError as error:
                 self.estimates[key] = math.inf, error.problems[0].message
         return self.estimates[key]

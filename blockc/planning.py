@@ -22,7 +22,7 @@ from blockc.passes.cost import cost
 from blockc.passes.machine_cost import MachineCost, evaluate
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
-from blockc.passes.search import Choice, best_choice, search
+from blockc.passes.search import Choice, best_choice, first_choices, search
 from blockc.passes.units import Unplaceable
 
 
@@ -101,17 +101,15 @@ def search_plan(
     sizes: Mapping[str, int],
     tiles: driver.Tiles,
     split: driver.Split = driver.UNSPLIT,
-    placing: bool = True,
 ) -> MachinePlan:
-    """The plan with the least predicted time. LimitError if there is none. Without `placing` lists in faster tiers, or
-    cutting loops into chunks, it is a first estimate."""
-    asked = {dim: tile for dim, tile in tiles.items() if tile is not None}
+    """The plan with the least predicted time. LimitError if there is none."""
+    asked = _asked(tiles)
     candidates: list[Candidate] = []
     for form, derivation, programs in _forms(program, sizes, tiles, split):
-        found = search(programs, machine, sizes, asked, placing)
+        found = search(programs, machine, sizes, asked)
         candidates += [Candidate(form, derivation, programs, choice) for choice in found]
     chosen = _best(candidates)
-    if chosen is not None and placing and not split and _tasks(chosen) < machine.units:
+    if chosen is not None and not split and _tasks(chosen) < machine.units:
         for form, derivation, programs in _in_chunks(program, sizes, tiles, chosen):
             found = search(programs, machine, sizes, asked)
             candidates += [Candidate(form, derivation, programs, choice) for choice in found]
@@ -119,6 +117,21 @@ def search_plan(
     if chosen is None:
         raise impossible(program, machine, [candidate.choice.why for candidate in candidates])
     return MachinePlan(machine, dict(sizes), chosen, _ordered(candidates, chosen))
+
+
+def first_estimate(program: ArrayProgram, machine: Machine, sizes: Mapping[str, int], tiles: driver.Tiles) -> float:
+    """About what the plan that is searched for will score, in seconds. LimitError if no plan is found."""
+    choices: list[Choice] = []
+    for _, _, programs in _forms(program, sizes, tiles, driver.UNSPLIT):
+        choices += first_choices(programs, machine, sizes, _asked(tiles))
+    best = best_choice(tuple(choices))
+    if best is None:
+        raise impossible(program, machine, [choice.why for choice in choices])
+    return best.score
+
+
+def _asked(tiles: driver.Tiles) -> dict[str, int]:
+    return {dim: tile for dim, tile in tiles.items() if tile is not None}
 
 
 def impossible(program: ArrayProgram, machine: Machine, whys: list[str]) -> LimitError:

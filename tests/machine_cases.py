@@ -91,6 +91,7 @@ def check_random(seed: int) -> Counter[str]:
                 agreed(place(program, target, placement), case, arrays)
                 found["plain" if not placement else "placed"] += 1
             except Unplaceable:
+                assert placement, "with all lists in the outermost tier every program has its place"
                 found["cannot be placed"] += 1
             except CapacityExceeded:
                 found["does not fit"] += 1

@@ -30,7 +30,6 @@ from blockc.ir.block import (
     with_body,
 )
 from blockc.ir.conditions import readings
-from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.monoids import MONOIDS, identity
 from blockc.ir.parallel import nested_maps
@@ -47,7 +46,7 @@ from blockc.ir.schedule import (
 )
 from blockc.passes.lifetimes import created, releasing
 from blockc.passes.needs import Needs
-from blockc.passes.units import Units, Unplaceable, closest
+from blockc.passes.units import Units, Unplaceable
 
 Placement = Mapping[str, str]  # the tier of a list, by its name
 NOWHERE: Placement = {}
@@ -358,9 +357,7 @@ class _Placer:
 
     def rated(self, names: Iterable[str]) -> str:
         """The type of the vector unit's rate for accumulating."""
-        unit, _ = self.units.vector
-        widest = max((self.program.types[name].dtype for name in names), key=lambda dtype: DTYPES[dtype].size)
-        return closest(unit.operations["vector"], widest) or next(iter(unit.operations["vector"]))
+        return self.units.vector_type([self.program.types[name].dtype for name in names])
 
     def load(self, feed: _Feed) -> Move:
         """The move of the tile of an accumulated list to where it is combined."""

@@ -62,26 +62,33 @@ def best_choice(choices: tuple[Choice, ...]) -> Choice | None:
 
 
 def search(
-    programs: tuple[Program, ...],
-    machine: Machine,
-    sizes: Mapping[str, int],
-    asked: Mapping[str, int],
-    placing: bool = True,
+    programs: tuple[Program, ...], machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
 ) -> tuple[Choice, ...]:
-    """The best choice for each of the snapshots of a program as they are emitted, in a first estimate without `placing`
-    lists. `asked` are given block sizes."""
-    batch = set.intersection(*(batch_dimensions(program) - reduced_dimensions(program) for program in programs))
-    first = [
-        _Search(program, machine, sizes, asked, batch).without_placement(at) for at, program in enumerate(programs)
-    ]
+    """The best choice for each of the snapshots of a program as they are emitted. `asked` are given block sizes."""
+    searches = _searches(programs, machine, sizes, asked)
+    first = [searched.without_placement(at) for at, searched in enumerate(searches)]
     scores = sorted(choice.score for choice in first if choice.cost is not None)[:LOOKED_AT]
     limit = min(scores[-1], NEAR * scores[0]) if scores else 0.0
     return tuple(
-        _Search(choice.program, machine, sizes, asked, batch).with_placement(choice)
-        if placing and choice.cost is not None and choice.score <= limit
-        else choice
-        for choice in first
+        searched.with_placement(choice) if choice.cost is not None and choice.score <= limit else choice
+        for searched, choice in zip(searches, first, strict=True)
     )
+
+
+def first_choices(
+    programs: tuple[Program, ...], machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
+) -> tuple[Choice, ...]:
+    """As `search`, with all lists in the outermost tier: quick, and an estimate of what the search will find."""
+    return tuple(
+        searched.without_placement(at) for at, searched in enumerate(_searches(programs, machine, sizes, asked))
+    )
+
+
+def _searches(
+    programs: tuple[Program, ...], machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
+) -> list[_Search]:
+    batch = set.intersection(*(batch_dimensions(program) - reduced_dimensions(program) for program in programs))
+    return [_Search(program, machine, sizes, asked, batch) for program in programs]
 
 
 @dataclass
@@ -209,7 +216,6 @@ class _Search:
         """The choice with lists in faster tiers, as long as that pays."""
         if choice.schedule is None or choice.cost is None:
             return choice
-        self.smallest = min(SMALLEST, *choice.tiles.values(), SMALLEST)
         chosen, current = self.knobs(choice.tiles), choice
         while True:
             before = current

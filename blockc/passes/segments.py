@@ -60,47 +60,63 @@ def _live(program: ArrayProgram, nodes: tuple[Node, ...], at: int) -> list[Node]
 
 
 def exponentials(program: ArrayProgram) -> frozenset[str]:
-    """The values that are still exponentials, possibly of large numbers: no division by a sum of the same exponentials,
-    and no logarithm, has brought them back. Kernels carry them as pairs, which is not possible from part to part."""
+    """The values that are still exponentials, possibly of large numbers. Kernels carry them as pairs, which is not
+    possible from part to part.
+
+    What brings them back is a logarithm, or a division by the same exponentials, or by a sum or maximum of them: the
+    quotient is at most 1. A quotient the other way round, or by a minimum, has no bound.
+    """
     numbers: dict[object, int] = {}
     origin: dict[str, int] = {}  # a number for each value: equal operators on equal values have the same
-    powers: dict[str, dict[int, int]] = {}  # of which exponentials a value is a product, and to which power
+    powers: dict[str, _Powers] = {}
     for node in program.nodes:
         own = node.name if node.op == "input" else repr(node.value)
-        made = (node.op, own, tuple(origin[arg] for arg in node.args), node.dims)
+        made = (node.op, own, tuple(origin[arg] for arg in node.args), node.dims, node.dtype)
         origin[node.name] = numbers.setdefault(made, len(numbers))
-        parts = [powers[arg] for arg in node.args]
-        powers[node.name] = {key: count for key, count in _powers(node, parts, origin).items() if count}
+        powers[node.name] = _powers(node, [powers[arg] for arg in node.args], origin)
     return frozenset(name for name, found in powers.items() if found)
 
 
-def _powers(node: Node, parts: list[dict[int, int]], origin: Mapping[str, int]) -> dict[int, int]:
-    """The exponentials of a result by those of its operands. A sum of some is one like them, and so is a maximum."""
+# Of which exponentials a value is a product, by the number of the exponent (or, for what does not cancel, of the value
+# itself): to which power, and the dimensions that the factor has.
+_Powers = dict[int, tuple[int, frozenset[str]]]
+
+
+def _powers(node: Node, parts: list[_Powers], origin: Mapping[str, int]) -> _Powers:
+    """The exponentials of a result by those of its operands."""
+    itself: _Powers = {-1 - origin[node.name]: (1, frozenset(node.shape))}
     match node.op:
         case "exp":
-            return {origin[node.args[0]]: 1}
+            return {origin[node.args[0]]: (1, frozenset(node.shape))}
         case "mul" | "contract":
-            return _combined([(part, 1) for part in parts])
+            return _product(parts, itself)
         case "div":
-            return _combined([(parts[0], 1), (parts[1], -1)])
-        case "recip":
-            return _combined([(parts[0], -1)])
-        case "log" | "tanh" | "sigmoid" | "erf" | "index" | "size" | "lt" | "le" | "gt" | "ge" | "eq" | "ne":
+            inverse = {key: (-count, dims) for key, (count, dims) in parts[1].items()}
+            return _product([parts[0], inverse], itself)
+        case "sum" | "max":
+            return {key: (count, dims.difference(node.dims)) for key, (count, dims) in parts[0].items()}
+        case "rename" | "cast":
+            return itself if parts[0] and node.op == "rename" else parts[0]
+        case "log" | "tanh" | "sigmoid" | "erf" | "lt" | "le" | "gt" | "ge" | "eq" | "ne":
             return {}
-        case _:  # sums, choices, roots: as large as the largest operand
-            result: dict[int, int] = {}
-            for part in parts:
-                for key, count in part.items():
-                    result[key] = max(result.get(key, 0), count, key=abs)
-            return result
+        case "where":
+            chosen = [part for part in parts[1:] if part]
+            return chosen[0] if chosen and all(part == chosen[0] for part in chosen) else itself if chosen else {}
+        case _:  # whatever else is made of exponentials
+            return itself if any(parts) else {}
 
 
-def _combined(parts: list[tuple[dict[int, int], int]]) -> dict[int, int]:
-    result: dict[int, int] = {}
-    for part, sign in parts:
-        for key, count in part.items():
-            result[key] = result.get(key, 0) + sign * count
-    return result
+def _product(parts: list[_Powers], itself: _Powers) -> _Powers:
+    """The exponentials of a product: equal ones cancel if what is divided by has no dimension of its own."""
+    result: _Powers = {}
+    for part in parts:
+        for key, (count, dims) in part.items():
+            before, other = result.get(key, (0, dims))
+            above, below = (dims, other) if count > 0 else (other, dims)
+            if before * count < 0 and not below <= above:
+                return itself
+            result[key] = before + count, above if before * count < 0 else dims | other
+    return {key: (count, dims) for key, (count, dims) in result.items() if count}
 
 
 def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int]) -> ArrayProgram:

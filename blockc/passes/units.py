@@ -96,9 +96,16 @@ class Units:
                         unit, "matmul", rated, (unit.operands[0], unit.operands[-1]), unit.accumulator, rated
                     )
         unit, tier = self.vector
-        widest = _widest([kind.dtype for kind in kinds] + [apply.dtype])
-        rated = closest(unit.operations["vector"], widest) or next(iter(unit.operations["vector"]))
+        rated = self.vector_type([kind.dtype for kind in kinds] + [apply.dtype])
         return Assigned(unit, "vector", rated, (tier,) * len(kinds), unit.accumulator)
+
+    def vector_type(self, dtypes: list[str]) -> str:
+        """The type whose rate of the vector unit applies: of the widest float, f32 without one. Where neither that nor
+        a wider type has a rate, the widest that has one is taken."""
+        rates = self.vector[0].operations["vector"]
+        size = {dtype: DTYPES[dtype].size for dtype in (*dtypes, *rates)}
+        widest = max((dtype for dtype in dtypes if is_float(dtype)), key=size.__getitem__, default="f32")
+        return closest(rates, widest) or max(rates, key=size.__getitem__)
 
 
 def product_type(dtypes: list[str]) -> str:
@@ -114,8 +121,3 @@ def closest(rates: Iterable[str], dtype: str) -> str | None:
         return dtype
     wider = [other for other in rates if is_float(other) and DTYPES[other].size > DTYPES[dtype].size]
     return min(wider, key=lambda other: DTYPES[other].size, default=None)
-
-
-def _widest(dtypes: list[str]) -> str:
-    floats = [dtype for dtype in dtypes if is_float(dtype)]
-    return max(floats, key=lambda dtype: DTYPES[dtype].size, default="f32")
