@@ -181,7 +181,7 @@ def planned(forms: Forms, sizes: Mapping[str, int], split: Split = UNSPLIT) -> t
             )
             note += f" with some of {NOMINAL.units} units idle"
             best, least = (found or derivation, replace(other, note=note)), seconds
-    return best
+    return best[0], choose.peel(best[1])
 
 
 def _alternatives(
@@ -311,7 +311,8 @@ class Kernel:
         if self._forms is None:
             self._forms = Forms(self.program, self.tiles)
         derivation, plan = planned(self._forms, sizes, self.split)
-        key = (plan.program.whole, tuple(plan.tiles.items()), plan.snapshot, empty_dims(sizes))
+        peeled = choose.peeled_dimensions(plan.program)
+        key = (plan.program.whole, tuple(plan.tiles.items()), plan.snapshot, empty_dims(sizes), peeled)
         if key not in self._kernels:
             source = emit(plan, self.program, self.target)
             self._kernels[key] = source, loader.load(source)

@@ -15,6 +15,7 @@ from blockc.ir.block import Condition, Constant, Map, Program, Reading, Term, wa
 from blockc.ir.decisions import Derivation, Refused
 from blockc.ir.plan import Cost, Plan
 from blockc.ir.text import format_term
+from blockc.passes.choose import peeled_dimensions
 from blockc.passes.cost import cost, traffic_formula
 
 WIDTH = 100  # columns of a terminal that the text is made for
@@ -56,6 +57,7 @@ class Explanation:
             "target": self.target,
             "dims": dict(self.plan.sizes),
             "note": self.plan.note,
+            "peeled": sorted(peeled_dimensions(self.plan.program)),
             "chosen": self.plan.snapshot,
             "complete": self.complete,
             "stopped": self.stopped,
@@ -254,6 +256,8 @@ def snapshot_lines(explanation: Explanation) -> list[str]:
                 condition = infix(node.where)
                 text = f"    the loop over {node.dim} leaves out blocks in which {condition} holds nowhere"
                 lines += wrapped(f"{text}; live(x) is x over the others", "      ")
+    for dim in sorted(peeled_dimensions(plan.program)):
+        lines += wrapped(f"  the first iteration of the loop over {dim} is ahead of it (rule 7)", "      ")
     if plan.note:
         lines += wrapped(f"  {plan.note}", "      ")
     if not explanation.complete:

@@ -18,6 +18,7 @@ from blockc.ir.decisions import Derivation
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.ir.schedule import Schedule
+from blockc.passes.choose import peel
 from blockc.passes.cost import cost
 from blockc.passes.machine_cost import MachineCost, evaluate
 from blockc.passes.machine_model import model
@@ -60,10 +61,11 @@ class MachinePlan:
 
     @property
     def plan(self) -> Plan:
-        """The chosen program with its blocks, priced as for kernels."""
+        """The chosen program with its blocks, priced as for kernels, and as it is emitted where there are kernels."""
         choice, programs = self.chosen.choice, self.chosen.programs
         costs = tuple(cost(program, self.sizes, choice.tiles) for program in programs)
-        return Plan(choice.program, choice.snapshot, choice.tiles, self.sizes, costs, programs, self.note)
+        plan = Plan(choice.program, choice.snapshot, choice.tiles, self.sizes, costs, programs, self.note)
+        return peel(plan) if driver.has_kernels(self.machine) else plan
 
 
 def machine_plan(

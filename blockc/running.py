@@ -322,5 +322,6 @@ def iterations(graph: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int])
     for node in graph:
         if isinstance(node, Map):
             blocks = -(-sizes[node.dim] // max(1, tiles.get(node.dim, sizes[node.dim])))
+            blocks = {"all": blocks, "first": 1, "rest": blocks - 1}[node.part]
             total += max(1, blocks) * (1 + iterations(node.body, sizes, tiles))
     return total

@@ -317,10 +317,10 @@ def checked_snapshots(setting: Setting, derivation: Derivation, say: Say) -> Ite
     data = tuple(draws(setting, say))
     for index, (program, cost) in enumerate(zip(programs, costs, strict=True)):
         say(f"snapshot {index + 1} of {len(programs)}")
-        found, run = in_float64(setting, program)
+        plan = choose.peel(Plan(program, index, setting.tiles, setting.sizes, costs))
+        found, run = in_float64(setting, plan.program)
         figures = cost_for(cost, program, setting.sizes, setting.tiles, setting.exact[0])
         mismatch, moved = compared_traffic(run, figures)
-        plan = Plan(program, index, setting.tiles, setting.sizes, costs)
         numbers = tuple(checked_numbers(setting.program, plan, data))
         yield CheckedSnapshot(index, cost.kernels, found, moved, mismatch, numbers)
 

@@ -63,6 +63,8 @@ def everything(case: Case, derivation: Derivation, seen: Seen) -> Iterator[tuple
     every loop cut into chunks. What occurs is noted in `seen`."""
     for stage, program in programs(case, derivation):
         yield stage, program
+        if stage.endswith(", bounded"):
+            seen.refusals.update(refusals(program, EMISSION_RULES))
         if stage.endswith(", stable"):
             composed = program  # in the end that of the last snapshot
     divided = split(derivation, set(case.sizes))

@@ -29,7 +29,7 @@ from blockc.passes.bound_loops import bound_loops
 from blockc.passes.choose import compose, safe
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower, whole_dimensions
-from blockc.passes.rules import EMISSION_RULES
+from blockc.passes.rules import EMISSION_RULES, peel_first_iteration
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -121,7 +121,8 @@ def random_derivation(seed: int) -> Derivation:
 
 
 def final_programs(derivation: Derivation) -> Iterator[tuple[str, Program]]:
-    """The programs that may be emitted: unfused and snapshots, each as it is, stabilized, composed and bounded."""
+    """The programs that may be emitted: unfused and snapshots, each as it is, stabilized, composed, bounded, and with
+    the first iterations of all loops ahead of them."""
     for number, program in enumerate((derivation.unfused, *derivation.snapshots)):
         stage = "unfused" if number == 0 else f"snapshot {number - 1}"
         stable = safe(program)
@@ -130,6 +131,17 @@ def final_programs(derivation: Derivation) -> Iterator[tuple[str, Program]]:
         bounded = bound_loops(composed)
         if bounded is not composed:
             yield f"{stage}, bounded", bounded
+        peeled = peel_all(bounded)
+        if peeled is not bounded:
+            yield f"{stage}, peeled", peeled
+
+
+def peel_all(program: Program) -> Program:
+    """The program with the first iteration of every loop that allows it ahead of the loop."""
+    rule = peel_first_iteration.RULE
+    for found in list(rule.match(program, None)):
+        program = rule.rewrite(program, found) if isinstance(found, Match) else program
+    return program
 
 
 def programs(case: Case, derivation: Derivation) -> Iterator[tuple[str, Program]]:

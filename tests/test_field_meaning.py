@@ -45,7 +45,8 @@ def agreements(first: Program, others: Sequence[Program]) -> list[Verdict]:
             for position, argument in enumerate(first.arguments)
         }
         shared = defaultdict[object, Shared](Shared)
-        expected = interpret(first, arrays, sizes, tiles, arithmetic=FIELD, shared=shared[first.dims]).outputs
+        known = with_chunks(first, tiles)
+        expected = interpret(first, arrays, sizes, known, arithmetic=FIELD, shared=shared[first.dims]).outputs
         for at, other in enumerate(others):
             found[at] += judge(other, arrays, sizes, with_chunks(other, tiles), expected, shared[other.dims])
     return found

@@ -213,8 +213,8 @@ def test_random_programs_run_right() -> None:
 
 def test_sizes_change_the_plan_but_not_the_kernel() -> None:
     kernel = blockc.compile(spelled(SPELLINGS["masked by where"]))
-    small = kernel.specialise({"m": 600, "d": 16, "n": 600, "e": 16})
-    large = kernel.specialise({"m": 6000, "d": 16, "n": 6000, "e": 16})
+    small = kernel.specialise({"m": 3000, "d": 16, "n": 1100, "e": 16})
+    large = kernel.specialise({"m": 11000, "d": 16, "n": 11000, "e": 16})
     assert small.source == large.source
     assert large.plan.costs[0].traffic_bytes > 9 * small.plan.costs[0].traffic_bytes
 

@@ -20,12 +20,13 @@ from rule_data import (
     with_chunks,
 )
 
+from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Program
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.interpret import interpret
 from blockc.ir.sharing import Shared
 from blockc.ir.verify import verify
-from blockc.passes.cost import Movement, movements, work
+from blockc.passes.cost import Movement, movements, traffic, work
 from blockc.passes.measure import decreases
 from blockc.passes.normalise import normalise, prune
 from blockc.passes.rules import ALL_RULES, EMISSION_RULES, RULES
@@ -54,6 +55,7 @@ AROUND_DOCSTRING = {
     "given v: local f32(n, e)\n",
     "hoist_map": "dims m n d\n",
     "split_reduction": "chunks n\ndims m n d\n",
+    "peel_first_iteration": "",
     "fuse_elementwise": "around m\ngiven s: local f32(m, n)\ngiven t: local f32(m)\n",
 }
 
@@ -222,6 +224,24 @@ def test_interchanging_repeats_no_operation() -> None:
                 assert after[0] <= before[0] and after[1] <= before[1], (seed, step.at, before, after)
                 saved += after != before
     assert saved, "nothing moved out of a map"
+
+
+PEELED = [example for rule, example in POSITIVE if rule.name == "peel_first_iteration"]
+
+
+@pytest.mark.parametrize("example", PEELED, ids=name_of)
+def test_peeling_moves_the_same_bytes_and_does_the_same_work(example: Example) -> None:
+    before, _ = complete(example.before, example.after)
+    after = applied(BY_NAME["peel_first_iteration"], before)
+    for sizes, tiles in small_shapes(before):
+        known = with_chunks(before, tiles)
+        extents = complete_sizes(before, sizes)
+        assert traffic(after, extents, known) == traffic(before, extents, known)
+        assert work(after, extents, known) == work(before, extents, known)
+        run = interpret(after, random_inputs(after, sizes, 1), sizes, known)
+        moved = {(name, "load"): count for name, count in run.loads.items()}
+        moved |= {(name, "store"): count for name, count in run.stores.items()}
+        assert moved == traffic(after, extents, known)
 
 
 @pytest.mark.parametrize("example", [docstring_example(BY_NAME["interchange_maps"])], ids=name_of)

@@ -56,9 +56,12 @@ class Kernel:
         cuts = [self.number(other) for other in scope.blocks if self.program.chunks.get(other) == base]
         return (f"b{cuts[-1]}", f"e{cuts[-1]}") if cuts else ("0", self.size(dim))
 
-    def blocks_text(self, scope: Scope, dim: str) -> str:
-        """The Python range of the starts of the blocks of a dimension here."""
+    def blocks_text(self, scope: Scope, dim: str, part: str = "all") -> str:
+        """The Python range of the starts of the blocks of a dimension here; of the "rest" without the first block."""
         start, end = self.bounds(scope, dim)
+        if part == "rest":
+            length = "1" if self.is_unit(dim) else f"t{self.number(dim)}"
+            start = length if start == "0" else f"{start} + {length}"
         if self.is_unit(dim):
             return f"range({end})" if start == "0" else f"range({start}, {end})"
         return f"range({start}, {end}, t{self.number(dim)})"

@@ -10,6 +10,7 @@ from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_bounds import loop_head
 from blockc.codegen.numpy_tiles import apply_operator, in_new_memory
 from blockc.codegen.numpy_values import (
+    Lines,
     Listing,
     Tile,
     Value,
@@ -21,7 +22,7 @@ from blockc.codegen.numpy_values import (
 from blockc.codegen.scratch import Scope, new_tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Output, Port, Reduce, Rename, Type
 from blockc.ir.monoids import MONOIDS
-from blockc.ir.text import format_definition, format_type, format_where
+from blockc.ir.text import format_combination, format_definition, format_part, format_type, format_where
 
 Targets = Mapping[str, Listing]  # stacked values that are stored in another list's array
 
@@ -65,7 +66,7 @@ def write_definition(
             comment(scope, format_definition(kernel.program, definition, "")[0])
             kernel.environment[definition.name] = apply_operator(kernel, scope, definition, dying)
         case Map():
-            write_map(kernel, scope, definition, targets)
+            write_map(kernel, scope, definition, targets, dying)
         case Reduce(names, sources, dim, monoid):
             comment(scope, format_definition(kernel.program, definition, "")[0])
             # It is the map over the lists that does nothing but accumulate.
@@ -95,25 +96,28 @@ def comment_text(text: str) -> str:
 # Maps
 
 
-def write_map(kernel: Kernel, scope: Scope, node: Map, targets: Targets) -> None:
-    """Write a map as a loop."""
+def write_map(kernel: Kernel, scope: Scope, node: Map, targets: Targets, dying: frozenset[str]) -> None:
+    """Write a map as a loop, or what is the first iteration of one."""
     comment(scope, head_text(node))
-    write_loop(kernel, scope, node, targets)
+    if node.part == "first":
+        write_first(kernel, scope, node)
+    else:
+        write_loop(kernel, scope, node, targets, dying)
 
 
 def head_text(node: Map) -> str:
     """The first line of a map in the text form."""
     uses = f" uses {', '.join(sorted(node.captures))}" if node.captures else ""
-    return f"map {node.dim}{format_where(node.where)}{uses} {{"
+    return f"map {node.dim}{format_part(node.part)}{format_where(node.where)}{uses} {{"
 
 
 def output_text(kernel: Kernel, output: Output) -> str:
     """The line of a map's output in the text form."""
     bound = ", ".join(f"{name}: {format_type(kernel.types[name])}" for name in output.names)
-    return f"=> {bound} = {output.monoid or 'stack'}({', '.join(output.values)})"
+    return f"=> {bound} = {format_combination(output)}"
 
 
-def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets) -> None:
+def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets, dying: frozenset[str] = frozenset()) -> None:
     """Write the loop of a map, and before it what its accumulators start from."""
     results: dict[str, Value] = {}
     accumulators: dict[str, Tile] = {}
@@ -122,6 +126,9 @@ def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets) -> Non
             kind = kernel.types[name]
             if output.monoid is None:
                 results[name] = targets[name] if name in targets else new_list(kernel, scope, kind)
+            elif output.starts:
+                start = output.starts[component]
+                results[name] = accumulators[name] = _kept(kernel, scope, start, kind, start in dying)
             else:
                 accumulators[name] = tile = new_accumulator(kernel, scope, kind)
                 results[name] = tile if kind.is_item else as_list(tile, kind)
@@ -139,13 +146,18 @@ def open_loop(kernel: Kernel, scope: Scope, node: Map) -> Scope:
     position = kernel.number(node.dim)
     before = scope.lines.nest("")
     if node.where is None:
-        scope.lines.add(f"for b{position} in {kernel.blocks_text(scope, node.dim)}:")
+        scope.lines.add(f"for b{position} in {kernel.blocks_text(scope, node.dim, node.part)}:")
     else:
         scope.lines.add(loop_head(kernel, scope, node, node.where))
-    loop = scope.lines.nest()
-    start = loop.nest("")
+    return body_scope(kernel, scope, node, before)
+
+
+def body_scope(kernel: Kernel, scope: Scope, node: Map, before: Lines) -> Scope:
+    """The body of a map, below the line that was written last. `before` is ahead of that line."""
+    lines = scope.lines.nest()
+    start = lines.nest("")
     blocks = {**scope.blocks, node.dim: kernel.block_axis(node.dim)}
-    return Scope(loop, scope.pool, scope, node.dim, blocks, port_names(node), before, start)
+    return Scope(lines, scope.pool, scope, node.dim, blocks, port_names(node), before, start)
 
 
 def close_loop(kernel: Kernel, scope: Scope) -> None:
@@ -165,6 +177,45 @@ def close_loop(kernel: Kernel, scope: Scope) -> None:
     changed = scope.start.nest()
     changed.add(f"w{position} = e{position} - b{position}")
     changed.parts.append(scope.head)
+
+
+def write_first(kernel: Kernel, scope: Scope, node: Map) -> None:
+    """Write the first iteration of a loop: it gives what its body makes of the first block; identities if there is
+    none."""
+    number, (start, end) = kernel.number(node.dim), kernel.bounds(scope, node.dim)
+    scope.lines.add(f"if {end} > {start}:")
+    inner = body_scope(kernel, scope, node, Lines())
+    inner.start.add(f"b{number} = {start}")
+    if not kernel.is_unit(node.dim):
+        inner.start.add(f"e{number} = min(b{number} + t{number}, {end})")
+        if node.dim not in kernel.program.chunks:  # no tile has that axis
+            inner.start.add(f"w{number} = e{number} - b{number}")
+    inner.start.parts.append(inner.head)
+    load_ports(kernel, inner, node)
+    finals = {value for output in node.outputs for value in output.values}
+    local = {name for definition in node.body for name in definition.defines} | inner.ports
+    write_graph(kernel, inner, node.body, finals, {})
+    results: dict[str, Tile] = {}
+    scope.lines.add("else:")
+    otherwise = scope.lines.nest()
+    for output in node.outputs:
+        comment(inner, output_text(kernel, output))
+        for component, (name, value) in enumerate(zip(output.names, output.values, strict=True)):
+            results[name] = tile = _kept(kernel, inner, value, kernel.types[name], value in local)
+            otherwise.add(f"{tile.text}.fill({identity_text(output.monoid or '', component, tile.dtype)})")
+    release(kernel, inner, finals & local)
+    kernel.environment.update(results)
+
+
+def _kept(kernel: Kernel, scope: Scope, name: str, kind: Type, ends: bool) -> Tile:
+    """An item in memory to accumulate in: its own, if it `ends` here and nothing else is in there, or a copy."""
+    tile, axes, dtype = kernel.tile(name), kernel.axes(scope, kind.axes), compute_dtype(kind.dtype)
+    if ends and tile.buffer is not None and tile.buffer.users == 1 and (tile.axes, tile.dtype) == (axes, dtype):
+        tile.buffer.users += 1  # the name gives back its share
+        return tile
+    result = new_tile(scope, axes, dtype)
+    scope.lines.add(f"np.copyto({result.text}, {aligned(tile, result.dims)})")
+    return result
 
 
 def port_names(node: Map) -> frozenset[str]:

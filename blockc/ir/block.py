@@ -4,12 +4,14 @@
     graph    := definition*                                    in dependency order, lexically scoped
     definition
              := name = op[dims](operand*)                      Apply: a tile operator on items in local memory
-              | names = map dim (port*) { graph } output*      Map: one execution of the body per block of dim
+              | names = map dim part (port*) { graph } output* Map: one execution of the body per block of dim
               | names = reduce[dim, monoid](list*)             Reduce: a list over dim to one item
               | name = rename[old -> new](list)                Rename: a stored list, read again under another dimension
     port     := name <- list                                   the body sees the element for its block
     output   := names = stack(value) | names = monoid(value*)  one more list dimension, or accumulated: items, or
-                                                               lists that a map of the body stacks, item by item
+                                                               lists that a map of the body stacks, item by item;
+                                                               monoid(value*) from name*: not from the identity on
+    part     := all | first | rest                             of a loop: the first block alone, all but the first
     where    := Condition                                      blocks in which it holds nowhere are left out of a loop
     operand  := name | constant | size(dim) | op(operand*)     the last: an elementwise operator, composed
     op       := an elementwise operator of ops.py | contract | sum | max | min | index | broadcast | cast
@@ -156,11 +158,13 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a map gives: `monoid` None stacks one value, else the values are accumulated over the iterations."""
+    """What a map gives: `monoid` None stacks one value, else the values are accumulated over the iterations, from the
+    identity on or, in the rest of a loop, from the values `starts`."""
 
     names: tuple[str, ...]
     values: tuple[str, ...]
     monoid: str | None
+    starts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,8 @@ class Map:
     """The body, once for each block of `dim`. `uses` are the names that it takes from outside, ports included.
 
     Of a loop with a condition `where`, blocks in which the condition is shown to hold nowhere are left out: in them the
-    body would accumulate nothing.
+    body would accumulate nothing. A `part` of a loop is its "first" block alone, in each chunk if the map is in chunks,
+    or the "rest"; both may be no blocks at all.
     """
 
     dim: str
@@ -177,6 +182,7 @@ class Map:
     outputs: tuple[Output, ...]
     span: Span | None = field(default=None, compare=False)
     where: Condition | None = None
+    part: str = "all"
     uses: frozenset[str] = field(init=False, compare=False, repr=False)
     captures: frozenset[str] = field(init=False, compare=False, repr=False)
     defines: tuple[str, ...] = field(init=False, compare=False, repr=False)  # the names of all outputs, in order
@@ -192,7 +198,8 @@ class Map:
         object.__setattr__(self, "maps", 1 + count_maps(self.body))
         object.__setattr__(self, "reduces", count_reduces(self.body))
         object.__setattr__(self, "captures", captures)
-        object.__setattr__(self, "uses", captures.union([port.source for port in self.ports]))
+        starts = [start for output in self.outputs for start in output.starts]
+        object.__setattr__(self, "uses", captures.union([port.source for port in self.ports], starts))
 
     @property
     def is_loop(self) -> bool:
@@ -484,11 +491,17 @@ def substitute(definition: Definition, mapping: Mapping[str, Operand]) -> Defini
                 tuple(Port(port.name, as_name(mapping.get(port.source, port.source))) for port in definition.ports),
                 tuple(substitute(inner, mapping) for inner in definition.body),
                 tuple(
-                    Output(output.names, tuple(as_name(mapping.get(v, v)) for v in output.values), output.monoid)
+                    Output(
+                        output.names,
+                        tuple(as_name(mapping.get(v, v)) for v in output.values),
+                        output.monoid,
+                        tuple(as_name(mapping.get(start, start)) for start in output.starts),
+                    )
                     for output in definition.outputs
                 ),
                 definition.span,
                 definition.where,
+                definition.part,
             )
         case Reduce():
             sources = tuple(as_name(mapping.get(source, source)) for source in definition.sources)
@@ -524,9 +537,11 @@ def copy(definition: Definition, fresh: Callable[[str], str], mapping: dict[str,
             outputs = []
             for output in definition.outputs:
                 values = tuple(as_name(mapping.get(value, value)) for value in output.values)
+                starts = tuple(as_name(mapping.get(start, start)) for start in output.starts)
                 mapping.update({name: fresh(name) for name in output.names})
-                outputs.append(Output(tuple(as_name(mapping[name]) for name in output.names), values, output.monoid))
-            return Map(definition.dim, ports, body, tuple(outputs), definition.span, definition.where)
+                names = tuple(as_name(mapping[name]) for name in output.names)
+                outputs.append(Output(names, values, output.monoid, starts))
+            return Map(definition.dim, ports, body, tuple(outputs), definition.span, definition.where, definition.part)
         case _:
             assert_never(definition)
 
@@ -544,9 +559,11 @@ def rebind(definition: Apply | Reduce | Rename | Map, mapping: Mapping[str, Oper
             return Reduce(tuple(new(name) for name in bound), sources, dim, monoid, span)
         case Rename(name, source, old, other, span):
             return Rename(new(name), source, old, other, span)
-        case Map(dim, ports, body, outputs, span, where):
-            renamed = tuple(Output(tuple(new(n) for n in out.names), out.values, out.monoid) for out in outputs)
-            return Map(dim, ports, body, renamed, span, where)
+        case Map(dim, ports, body, outputs, span, where, part):
+            renamed = tuple(
+                Output(tuple(new(n) for n in out.names), out.values, out.monoid, out.starts) for out in outputs
+            )
+            return Map(dim, ports, body, renamed, span, where, part)
         case _:
             assert_never(definition)
 
@@ -587,7 +604,7 @@ def _replace(graph: Graph, path: Path, new: Graph) -> Graph:
         return new
     position, child = _child(graph, path[0])
     body = _replace(child.body, path[1:], new)
-    changed = Map(child.dim, child.ports, body, child.outputs, child.span, child.where)
+    changed = Map(child.dim, child.ports, body, child.outputs, child.span, child.where, child.part)
     return (*graph[:position], changed, *graph[position + 1 :])
 
 

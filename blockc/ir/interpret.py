@@ -326,7 +326,7 @@ class _Interpreter:
         inside = body_uses - kept
         captured = {name: environment[name] for name in node.captures}
         runs: list[dict[str, Value]] = []
-        sections = self.blocks(node.dim, blocks)
+        sections = self.part(node.part, self.blocks(node.dim, blocks))
         first_read = readings(node.where)
         for block in sections:
             index = block.start // self.tiles[node.dim]
@@ -360,8 +360,20 @@ class _Interpreter:
             values = [[run[value] for value in output.values] for run in runs]
             for index, run in enumerate(values):
                 self.note_accumulation(output.names, run, index)
+            if output.starts:
+                values = [[environment[start] for start in output.starts], *values]
             results.update(zip(output.names, self.accumulate(output.monoid, output.names, values, blocks), strict=True))
         return results
+
+    def part(self, part: str, blocks: list[slice]) -> list[slice]:
+        """The blocks of a part of a loop."""
+        match part:
+            case "first":
+                return blocks[:1]
+            case "rest":
+                return blocks[1:]
+            case _:
+                return blocks
 
     def load(self, port: Port, element: Value) -> None:
         """Note what the body loads of a port: an item; a list stays where it is."""

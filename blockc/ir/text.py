@@ -14,6 +14,7 @@
     output S = S
 
 `<-` is a port of the map, `=>` an output. `uses` after a map lists what its body takes whole from outside.
+`map n first` is the first block of a loop alone, `map n rest` all others, which start `from` what the first has given.
 """
 
 from __future__ import annotations
@@ -91,15 +92,25 @@ def format_definition(program: Program, definition: Definition, indent: str) -> 
         case Map(dim, ports, body, outputs):
             uses = f" uses {', '.join(sorted(definition.captures))}" if definition.captures else ""
             inner = indent + "  "
-            lines = [f"{indent}map {dim}{format_where(definition.where)}{uses} {{"]
+            lines = [f"{indent}map {dim}{format_part(definition.part)}{format_where(definition.where)}{uses} {{"]
             lines += [f"{inner}{port.name}: {format_type(types[port.name])} <- {port.source}" for port in ports]
             lines += format_graph(program, body, inner)
             for output in outputs:
-                monoid = output.monoid or "stack"
-                lines.append(f"{inner}=> {_bound(program, output.names)} = {monoid}({', '.join(output.values)})")
+                lines.append(f"{inner}=> {_bound(program, output.names)} = {format_combination(output)}")
             return [*lines, f"{indent}}}"]
         case _:
             assert_never(definition)
+
+
+def format_part(part: str) -> str:
+    """The part of a loop that a map is, as its first line has it."""
+    return "" if part == "all" else f" {part}"
+
+
+def format_combination(output: Output) -> str:
+    """What a map makes of the values of an output."""
+    start = f" from {', '.join(output.starts)}" if output.starts else ""
+    return f"{output.monoid or 'stack'}({', '.join(output.values)}){start}"
 
 
 def format_where(condition: Condition | None) -> str:
@@ -166,9 +177,9 @@ names: NAME ("," NAME)*
 apply: typed "=" NAME ["[" names "]"] "(" [operands] ")"
 reduce: typed ("," typed)* "=" "reduce" "[" NAME "," NAME "]" "(" names ")"
 rename: typed "=" "rename" "[" NAME "->" NAME "]" "(" NAME ")"
-map: "map" NAME ["where" condition] ["uses" names] "{" port* definition* map_output* "}"
+map: "map" NAME [PART] ["where" condition] ["uses" names] "{" port* definition* map_output* "}"
 port: typed "<-" NAME
-map_output: "=>" bound "=" NAME "(" names ")"
+map_output: "=>" bound "=" NAME "(" names ")" ["from" names]
 bound: typed ("," typed)*
 typed: NAME ":" type
 operands: operand ("," operand)*
@@ -179,6 +190,7 @@ table: NAME "[" [names] "]"
 output: "output" NAME "=" NAME
 TIER: "slow" | "local"
 WHOLE: "whole"
+PART: "first" | "rest"
 DTYPE: /(f64|f32|f16|bf16|f8e4m3|f8e5m2|i32|i8|bool)\b/
 NUMBER.2: /-?(inf|nan|(\d+\.?\d*([eE][-+]?\d+)?))\b|(true|false)\b/
 INT.3: /\d+\b(?![.eE])/
@@ -271,15 +283,15 @@ class _Build(Transformer):  # type: ignore[type-arg]
         return Port(items[0][0], str(items[1]))
 
     def map_output(self, items: list[Any]) -> Output:
-        bound, monoid, values = items
-        return Output(bound, values, None if monoid == "stack" else str(monoid))
+        bound, monoid, values, starts = items
+        return Output(bound, values, None if monoid == "stack" else str(monoid), starts or ())
 
     def map(self, items: list[Any]) -> Map:
-        dim, where, _, *parts = items
+        dim, part, where, _, *parts = items
         ports = tuple(part for part in parts if isinstance(part, Port))
         body = tuple(part for part in parts if isinstance(part, Apply | Map | Reduce | Rename))
         outputs = tuple(part for part in parts if isinstance(part, Output))
-        return Map(str(dim), ports, body, outputs, where=where)
+        return Map(str(dim), ports, body, outputs, where=where, part=str(part or "all"))
 
     def output(self, items: list[Token]) -> tuple[str, str]:
         return str(items[0]), str(items[1])

@@ -10,6 +10,8 @@ B06 a tile operator takes items, as       B12 an output has the dimensions that 
                                           B14 a scalar part has no list dimension or axis that a payload lacks
                                           B15 chunks group the blocks of a cut dimension, outside the maps over it
                                           B16 a condition is one on positions here, of a loop that accumulates items
+                                          B17 a part of a loop stands in a map, stacks nothing, has no maps inside and
+                                              no condition; only the rest starts from values, of the types that it has
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from blockc.ir.block import (
     Index,
     Map,
     Operand,
+    Output,
     Program,
     Reading,
     Reduce,
@@ -42,6 +45,8 @@ from blockc.ir.block import (
 from blockc.ir.conditions import UNKNOWN
 from blockc.ir.monoids import MONOIDS
 from blockc.ir.ops import OPERATORS
+
+PARTS = ("first", "rest")
 
 
 class VerifyError(Exception):
@@ -271,6 +276,10 @@ class _Checker:
             raise VerifyError("B10", at, f"`{node.dim}` is whole")
         if node.dim in mapped:
             raise VerifyError("B05", at, f"a map over `{node.dim}` inside one")
+        if node.part != "all" and (node.part not in PARTS or not mapped or node.where is not None):
+            raise VerifyError("B17", at, f"no part `{node.part}` of a loop can be here")
+        if node.part != "all" and any(not isinstance(inner, Apply) for inner in node.body):
+            raise VerifyError("B17", at, "a part of a loop has maps inside")
         if self.program.chunks.get(node.dim) in mapped:
             raise VerifyError("B15", at, f"a map over chunks of `{self.program.chunks[node.dim]}` inside one over it")
         for port in node.ports:
@@ -290,17 +299,30 @@ class _Checker:
                     raise VerifyError("B13", at, f"no map of the body stacks the list `{value}`")
                 if node.where is not None and (output.monoid is None or kind.lists):
                     raise VerifyError("B16", at, f"`{value}` needs all blocks")
+                if node.part != "all" and output.monoid is None:
+                    raise VerifyError("B17", at, f"`{value}` would be a part of a list")
                 results.append((name, kind))
         names = self.order[before[1] :]
         for name in names:  # which are out of scope again
             self.types.pop(name, None)
         inside = frozenset(names).union(*(hidden for _, hidden in self.skipped[before[0] :]))
         self.verified.maps[id(node)] = (node, mapped, inside, tuple(results))
+        kinds = dict(results)
+        for output in node.outputs:
+            self.starts(at, node.part, output, [kinds[name] for name in output.names])
         for name, kind in results:
             self.bind(at, name, kind)
         for output in node.outputs:
             if output.monoid is not None:
                 self.acts(at, output.monoid, output.names)
+
+    def starts(self, at: str, part: str, output: Output, kinds: list[Type]) -> None:
+        """B17 for what an output starts from."""
+        if len(output.starts) != (len(output.values) if part == "rest" else 0):
+            raise VerifyError("B17", at, f"{len(output.starts)} values to start from")
+        for start, kind in zip(output.starts, kinds, strict=False):
+            if self.use(at, start) != kind:
+                raise VerifyError("B17", at, f"`{start}` has another type than what is accumulated")
 
     def condition(self, at: str, term: Term, mapped: tuple[str, ...]) -> None:
         """B16 for a condition or a part of one."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from blockc.ir.array_program import sizes as complete_sizes
-from blockc.ir.block import REDUCTIONS, Apply, Map, Program, walk
+from blockc.ir.block import REDUCTIONS, Apply, Map, Program, graph_at, walk
 from blockc.ir.decisions import Derivation, Match
 from blockc.ir.parallel import nested_maps
 from blockc.ir.plan import Cost, Plan
 from blockc.passes.bound_loops import bound_loops
 from blockc.passes.cost import cost, idleness
 from blockc.passes.pivot import pivot
-from blockc.passes.rules import EMISSION_RULES
+from blockc.passes.rules import fuse_elementwise, peel_first_iteration
+from blockc.passes.rules.common import enclosing, find
 from blockc.passes.stabilize import stabilize
 
 TILE = 512  # elements of a block: a NumPy call costs microseconds, so loops of few, large steps
@@ -150,11 +152,39 @@ def price(
 
 def compose(program: Program) -> Program:
     """The program with neighbouring elementwise operators composed (rule 9)."""
-    for rule in EMISSION_RULES:
-        while found := [place for place in rule.match(program, None) if isinstance(place, Match)]:
-            touched: set[str] = set()
-            for place in found:
-                if touched.isdisjoint(place.at):  # another match of this round has changed neither of the two
-                    program = rule.rewrite(program, place)
-                    touched.update(place.at)
+    rule = fuse_elementwise.RULE
+    while found := [place for place in rule.match(program, None) if isinstance(place, Match)]:
+        touched: set[str] = set()
+        for place in found:
+            if touched.isdisjoint(place.at):  # another match of this round has changed neither of the two
+                program = rule.rewrite(program, place)
+                touched.update(place.at)
     return program
+
+
+FEW = 2  # blocks: the first of more is too small a part of the work for a second copy of the loop's text
+
+
+def peel(plan: Plan) -> Plan:
+    """The plan with the first iteration of loops of few blocks ahead of them (rule 7)."""
+    rule, program = peel_first_iteration.RULE, plan.program
+    for place in [found for found in rule.match(program, None) if isinstance(found, Match)]:
+        graph = graph_at(program, place.path)
+        loop = graph[find(graph, place.at[0])]
+        assert isinstance(loop, Map)
+        around = [node.dim for node in enclosing(program, place.path)]
+        if 0 < most_blocks(plan, loop.dim, around) <= FEW:
+            program = rule.rewrite(program, place)
+    return replace(plan, program=program)
+
+
+def most_blocks(plan: Plan, dim: str, around: Collection[str]) -> int:
+    """The blocks that a map over a dimension goes through inside maps over others, in the longest chunk if one of them
+    has chunks of it."""
+    chunks = [plan.tiles[other] for other in around if plan.program.chunks.get(other) == dim]
+    return -(-min([complete_sizes(plan.program, plan.sizes)[dim], *chunks]) // plan.tiles[dim])
+
+
+def peeled_dimensions(program: Program) -> frozenset[str]:
+    """The dimensions of loops whose first iteration is ahead of them."""
+    return frozenset(node.dim for node in walk(program.body) if isinstance(node, Map) and node.part == "first")

@@ -41,11 +41,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """The "first" block of a dimension, or the "rest" of its blocks; of every chunk, for chunks of it around."""
+
+    dim: str
+    kind: str
+    chunk: str | None
+
+    def elements(self, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+        """The elements along the dimension."""
+        size, tile = sizes[self.dim], tiles[self.dim]
+        long = size if self.chunk is None else tiles[self.chunk]
+        first = size // max(1, long) * min(tile, long) + min(tile, size % max(1, long))
+        return first if self.kind == "first" else size - first
+
+    def blocks(self, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+        """The number of blocks."""
+        size = sizes[self.dim]
+        first = min(1, size) if self.chunk is None else -(-size // tiles[self.chunk])
+        return first if self.kind == "first" else -(-size // tiles[self.dim]) - first
+
+    def symbols(self) -> tuple[sympy.Expr, sympy.Expr]:
+        """Both as formulas: first(x) are the elements of the first block of x, or of the first blocks of its chunks."""
+        import sympy
+
+        size, blocks = _symbol(self.dim), _symbol(f"B_{self.dim}")
+        first = sympy.Function("first")(size)
+        number = sympy.Integer(1) if self.chunk is None else _symbol(f"B_{self.chunk}")
+        return (first, number) if self.kind == "first" else (size - first, blocks - number)
+
+
+def _symbol(name: str) -> sympy.Symbol:
+    import sympy
+
+    return sympy.Symbol(name, integer=True, nonnegative=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """A number of elements: the sizes of `sizes` times the numbers of blocks of `blocks`, times `times`.
 
     `again` are dimensions whose first block does not count. `where` are the conditions of the loops around: only blocks
-    in which each may hold count.
+    in which each may hold count. Of one dimension only a `part` may count, on which there are no conditions.
     """
 
     sizes: tuple[str, ...]
@@ -53,12 +90,17 @@ class Count:
     times: int = 1
     again: tuple[str, ...] = ()
     where: tuple[Condition, ...] = ()
+    part: Part | None = None
 
     def value(self, sizes: Mapping[str, int], tiles: Mapping[str, int], tables: Tables = NO_TABLES) -> int:
         """The number, for sizes and tiles in elements."""
         bounded = self.bounded.intersection(tiles)
-        whole = math.prod(sizes[dim] for dim in self.sizes if dim not in bounded)
-        repeats = math.prod(-(-sizes[dim] // tiles[dim]) for dim in self.blocks if dim not in bounded)
+        cut = None if self.part is None else self.part.dim
+        whole = math.prod(sizes[dim] for dim in self.sizes if dim not in bounded and dim != cut)
+        repeats = math.prod(-(-sizes[dim] // tiles[dim]) for dim in self.blocks if dim not in bounded and dim != cut)
+        if self.part is not None:
+            whole *= self.part.elements(sizes, tiles) if cut in self.sizes else 1
+            repeats *= self.part.blocks(sizes, tiles) if cut in self.blocks else 1
         further = math.prod(max(0, -(-sizes[dim] // tiles[dim]) - 1) for dim in self.again)
         number = self.times * whole * repeats * further
         if not self.where:
@@ -76,8 +118,12 @@ class Count:
         import sympy
 
         names = [(dim, dim) for dim in self.sizes] + [(dim, f"B_{dim}") for dim in self.blocks]
-        symbols = [(dim, sympy.Symbol(name, integer=True, nonnegative=True)) for dim, name in names]
-        further = (sympy.Symbol(f"B_{dim}", integer=True, nonnegative=True) - 1 for dim in self.again)
+        cut = None if self.part is None else self.part.dim
+        symbols = [(dim, _symbol(name)) for dim, name in names if dim != cut]
+        further = [_symbol(f"B_{dim}") - 1 for dim in self.again]
+        if self.part is not None:
+            elements, blocks = self.part.symbols()
+            further += [elements] * (cut in self.sizes) + [blocks] * (cut in self.blocks)
         free = sympy.Mul(self.times, *(symbol for dim, symbol in symbols if dim not in self.bounded), *further)
         left = sympy.Mul(*(symbol for dim, symbol in symbols if dim in self.bounded))
         return free * sympy.Function("live")(left) if self.where else free
@@ -126,10 +172,18 @@ def _movement(
     direction: str,
     mapped: tuple[str, ...],
     where: tuple[Condition, ...] = (),
+    part: Part | None = None,
 ) -> Movement:
     kind = program.types[name]
     blocks = repeating(program, mapped, kind.axes)
-    return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks, where=where))
+    return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks, where=where, part=part))
+
+
+def part_of(program: Program, node: Map, mapped: tuple[str, ...]) -> Part | None:
+    """Which part of a loop a map inside others is; None for all of it."""
+    if node.part == "all":
+        return None
+    return Part(node.dim, node.part, next((dim for dim in mapped if program.chunks.get(dim) == node.dim), None))
 
 
 def repeating(program: Program, mapped: tuple[str, ...], axes: Collection[str]) -> tuple[str, ...]:
@@ -157,7 +211,8 @@ def _of_graph(
         for port in node.ports:
             if program.types[port.name].is_item and port.name in read:
                 around = where if port.name in readings(node.where) else within  # the condition is read in every block
-                yield _movement(program, port.name, names[port.name], "load", inside, around)
+                part = part_of(program, node, mapped)
+                yield _movement(program, port.name, names[port.name], "load", inside, around, part)
         yield from _of_graph(program, node.body, inside, names, _feeding(node, fed), within)
         for output in node.outputs:
             root = names.get(output.names[0], output.names[0])
@@ -234,10 +289,10 @@ def _work_of(
     program: Program, graph: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int], tables: Tables
 ) -> tuple[int, int]:
     flops = special = 0
-    for apply, mapped, where in _applies(graph, (), ()):
+    for apply, mapped, where, part in _applies(program, graph, (), ()):
         axes = set(program.types[apply.name].axes).union(*(program.types[name].axes for name in apply.uses))
         blocks = repeating(program, mapped, axes)
-        elements = Count(tuple(axes), blocks, where=where).value(sizes, tiles, tables)
+        elements = Count(tuple(axes), blocks, where=where, part=part).value(sizes, tiles, tables)
         own, own_special = per_element(apply)
         flops += elements * own
         special += elements * own_special
@@ -245,15 +300,21 @@ def _work_of(
 
 
 def _applies(
-    graph: Graph, mapped: tuple[str, ...], where: tuple[Condition, ...]
-) -> Iterator[tuple[Apply, tuple[str, ...], tuple[Condition, ...]]]:
-    """The tile operators with the dimensions of the maps around, and the conditions of those maps."""
+    program: Program,
+    graph: Graph,
+    mapped: tuple[str, ...],
+    where: tuple[Condition, ...],
+    part: Part | None = None,
+) -> Iterator[tuple[Apply, tuple[str, ...], tuple[Condition, ...], Part | None]]:
+    """The tile operators with the dimensions of the maps around, the conditions of those maps, and the part of a loop
+    that the innermost one is."""
     for definition in graph:
         if isinstance(definition, Apply):
-            yield definition, mapped, where
+            yield definition, mapped, where, part
         elif isinstance(definition, Map):
             within = where if definition.where is None else (*where, definition.where)
-            yield from _applies(definition.body, (*mapped, definition.dim), within)
+            inside = (*mapped, definition.dim)
+            yield from _applies(program, definition.body, inside, within, part_of(program, definition, mapped))
 
 
 def per_element(apply: Apply) -> tuple[int, int]:

@@ -117,7 +117,7 @@ def _prune_map(node: Map, wanted: set[str], memory: Memory) -> Map:
     ports = tuple(port for port in node.ports if port.name in inside)
     if outputs == node.outputs and ports == node.ports and body == node.body:
         return node
-    return Map(node.dim, ports, body, outputs, node.span)
+    return Map(node.dim, ports, body, outputs, node.span, node.where, node.part)
 
 
 @dataclass(slots=True)

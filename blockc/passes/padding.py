@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -68,13 +68,13 @@ class _Padder:
             match definition:
                 case Apply():
                     padding[definition.name] = self.padded(definition, padding, mapped)
-                case Map(dim, ports, body, outputs, span, where):
+                case Map(dim, ports, body):
                     inside = (*mapped, dim)
                     inner = dict(padding)
                     for port in ports:
                         axes = self.program.types[port.name].axes
                         inner[port.name] = {axis: 0.0 for axis in axes if axis in inside}
-                    definition = Map(dim, ports, self.graph(body, inner, inside), outputs, span, where)
+                    definition = replace(definition, body=self.graph(body, inner, inside))
                 case _:
                     pass
             out.append(definition)

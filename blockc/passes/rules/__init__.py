@@ -18,6 +18,7 @@ from blockc.passes.rules import (
     fuse_sibling_maps,
     hoist_map,
     interchange_maps,
+    peel_first_iteration,
     reassociate_contraction,
     rematerialise,
     split_exponential,
@@ -44,6 +45,6 @@ SNAPSHOT_RULES: tuple[Rule, ...] = (
     reassociate_contraction.RULE,
     hoist_map.RULE,
 )
-EMISSION_RULES: tuple[Rule, ...] = (fuse_elementwise.RULE,)
+EMISSION_RULES: tuple[Rule, ...] = (fuse_elementwise.RULE, peel_first_iteration.RULE)  # the second copies what is left
 ASKED_RULES: tuple[Rule, ...] = (split_reduction.RULE,)  # they run when somebody asks for them
 ALL_RULES: tuple[Rule, ...] = (*RULES, *SNAPSHOT_RULES, *ASKED_RULES, *EMISSION_RULES)
