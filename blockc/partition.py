@@ -17,6 +17,7 @@ from blockc.errors import LimitError, Problem
 from blockc.ir.array_program import Argument, ArrayProgram
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
+from blockc.passes.search import Searched
 from blockc.passes.segments import cuts, operators, segment
 from blockc.planning import MachinePlan, first_estimate, machine_plan, search_plan
 
@@ -85,6 +86,7 @@ class _Partitioner:
     sizes: Mapping[str, int]
     tiles: driver.Tiles
     estimates: dict[object, tuple[float, str]] = field(default_factory=dict)
+    searched: Searched = field(default_factory=Searched)
 
     def partition(self) -> Partition:
         places = cuts(self.program, self.sizes) if operators(self.program) else (0,)
@@ -131,7 +133,7 @@ class _Partitioner:
 
     def whole(self) -> Part:
         """The whole program as one part."""
-        return Part(self.program, search_plan(self.program, self.machine, self.sizes, self.tiles))
+        return Part(self.program, self.searched_plan(self.program))
 
     def estimate(self, start: int, end: int) -> tuple[float, str]:
         """The predicted seconds of a part, or infinity and why it cannot be."""
@@ -148,7 +150,11 @@ class _Partitioner:
         if (start, end) == (0, len(operators(self.program))):
             return self.whole()
         part = segment(self.program, start, end, self.sizes)
-        return Part(part, search_plan(part, self.machine, self.sizes_of(part), self.tiles_of(part)))
+        return Part(part, self.searched_plan(part))
+
+    def searched_plan(self, part: ArrayProgram) -> MachinePlan:
+        sizes, tiles = self.sizes_of(part), self.tiles_of(part)
+        return search_plan(part, self.machine, sizes, tiles, searched=self.searched)
 
     def sizes_of(self, part: ArrayProgram) -> dict[str, int]:
         return {dim.name: self.sizes[dim.name] for dim in part.dims}

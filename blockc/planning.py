@@ -7,6 +7,7 @@ are searched too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from blockc.passes.cost import cost
 from blockc.passes.machine_cost import MachineCost, evaluate
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
-from blockc.passes.search import Choice, best_choice, first_choices, search
+from blockc.passes.search import Choice, First, Searched, best_choice, best_score, first_found, search
 from blockc.passes.units import Unplaceable
 
 
@@ -103,17 +104,20 @@ def search_plan(
     sizes: Mapping[str, int],
     tiles: driver.Tiles,
     split: driver.Split = driver.UNSPLIT,
+    searched: Searched | None = None,
 ) -> MachinePlan:
-    """The plan with the least predicted time. LimitError if there is none."""
+    """The plan with the least predicted time. LimitError if there is none. `searched` is what was found before on the
+    machine."""
     asked = _asked(tiles)
+    searched = searched or Searched()
     candidates: list[Candidate] = []
     for form, derivation, programs in _forms(program, sizes, tiles, split):
-        found = search(programs, machine, sizes, asked)
+        found = search(programs, machine, sizes, asked, searched)
         candidates += [Candidate(form, derivation, programs, choice) for choice in found]
     chosen = _best(candidates)
     if chosen is not None and not split and _tasks(chosen) < machine.units:
         for form, derivation, programs in _in_chunks(program, sizes, tiles, chosen):
-            found = search(programs, machine, sizes, asked)
+            found = search(programs, machine, sizes, asked, searched)
             candidates += [Candidate(form, derivation, programs, choice) for choice in found]
         chosen = _best(candidates)
     if chosen is None:
@@ -123,13 +127,13 @@ def search_plan(
 
 def first_estimate(program: ArrayProgram, machine: Machine, sizes: Mapping[str, int], tiles: driver.Tiles) -> float:
     """About what the plan that is searched for will score, in seconds. LimitError if no plan is found."""
-    choices: list[Choice] = []
+    found: list[First] = []
     for _, _, programs in _forms(program, sizes, tiles, driver.UNSPLIT):
-        choices += first_choices(programs, machine, sizes, _asked(tiles))
-    best = best_choice(tuple(choices))
-    if best is None:
-        raise impossible(program, machine, [choice.why for choice in choices])
-    return best.score
+        found += first_found(programs, machine, sizes, _asked(tiles))
+    score = best_score(found)
+    if not math.isfinite(score):
+        raise impossible(program, machine, [first.why for first in found])
+    return score
 
 
 def _asked(tiles: driver.Tiles) -> dict[str, int]:

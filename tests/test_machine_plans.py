@@ -27,7 +27,7 @@ from blockc.passes import cost
 from blockc.passes.machine_cost import MachineCost, estimate, evaluate, formulas
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
-from blockc.passes.search import best_choice, first_choices
+from blockc.passes.search import Searched, best_choice, first_found, search
 from blockc.passes.segments import cuts, exponentials, operators, segment
 from blockc.passes.units import Unplaceable, product_type
 from blockc.planning import MachinePlan, search_plan
@@ -185,8 +185,9 @@ def test_no_block_sizes_on_the_grid_are_faster_than_the_chosen_ones(target: str)
     program = parse(example("attention"))
     sizes = {"b": 1, "h": 4, "m": 1024, "n": 512, "d": 64, "e": 64}
     programs = driver.Forms(program, {}).of(sizes, {})[1]
-    (choice,) = first_choices(programs, machine(target), sizes, {})
-    assert choice.cost is not None
+    (first,) = first_found(programs, machine(target), sizes, {})
+    assert first.model is not None
+    seconds = evaluate(first.model, sizes, first.chosen).seconds
     found = model(place(programs[0], machine(target)))
     sides = [float(1 << power) for power in range(2, 11)]
     grid = [(m, n) for m in sides for n in sides if n <= 512]
@@ -195,7 +196,7 @@ def test_no_block_sizes_on_the_grid_are_faster_than_the_chosen_ones(target: str)
     every = estimate(found, sizes, tiles)
     fits = every.fits(machine(target))
     assert not fits.all()
-    assert choice.cost.seconds <= every.seconds[fits].min() * 1.001
+    assert seconds <= every.seconds[fits].min() * 1.001
 
 
 def test_few_rows_and_many_keys_are_cut_into_chunks_where_units_would_idle() -> None:
@@ -343,7 +344,7 @@ def test_the_fastest_choice_is_the_simplest_of_equals() -> None:
     program = parse(example("attention"))
     sizes = {"b": 1, "h": 1, "m": 64, "n": 64, "d": 64, "e": 64}
     programs = driver.Forms(program, {}).of(sizes, {})[1]
-    (choice,) = first_choices(programs, machine("h200"), sizes, {})
+    (choice,) = search(programs, machine("h200"), sizes, {}, Searched())
     assert best_choice((choice, choice)) is choice
     assert best_choice(()) is None
 

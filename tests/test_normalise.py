@@ -13,7 +13,8 @@ from blockc.ir.block import Apply, Map, Program, walk
 from blockc.ir.interpret import interpret
 from blockc.ir.text import format_program, parse_program
 from blockc.ir.verify import verify
-from blockc.passes.normalise import normalise, prune
+from blockc.passes.normalise import normalise
+from blockc.passes.prune import prune
 
 HEADER = """program p
 dim m

@@ -28,7 +28,8 @@ from blockc.ir.sharing import Shared
 from blockc.ir.verify import verify
 from blockc.passes.cost import Movement, movements, traffic, work
 from blockc.passes.measure import decreases
-from blockc.passes.normalise import normalise, prune
+from blockc.passes.normalise import normalise
+from blockc.passes.prune import prune
 from blockc.passes.rules import ALL_RULES, EMISSION_RULES, RULES
 
 BY_NAME = {rule.name: rule for rule in ALL_RULES}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from oracle import NORMAL_RUN, random_derivation
 
-from blockc.ir.block import Program
+from blockc.ir import verify as verify_module
+from blockc.ir.block import Apply, Operand, Program, paths, replace_graph, substitute
 from blockc.ir.decisions import Match
 from blockc.ir.text import format_program, parse_program
-from blockc.ir.verify import VerifyError, verify
+from blockc.ir.verify import Verified, VerifyError, verify
 from blockc.language import parse
 from blockc.passes import fuse as fuse_module
 from blockc.passes.fuse import fuse
@@ -66,6 +68,71 @@ def test_every_intermediate_program_is_right_on_its_own() -> None:
     for seed in NORMAL_RUN:
         for step in random_derivation(seed).steps:
             verify(replace(step.after))
+
+
+def damaged(program: Program, choice: random.Random) -> Program:
+    """The program with a definition removed, doubled, in another place or graph, or with another operand."""
+    graphs = [(path, graph) for path, graph in paths(program) if graph]
+    path, graph = choice.choice(graphs)
+    at, to = choice.randrange(len(graph)), choice.randrange(len(graph))
+    node, rest = graph[at], (*graph[:at], *graph[at + 1 :])
+    match choice.randrange(5):
+        case 0:
+            return replace_graph(program, path, rest)
+        case 1:
+            return replace_graph(program, path, (*graph[:to], node, *graph[to:]))
+        case 2:
+            return replace_graph(program, path, (*rest[:to], node, *rest[to:]))
+        case 3:
+            other, into = choice.choice(graphs)
+            place = choice.randrange(len(into) + 1)
+            return replace_graph(program, other, (*into[:place], node, *into[place:]))
+        case _:
+            names = sorted(node.uses)
+            mapping: dict[str, Operand] = {name: choice.choice(sorted(program.types)) for name in names}
+            return replace_graph(program, path, (*graph[:at], substitute(node, mapping), *graph[at + 1 :]))
+
+
+def verdict(program: Program, verified: Verified | None) -> str:
+    try:
+        verify(program, verified)
+    except VerifyError as error:
+        return str(error)
+    return "right"
+
+
+def test_what_differs_is_verified_as_strictly_as_everything() -> None:
+    """Damaged programs are judged alike by what they have in common with one that is right, and from the start."""
+    choice = random.Random(0)
+    verdicts: list[str] = []
+    for seed in NORMAL_RUN[:30]:
+        for step in random_derivation(seed).steps[:20]:
+            for _ in range(3):
+                wrong = damaged(step.after, choice)
+                verified = Verified()
+                verify(step.before, verified)
+                found = verdict(wrong, verified)
+                assert found == verdict(wrong, None), f"seed {seed}, {step.rule} at {step.at}"
+                verdicts.append(found)
+                if found != "right":
+                    assert verdict(step.after, verified) == "right"  # an error leaves nothing wrong behind
+    assert sum(found == "right" for found in verdicts) > 50
+    assert sum(found != "right" for found in verdicts) > 500
+
+
+def test_what_differs_is_all_that_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "\n".join(f"T{at + 1} = tanh(T{at})" for at in range(1, 40))
+    text = f"program chain(X: f32[m, n]) -> O: f32[m, n] {{\nT1 = exp(X)\n{lines}\nO = T40\n}}"
+    looked: list[str] = []
+    apply = verify_module._Checker.apply
+
+    def counting(self: verify_module._Checker, node: Apply, mapped: tuple[str, ...]) -> None:
+        looked.append(node.name)
+        apply(self, node, mapped)
+
+    monkeypatch.setattr(verify_module._Checker, "apply", counting)
+    derivation = fuse(lower(parse(text), frozenset()))
+    assert len(looked) < 2 * len(derivation.steps)
 
 
 def test_an_error_names_the_rule_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from typing import assert_never
 
 from blockc.ir.array_program import Argument, Dim, Span
@@ -252,16 +253,18 @@ class Rename:
 Definition = Apply | Map | Reduce | Rename
 Graph = tuple[Definition, ...]
 
+DEFINES, USES = attrgetter("defines"), attrgetter("uses")  # of a definition
+
 
 def count_maps(graph: Graph) -> int:
     """The number of maps in a graph, at any depth."""
-    return sum([definition.maps for definition in graph if isinstance(definition, Map)])
+    return sum([definition.maps for definition in graph if type(definition) is Map])
 
 
 def count_reduces(graph: Graph) -> int:
     """The number of reduces in a graph, at any depth."""
-    inside = sum([definition.reduces for definition in graph if isinstance(definition, Map)])
-    return inside + sum([isinstance(definition, Reduce) for definition in graph])
+    inside = sum([definition.reduces for definition in graph if type(definition) is Map])
+    return inside + list(map(type, graph)).count(Reduce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +359,14 @@ class Program:
         infer(self, self.body, facts)
         return facts
 
+    def take_over(self, origin: Program) -> None:
+        """Take what `origin`, a program on the way to this one that nobody needs any more, knows of the names."""
+        if origin is not self and "facts" not in self.__dict__ and "facts" in origin.__dict__:
+            facts: Facts = origin.__dict__.pop("facts")
+            infer(self, self.body, facts)
+            self.__dict__["facts"] = facts
+            self.__dict__.pop("_origin", None)
+
     def forget(self) -> None:
         """Let go of what is known of the names, to save memory; it is found again when it is asked for."""
         self.__dict__.pop("facts", None)
@@ -396,9 +407,12 @@ class Facts:
 def infer(program: Program, graph: Graph, facts: Facts) -> None:
     """Add what is to know of every name that `graph` defines, at any depth. Undefined names raise KeyError."""
     types, links, applies, maps = facts.types, facts.links, facts.applies, facts.maps
-    for definition in graph:
-        if id(definition) in maps:
-            continue
+    new = [
+        node
+        for node in graph
+        if id(node) not in maps and (type(node) is not Apply or applies.get(node.name) is not node)
+    ]
+    for definition in new:
         match definition:
             case Apply():
                 applies[definition.name] = definition

@@ -17,11 +17,14 @@ B06 a tile operator takes items, as       B12 an output has the dimensions that 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import is_
 from typing import assert_never
 
 from blockc.ir.block import (
+    DEFINES,
     REDUCTIONS,
     STRUCTURAL,
+    USES,
     Apply,
     Condition,
     Constant,
@@ -36,6 +39,7 @@ from blockc.ir.block import (
     Reading,
     Reduce,
     Rename,
+    Result,
     Size,
     Term,
     Type,
@@ -59,70 +63,162 @@ class VerifyError(Exception):
         super().__init__(f"[{invariant}] at `{at}`: {message}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verified:
-    """What has been verified in a derivation, by identity: operators and maps, each with the dimensions around it, and
-    with what the rest of the program needs to know.
+    """The program that was verified last in a derivation, with the types of all its names."""
 
-    Names keep their types through a derivation, so a definition that was right stays right as long as what it uses is
-    in scope and the dimensions around it are the same.
-    """
-
-    applies: dict[int, tuple[Apply, tuple[str, ...], Type]] = field(default_factory=dict)
-    maps: dict[int, tuple[Map, tuple[str, ...], frozenset[str], tuple[tuple[str, Type], ...]]] = field(
-        default_factory=dict
-    )
+    program: Program | None = None
+    types: dict[str, Type] = field(default_factory=dict)
 
 
 def verify(program: Program, verified: Verified | None = None) -> None:
-    """Check every invariant; VerifyError names the first that fails and the definition at fault."""
-    checker = _Checker(program, verified or Verified())
-    checker.chunks()
-    for entry in program.inputs:
-        checker.dims(entry.name, entry.dims)
-        checker.no_chunks(entry.name, entry.dims)
-    for result in program.outputs:
-        checker.dims(result.argument.name, result.argument.dims)
-        checker.no_chunks(result.argument.name, result.argument.dims)
-    for entry in program.inputs:
-        checker.bind(entry.name, entry.name, program.input_types[entry.name])
-    checker.graph(program.body, ())
-    checker.unique()
-    for result in program.outputs:
-        kind = checker.use(result.argument.name, result.value)
-        declared = program.argument_type(result.argument.dims, kind.dtype)
-        if (kind.lists, kind.axes) != (declared.lists, declared.axes):
-            raise VerifyError("B12", result.argument.name, f"`{result.value}` does not have the declared dimensions")
+    """Check every invariant; VerifyError names the first that fails and the definition at fault.
+
+    What the program has in common with the one that was `verified` before is right already: names are looked up there,
+    and what stands behind a change must not use what has gone. Where that finds a problem, everything is checked.
+    """
+    verified = verified or Verified()
+    before, verified.program = verified.program, None
+    if before is None or not _same_declarations(before, program) or not _follows(before, program, verified.types):
+        verified.types = {}
+        _Checker(program, verified.types).everything()
+    verified.program = program
+
+
+def _same_declarations(a: Program, b: Program) -> bool:
+    return (a.dims, a.whole, a.arguments, a.inputs) == (b.dims, b.whole, b.arguments, b.inputs)
+
+
+def _follows(before: Program, program: Program, types: dict[str, Type]) -> bool:
+    """True if all that differs from a program that is right is right, too. `types` are those of the names before, and
+    are changed to those of the names now."""
+    checker = _Checker(program, types, [set(program.input_types)])
+    try:
+        checker.changes(before.body, program.body, (), frozenset())
+        checker.outputs(program.outputs)
+    except VerifyError:
+        return False
+    return True
+
+
+def common(old: Graph, new: Graph) -> tuple[int, int]:
+    """How many definitions at the beginning, and how many of the others at the end, are the same in two graphs."""
+    start = [*map(is_, old, new), False].index(False)
+    end = [*map(is_, reversed(old), reversed(new)), False].index(False)
+    return start, min(end, min(len(old), len(new)) - start)
 
 
 @dataclass(slots=True)
 class _Checker:
     program: Program
-    verified: Verified
-    types: dict[str, Type] = field(default_factory=dict)  # what is in scope
-    bound: set[str] = field(default_factory=set)  # every name so far, in scope or not
-    order: list[str] = field(default_factory=list)  # the same, as they came
-    skipped: list[tuple[Map, frozenset[str]]] = field(default_factory=list)  # verified before, with the names inside
-    seen: set[int] = field(default_factory=set)  # those maps by identity
+    types: dict[str, Type]  # of every name that is bound, in scope or not
+    scopes: list[set[str]] = field(default_factory=list)  # the names in scope, by graph
+    gone: dict[str, Type] = field(default_factory=dict)  # the names that were bound before a change
 
-    def unique(self) -> None:
-        """B01 for the maps that were not looked into again."""
-        for node, inside in self.skipped:
-            if not inside.isdisjoint(self.bound):
-                raise VerifyError("B01", node.defines[0], f"`{min(inside & self.bound)}` is bound a second time")
+    def everything(self) -> None:
+        """Every invariant, of every definition."""
+        program = self.program
+        self.scopes = [set()]
+        self.chunks()
+        for entry in program.inputs:
+            self.dims(entry.name, entry.dims)
+            self.no_chunks(entry.name, entry.dims)
+        for result in program.outputs:
+            self.dims(result.argument.name, result.argument.dims)
+            self.no_chunks(result.argument.name, result.argument.dims)
+        for entry in program.inputs:
+            self.bind(entry.name, entry.name, program.input_types[entry.name])
+        self.graph(program.body, ())
+        self.outputs(program.outputs)
+
+    def outputs(self, results: tuple[Result, ...]) -> None:
+        """B12 for all outputs."""
+        for result in results:
+            kind = self.use(result.argument.name, result.value)
+            declared = self.program.argument_type(result.argument.dims, kind.dtype)
+            if (kind.lists, kind.axes) != (declared.lists, declared.axes):
+                raise VerifyError(
+                    "B12", result.argument.name, f"`{result.value}` does not have the declared dimensions"
+                )
+
+    # What differs from a program that is right
+
+    def changes(self, old: Graph, new: Graph, mapped: tuple[str, ...], foreign: frozenset[str]) -> None:
+        """The invariants of a graph by those of what it was before. It may not bind names that are `foreign`."""
+        start, end = common(old, new)
+        left, came = old[start : len(old) - end], new[start : len(new) - end]
+        stay = set(map(id, left)).intersection(map(id, came))
+        twins = self.twins(left, came, stay)
+        paired = set(map(id, twins.values()))
+        for definition in left:
+            if id(definition) not in stay:
+                self.remove(definition, id(definition) not in paired)
+        scope = self.scopes[-1]
+        scope.update(*map(DEFINES, new[:start]))
+        for definition in came:
+            if not foreign.isdisjoint(definition.defines):
+                raise VerifyError("B02", definition.defines[0], "it is used before it is bound")
+            if id(definition) in stay:
+                stay.remove(id(definition))  # a second time it would be bound twice
+                self.in_scope(definition)
+                scope.update(definition.defines)
+            elif isinstance(definition, Map):
+                self.map(definition, mapped, twins.get(id(definition)))
+            else:
+                self.definition(definition, mapped)
+        lost = set().union(*map(DEFINES, left)).difference(*map(DEFINES, came))
+        behind = new[len(new) - end :]
+        if lost and not lost.isdisjoint(set().union(*map(USES, behind))):
+            raise VerifyError("B02", min(lost), "it is used and no longer bound")
+        scope.update(*map(DEFINES, behind))
+
+    def twins(self, left: Graph, came: Graph, stay: set[int]) -> dict[int, Map]:
+        """For changed maps, by identity, the maps that they were before: those whose bodies begin with the same, or
+        that bind the same."""
+        before: dict[object, Map] = {}
+        for node in left:
+            if isinstance(node, Map) and node.body and id(node) not in stay:
+                before.update({id(node.body[0]): node, node.defines[:1]: node})
+        found: dict[int, Map] = {}
+        taken: set[int] = set()
+        for node in came:
+            if isinstance(node, Map) and node.body and id(node) not in stay:
+                twin = before.get(id(node.body[0])) or before.get(node.defines[:1])
+                if twin is not None and id(twin) not in taken and _alike(twin, node):
+                    found[id(node)] = twin
+                    taken.add(id(twin))
+        return found
+
+    def remove(self, definition: Definition, inside: bool) -> None:
+        """Forget the names that a definition bound before, and those in it if nothing has taken them over."""
+        names = list(definition.defines)
+        if isinstance(definition, Map):
+            names += [port.name for port in definition.ports]
+            for inner in definition.body if inside else ():
+                self.remove(inner, inside)
+        for name in names:
+            self.gone[name] = self.types.pop(name)
+
+    def in_scope(self, definition: Definition) -> None:
+        """B02 for all that a definition uses."""
+        missing = definition.uses.difference(*self.scopes)
+        if missing:
+            self.use(definition.defines[0], min(missing))
+
+    # Names
 
     def bind(self, at: str, name: str, kind: Type) -> None:
-        if name in self.bound:
+        if name in self.types:
             raise VerifyError("B01", at, f"`{name}` is bound a second time")
-        self.bound.add(name)
-        self.order.append(name)
+        if self.gone.get(name, kind) != kind:
+            raise VerifyError("B02", at, f"`{name}` had another type before")
         self.types[name] = kind
+        self.scopes[-1].add(name)
 
     def use(self, at: str, name: str) -> Type:
-        kind = self.types.get(name)
-        if kind is None:
+        if not any(name in scope for scope in self.scopes):
             raise VerifyError("B02", at, f"`{name}` is not in scope")
-        return kind
+        return self.types[name]
 
     def dims(self, at: str, dims: tuple[str, ...]) -> None:
         for dim in dims:
@@ -143,33 +239,8 @@ class _Checker:
                 raise VerifyError("B15", at, f"`{dim}` are chunks, which are no axis")
 
     def graph(self, graph: Graph, mapped: tuple[str, ...]) -> None:
-        applies, maps = self.verified.applies, self.verified.maps
         for definition in graph:
-            if (apply := applies.get(id(definition))) is not None and apply[1] == mapped:
-                self.in_scope(definition)
-                self.bind(definition.defines[0], definition.defines[0], apply[2])
-            elif (node := maps.get(id(definition))) is not None and node[1] == mapped:
-                self.again(node[0], node[2], node[3])
-            else:
-                self.definition(definition, mapped)
-
-    def in_scope(self, definition: Definition) -> None:
-        """B02 for all that a definition uses."""
-        if not definition.uses <= self.types.keys():
-            self.use(definition.defines[0], min(definition.uses - self.types.keys()))
-
-    def again(self, node: Map, inside: frozenset[str], results: tuple[tuple[str, Type], ...]) -> None:
-        """A map that has been verified at such a place: what it uses must be in scope, and it must stand here only."""
-        self.in_scope(node)
-        if id(node) in self.seen:
-            raise VerifyError("B01", node.defines[0], "the same map stands twice in the program")
-        self.seen.add(id(node))
-        self.skipped.append((node, inside))
-        if not self.bound.isdisjoint(node.defines):
-            self.bind(node.defines[0], min(self.bound.intersection(node.defines)), results[0][1])
-        self.bound.update(node.defines)
-        self.order.extend(node.defines)
-        self.types.update(results)
+            self.definition(definition, mapped)
 
     def definition(self, definition: Definition, mapped: tuple[str, ...]) -> None:
         match definition:
@@ -245,7 +316,6 @@ class _Checker:
                 if dim not in mapped and dim not in self.program.whole:
                     raise VerifyError("B11", at, f"outside a map over `{dim}`")
         kind = Type(apply.dtype, (), self.program.ordered(axes))
-        self.verified.applies[id(apply)] = apply, mapped, kind
         self.bind(at, at, kind)
 
     def operand(self, at: str, operand: Operand) -> tuple[str, ...]:
@@ -268,9 +338,9 @@ class _Checker:
             case _:
                 assert_never(operand)
 
-    def map(self, node: Map, mapped: tuple[str, ...]) -> None:
+    def map(self, node: Map, mapped: tuple[str, ...], twin: Map | None = None) -> None:
+        """A map; `twin` is what it was before, if that is known."""
         at = node.defines[0] if node.outputs else f"map {node.dim}"
-        before = len(self.skipped), len(self.order)
         self.dims(at, (node.dim,))
         if node.dim in self.program.whole:
             raise VerifyError("B10", at, f"`{node.dim}` is whole")
@@ -282,9 +352,14 @@ class _Checker:
             raise VerifyError("B17", at, "a part of a loop has maps inside")
         if self.program.chunks.get(node.dim) in mapped:
             raise VerifyError("B15", at, f"a map over chunks of `{self.program.chunks[node.dim]}` inside one over it")
+        self.scopes.append(set())
         for port in node.ports:
             self.bind(at, port.name, self.peel(at, port.source, node.dim))
-        self.graph(node.body, (*mapped, node.dim))
+        if twin is None:
+            self.graph(node.body, (*mapped, node.dim))
+        else:
+            self.in_scope(node)
+            self.changes(twin.body, node.body, (*mapped, node.dim), twin.captures)
         if node.where is not None:
             self.condition(at, node.where, (*mapped, node.dim))
         results = []
@@ -302,11 +377,7 @@ class _Checker:
                 if node.part != "all" and output.monoid is None:
                     raise VerifyError("B17", at, f"`{value}` would be a part of a list")
                 results.append((name, kind))
-        names = self.order[before[1] :]
-        for name in names:  # which are out of scope again
-            self.types.pop(name, None)
-        inside = frozenset(names).union(*(hidden for _, hidden in self.skipped[before[0] :]))
-        self.verified.maps[id(node)] = (node, mapped, inside, tuple(results))
+        self.scopes.pop()
         kinds = dict(results)
         for output in node.outputs:
             self.starts(at, node.part, output, [kinds[name] for name in output.names])
@@ -357,6 +428,17 @@ class _Checker:
         if self.program.chunks.get(dim) in kind.lists:
             raise VerifyError("B15", at, f"`{value}` has another list of blocks in every chunk")
         return Type(kind.dtype, self.program.ordered((*kind.lists, dim)), kind.axes)
+
+
+def _alike(twin: Map, node: Map) -> bool:
+    """True if what is known of the body of one map holds in another: names that it takes from ports and from outside
+    are the same things there."""
+    sources = {port.name: port.source for port in twin.ports}
+    if (twin.dim, twin.part) != (node.dim, node.part) or twin.where is not None or node.where is not None:
+        return False
+    if any(sources.pop(port.name, port.source) != port.source or port.name in twin.captures for port in node.ports):
+        return False
+    return not sources or node.captures.union(*map(DEFINES, node.body)).isdisjoint(sources)
 
 
 def stacks(graph: Graph, name: str) -> bool:

@@ -16,8 +16,9 @@ from blockc.ir.decisions import Derivation, Match, Refusal, Refused, Rule, Step
 from blockc.ir.verify import Verified, VerifyError, verify
 from blockc.passes.cost import buffered_lists
 from blockc.passes.measure import decreases
-from blockc.passes.normalise import Memory, normalise
+from blockc.passes.normalise import normalise
 from blockc.passes.pivot import cancels
+from blockc.passes.remembered import Memory
 from blockc.passes.rules import (
     RULES,
     extend_map,

@@ -99,13 +99,19 @@ def evaluate(
     moved: dict[tuple[str, str, str], int] = {}
     flops: dict[str, int] = {}
     special: dict[str, int] = {}
+    values: dict[Count, int] = {}
+
+    def value(count: Count) -> int:
+        if count not in values:
+            values[count] = count.value(sizes, tiles, tables)
+        return values[count]
+
     for kernel in model.kernels:
         for move in kernel.moved:
             key = (move.value, *move.boundary)
-            count = sum(count.value(sizes, tiles, tables) for count in move.counts)
-            moved[key] = moved.get(key, 0) + move.itemsize * count
+            moved[key] = moved.get(key, 0) + move.itemsize * sum(map(value, move.counts))
         for work in kernel.work:
-            count = work.count.value(sizes, tiles, tables)
+            count = value(work.count)
             flops[work.unit] = flops.get(work.unit, 0) + work.flops * count
             special[work.unit] = special.get(work.unit, 0) + work.special * count
     found = estimate(model, sizes, {dim: np.array([float(tile)]) for dim, tile in tiles.items()})
@@ -167,32 +173,36 @@ class _Estimator:
     def __post_init__(self) -> None:
         lengths = [len(numbers) for numbers in self.tiles.values()]
         self.length = max(lengths, default=1)
+        self.ones, self.zeros = np.ones(self.length), np.zeros(self.length)
+        self.tiers = {tier.name: tier for tier in self.model.machine.tiers}
+        self.ways = {(move.source, move.destination): move for move in self.model.machine.moves}
         self.blocks = {dim: np.ceil(self.base_size(dim) / tile) for dim, tile in self.tiles.items()}
         self.extents = {dim: np.minimum(float(self.base_size(dim)), tile) for dim, tile in self.tiles.items()}
         self.left: dict[tuple[Any, ...], Numbers] = {}
+        self.values: dict[Count, Numbers] = {}
+        self.padding: dict[tuple[object, ...], Numbers] = {}
 
     def base_size(self, dim: str) -> int:
         return self.sizes[self.model.program.chunks.get(dim, dim)]
-
-    def ones(self) -> Numbers:
-        return np.ones(self.length)
 
     def estimate(self) -> Estimate:
         peak: dict[str, Numbers] = {}
         kernels = []
         for kernel in self.model.kernels:
-            tasks = math.prod((self.blocks[dim] for dim in kernel.tasks), start=self.ones())
+            tasks = math.prod((self.blocks[dim] for dim in kernel.tasks), start=self.ones)
+            every = dict.fromkeys(space for _, spaces in kernel.points for space in spaces)
+            taken = {space: self.space(space, tasks) for space in every}
             for tier, spaces in kernel.points:
-                total = sum((self.space(space, tasks) for space in spaces), np.zeros(self.length))
+                total = sum((taken[space] for space in spaces), self.zeros)
                 peak[tier] = np.maximum(peak.get(tier, 0.0), total)
             kernels.append(self.kernel(kernel, tasks))
-        seconds = sum((kernel.seconds for kernel in kernels), np.zeros(self.length))
+        seconds = sum((kernel.seconds for kernel in kernels), self.zeros)
         return Estimate(tuple(kernels), seconds, peak)
 
     def space(self, held: Held, tasks: Numbers) -> Numbers:
         """The bytes of a tile or list, as its tier aligns them, of all tasks that run at the same time."""
-        tier = next(tier for tier in self.model.machine.tiers if tier.name == held.tier)
-        elements = self.ones()
+        tier = self.tiers[held.tier]
+        elements: Numbers | float = 1.0
         for axis in held.axes:
             chunk = next((dim[:-1] for dim in held.lists if dim.endswith(":") and self.chunk_of(dim) == axis), None)
             if chunk is not None:
@@ -207,14 +217,19 @@ class _Estimator:
         size = np.ceil(elements * held.itemsize / tier.alignment) * tier.alignment * held.copies
         if tier.scope == "device" and not held.shared:
             size = size * np.minimum(tasks, self.model.machine.units)
-        return size
+        return size * self.ones
 
     def chunk_of(self, dim: str) -> str:
         return self.model.program.chunks[dim[:-1]]
 
     def value(self, count: Count) -> Numbers:
         """A number of elements."""
-        number = self.ones() * count.times
+        if count not in self.values:
+            self.values[count] = self.count(count)
+        return self.values[count]
+
+    def count(self, count: Count) -> Numbers:
+        number: Numbers | float = float(count.times)
         bounded = count.bounded.intersection(self.tiles)
         for dim in count.sizes:
             if dim not in bounded:
@@ -224,7 +239,7 @@ class _Estimator:
                 number = number * self.blocks[dim]
         for dim in count.again:
             number = number * np.maximum(0.0, self.blocks[dim] - 1)
-        return number * self.live(count) if count.where else number
+        return number * (self.live(count) if count.where else self.ones)
 
     def live(self, count: Count) -> Numbers:
         """What conditions leave, found for blocks that are not too many, and in proportion for smaller ones."""
@@ -232,7 +247,7 @@ class _Estimator:
         along = tuple(dim for dim in bounded if dim in count.sizes)
         key = (count.where, along)
         if key not in self.left:
-            result = self.ones()
+            result = self.ones.copy()
             for at in range(self.length):
                 tiles = {dim: int(self.tiles[dim][min(at, len(self.tiles[dim]) - 1)]) for dim in bounded}
                 coarse = {dim: max(tile, -(-self.sizes[dim] // FEW)) for dim, tile in tiles.items()}
@@ -248,22 +263,19 @@ class _Estimator:
     def kernel(self, kernel: KernelModel, tasks: Numbers) -> KernelEstimate:
         """The seconds of a kernel and of its resources."""
         machine = self.model.machine
-        tiers = {tier.name: tier for tier in machine.tiers}
-        ways = {(move.source, move.destination): move for move in machine.moves}
         waves = np.ceil(tasks / machine.units)
         busy = np.where(tasks > 0, tasks / np.maximum(1.0, waves), 1.0)  # units, on average
         resources: dict[str, Numbers] = {}
-        waiting = np.zeros(self.length)
+        waiting = self.zeros
 
         def add(resource: str, seconds: Numbers) -> None:
             resources[resource] = resources.get(resource, 0.0) + seconds
 
         for moved in kernel.moved:
-            source, destination = (tiers[name] for name in moved.boundary)
-            bytes_ = sum((self.value(count) for count in moved.counts), np.zeros(self.length)) * moved.itemsize
-            way = ways[moved.boundary]
+            source, destination = (self.tiers[name] for name in moved.boundary)
+            bytes_ = sum(map(self.value, moved.counts), self.zeros) * moved.itemsize
             private = "unit" in (source.scope, destination.scope)
-            seconds = bytes_ / way.bandwidth / (busy if private else 1.0)
+            seconds = bytes_ / self.ways[moved.boundary].bandwidth / (busy if private else 1.0)
             if moved.waits:
                 waiting = waiting + seconds + self.value(moved.times) * source.latency / busy
             add(f"{source.name} -> {destination.name}", seconds)
@@ -278,7 +290,7 @@ class _Estimator:
         for name in list(resources):
             if name.startswith("computing on "):
                 resources[name] = resources[name] + waiting
-        slowest = np.maximum.reduce(list(resources.values())) if resources else np.zeros(self.length)
+        slowest = np.maximum.reduce(list(resources.values())) if resources else self.zeros
         return KernelEstimate(slowest + machine.dispatch, tasks, resources)
 
     def seconds(self, work: Work) -> Numbers:
@@ -294,11 +306,14 @@ class _Estimator:
 
     def padded(self, work: Work, rate: Rate) -> Numbers:
         """How many times as many elements are computed, as the unit computes whole tiles."""
-        factor = self.ones()
-        for step, axes in zip(rate.tile, work.steps, strict=False):
-            extent = math.prod((self.extents.get(axis, float(self.sizes[axis])) for axis in axes), start=self.ones())
-            factor = factor * np.ceil(extent / step) * step / np.maximum(1.0, extent)
-        return factor
+        key = (rate.tile, work.steps)
+        if key not in self.padding:
+            factor = self.ones
+            for step, axes in zip(rate.tile, work.steps, strict=False):
+                extent = math.prod((self.extents.get(axis, float(self.sizes[axis])) for axis in axes), start=self.ones)
+                factor = factor * np.ceil(extent / step) * step / np.maximum(1.0, extent)
+            self.padding[key] = factor
+        return self.padding[key]
 
 
 def special_rate(unit: ComputeUnit, dtype: str) -> Rate | None:

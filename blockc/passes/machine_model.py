@@ -87,8 +87,8 @@ def model(schedule: Schedule) -> Model:
         for storage, (first, last) in always:
             if first <= at <= last:
                 reader.hold((storage.name, storage.tier), reader.list_space(storage, ()))
-        reader.point()
         reader.statements(statements, (), ())
+        reader.point()
         kernels.append(KernelModel(tuple(reader.moved), tuple(reader.work), reader.tasks, tuple(reader.points)))
     return Model(schedule.program, schedule.machine, tuple(kernels))
 
@@ -105,6 +105,7 @@ class _Reader:
     points: dict[tuple[str, tuple[Held, ...]], None] = field(default_factory=dict)
     held: dict[Copy, Held] = field(default_factory=dict)
     in_task: bool = False
+    grown: bool = False  # since the last point
 
     def __post_init__(self) -> None:
         self.tiers = {tier.name: tier for tier in self.machine.tiers}
@@ -112,7 +113,10 @@ class _Reader:
     # What lies where
 
     def hold(self, copy: Copy, space: Held) -> None:
+        if copy in self.held:
+            self.point()
         self.held[copy] = space
+        self.grown = True
 
     def tile_space(self, tier: str, dtype: str, axes: tuple[str, ...], streamed: bool = False) -> Held:
         copies = self.tiers[tier].buffers if streamed else 1
@@ -125,14 +129,19 @@ class _Reader:
         return Held(storage.tier, size, storage.axes, lists, 1, not self.in_task)
 
     def point(self) -> None:
-        """What lies in each tier now."""
+        """Note what lies in each tier, before some of it goes: nothing less can be the most."""
+        if not self.grown:
+            return
+        self.grown = False
         by_tier: dict[str, list[Held]] = {}
         for space in self.held.values():
             by_tier.setdefault(space.tier, []).append(space)
         for tier, spaces in by_tier.items():
-            self.points[tier, tuple(sorted(spaces, key=repr))] = None
+            self.points[tier, tuple(spaces)] = None
 
     def release(self, copies: tuple[Copy, ...]) -> None:
+        if copies:
+            self.point()
         for copy in copies:
             del self.held[copy]
 
@@ -171,7 +180,6 @@ class _Reader:
         for made in loop.accumulators:
             kind = self.program.types[made.name]
             self.hold((made.name, made.tier), self.tile_space(made.tier, kind.dtype, kind.axes))
-        self.point()
         inside = (*mapped, loop.dim)
         for move in loop.guard:
             self.statement(move, inside, where)
@@ -213,17 +221,16 @@ class _Reader:
         hidden = any(self.tiers[tier].buffers > 1 or self.tiers[tier].kind == "cache" for tier in path[1:])
         last = len(path) - 2
         if last < 0 and arrival is not None:  # it is there already
-            self.held[arrival[0]] = arrival[1]
-            self.point()
+            self.hold(*arrival)
         for at in range(len(path) - 1):
             boundary = path[at], path[at + 1]
             self.moved.append(Moved(value, boundary, DTYPES[dtype].size, counts, streamed and not hidden, times))
             if at < last:
-                self.held["", path[at + 1]] = self.tile_space(path[at + 1], dtype, axes, streamed)
+                self.hold(("", path[at + 1]), self.tile_space(path[at + 1], dtype, axes, streamed))
             elif arrival is not None:
-                self.held[arrival[0]] = arrival[1]
-            self.point()
-            self.held.pop(("", path[at]), None)
+                self.hold(*arrival)
+            if at:
+                self.release((("", path[at]),))
 
     def compute(self, compute: Compute, mapped: tuple[str, ...], where: tuple[Condition, ...]) -> None:
         apply, types = compute.apply, self.program.types
@@ -244,7 +251,6 @@ class _Reader:
             return
         kind = types[apply.name]
         self.hold((apply.name, compute.tier), self.tile_space(compute.tier, kind.dtype, kind.axes))
-        self.point()
 
     def combine(self, combine: Combine, mapped: tuple[str, ...], where: tuple[Condition, ...]) -> None:
         kinds = [self.program.types[value].axes for value in combine.values]

@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 import operator
 from collections import ChainMap
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from blockc.ir.block import (
+    DEFINES,
+    USES,
     Apply,
     Constant,
     Definition,
@@ -42,82 +44,33 @@ from blockc.passes import exponentials
 from blockc.passes.leaves import MINUS_ONE, ONE, as_leaf, fold, folded, number_product
 from blockc.passes.linear import LONGEST
 from blockc.passes.masks import Origins
+from blockc.passes.prune import prune
+from blockc.passes.remembered import Body, Memory
 
 DEEPEST = 16  # operators composed into one number
+LONG = 16  # definitions of a body that is worth remembering as a whole
 FLATTENED = frozenset({"add", "mul", "maximum", "minimum", "and", "or"})
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What stays true through a derivation: what is in normal form, by identity.
-
-    A remembered map is not looked into again as long as nothing that it uses is replaced; a remembered operator not as
-    long as the definitions of its operands are the same too.
-    """
-
-    maps: dict[int, Map] = field(default_factory=dict)
-    applies: dict[int, tuple[Apply, tuple[Apply | None, ...]]] = field(default_factory=dict)
-
-    def note(self, graph: Graph, known: Mapping[str, Apply]) -> None:
-        """Remember every definition in a graph that is in normal form. `known` are the operators by name."""
-        for definition in graph:
-            if isinstance(definition, Apply):
-                self.applies[id(definition)] = definition, tuple(map(known.get, definition.uses))
-            elif isinstance(definition, Map) and id(definition) not in self.maps:
-                self.maps[id(definition)] = definition
-                self.note(definition.body, known)
-
-    def settled(self, apply: Apply, known: Mapping[str, Apply]) -> bool:
-        """True if the operator is in normal form, and so are its operands as they were then."""
-        found = self.applies.get(id(apply))
-        if found is None:
-            return False
-        return all(map(operator.is_, map(known.get, apply.uses), found[1]))
-
-
 def normalise(program: Program, memory: Memory | None = None) -> Program:
-    """The program in normal form; the same program if it is in normal form already."""
+    """The program in normal form; the same program if it is in normal form already. With a memory, the program is one
+    that nobody else needs."""
+    given = program if memory is not None else None
     memory = memory or Memory()
     pruned = False
     while True:
-        built = _Normaliser(program, memory).run()
+        normaliser = _Normaliser(program, memory)
+        built = normaliser.run()
         if built.body == program.body and built.outputs == program.outputs:
             break
         program, pruned = prune(built, memory), True
     if not pruned and (kept := prune(program, memory)).body != program.body:
         program = kept
-    memory.note(program.body, program.facts.applies)
+    if given is not None:
+        program.take_over(given)
+    memory.note(program.body, program.facts.applies, normaliser.grown)
+    memory.bodies.update(normaliser.bodies)
     return program
-
-
-def prune(program: Program, memory: Memory | None = None) -> Program:
-    """The program without values, ports and outputs that nothing uses."""
-    wanted = {result.value for result in program.outputs}
-    return with_body(program, _prune(program.body, wanted, memory or Memory()))
-
-
-def _prune(graph: Graph, wanted: set[str], memory: Memory) -> Graph:
-    kept = []
-    for definition in reversed(graph):
-        if wanted.isdisjoint(definition.defines):
-            continue
-        if isinstance(definition, Map):
-            settled = id(definition) in memory.maps and wanted.issuperset(definition.defines)
-            definition = definition if settled else _prune_map(definition, wanted, memory)
-        wanted |= definition.uses
-        kept.append(definition)
-    return tuple(reversed(kept))
-
-
-def _prune_map(node: Map, wanted: set[str], memory: Memory) -> Map:
-    # A monoid with a scalar part keeps all its components: the payloads mean nothing without it.
-    outputs = tuple(output for output in node.outputs if not wanted.isdisjoint(output.names))
-    inside = {value for output in outputs for value in output.values}
-    body = _prune(node.body, inside, memory)
-    ports = tuple(port for port in node.ports if port.name in inside)
-    if outputs == node.outputs and ports == node.ports and body == node.body:
-        return node
-    return Map(node.dim, ports, body, outputs, node.span, node.where, node.part)
 
 
 @dataclass(slots=True)
@@ -140,6 +93,8 @@ class _Normaliser:
     position: dict[str, int] = field(default_factory=dict)  # names in order of definition, for a canonical order
     applies: dict[str, Apply] = field(default_factory=dict)
     now: dict[str, Operand] = field(default_factory=dict)  # what stands for a name that has been replaced
+    bodies: dict[int, Body] = field(default_factory=dict)  # those that turned out to be in normal form
+    grown: dict[int, int] = field(default_factory=dict)  # how much of bodies was remembered, by first definitions
     origins: Origins = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,8 +105,7 @@ class _Normaliser:
 
     def run(self) -> Program:
         self.scopes.append(_Scope())
-        for entry in self.program.inputs:
-            self.bind(entry.name)
+        self.bind_all([entry.name for entry in self.program.inputs])
         self.fill(self.program.body)
         outputs = []
         for result in self.program.outputs:
@@ -162,22 +116,71 @@ class _Normaliser:
         self.level[name] = len(self.scopes) - 1
         self.position.setdefault(name, len(self.position))
 
+    def bind_all(self, names: list[str]) -> None:
+        """Bind names that are new."""
+        self.level.update(dict.fromkeys(names, len(self.scopes) - 1))
+        self.position.update(zip(names, range(len(self.position), len(self.position) + len(names)), strict=True))
+
     # Definitions
 
     def fill(self, graph: Graph) -> None:
-        """Rebuild the definitions of a graph in the current scope."""
-        remembered, now = self.memory.maps, self.now
-        for definition in graph:
-            if isinstance(definition, Apply):
-                self.refill(definition)
-                continue
-            moved: Definition | None = definition
-            if id(definition) not in remembered or not definition.uses.isdisjoint(now):
-                moved = self.rebuilt(definition)
-            if moved is not None:
-                for name in moved.defines:
-                    self.bind(name)
-                self.scopes[-1].out.append(moved)
+        """Rebuild the definitions of a graph in the current scope. Remembered maps only find their places."""
+        remembered, now, out = self.memory.maps, self.now, self.scopes[-1].out
+        done = 0
+        others = [at for at, node in enumerate(graph) if type(node) is not Map or id(node) not in remembered]
+        for at in (*others, len(graph)):
+            settled = graph[done:at]
+            if now and not all(map(now.keys().isdisjoint, map(USES, settled))):
+                for node in settled:
+                    self.refit(node)
+            elif settled:
+                self.bind_all([*chain.from_iterable(map(DEFINES, settled))])
+                out.extend(settled)
+            if at < len(graph):
+                self.refit(graph[at])
+            done = at + 1
+
+    def refit(self, definition: Definition) -> None:
+        """Rebuild a definition, as far as that is needed."""
+        if isinstance(definition, Apply):
+            self.refill(definition)
+            return
+        moved: Definition | None = definition
+        if id(definition) not in self.memory.maps or not definition.uses.isdisjoint(self.now):
+            moved = self.rebuilt(definition)
+        if moved is not None:
+            for name in moved.defines:
+                self.bind(name)
+            self.scopes[-1].out.append(moved)
+
+    def resume(self, body: Graph) -> int:
+        """Take over the beginning of a body that is remembered, in the current scope: how many definitions that is."""
+        found = self.memory.bodies.get(id(body[0])) if body else None
+        if found is None or len(found.graph) > len(body) or not all(map(operator.is_, found.graph, body)):
+            return 0
+        places = [self.position.get(name, -1) for name, _, _ in found.outside]
+        same = found.mapped == tuple(self.mapped) and places == sorted(places) and -1 not in places[:1]
+        if not same or any(
+            name in self.now or self.level[name] != level or self.applies.get(name) is not apply
+            for name, level, apply in found.outside
+        ):
+            return 0
+        if not all(scope.known.keys().isdisjoint(found.known) for scope in self.scopes[:-1]):
+            return 0
+        scope = self.scopes[-1]
+        scope.known.update(found.known)
+        scope.out.extend(found.graph)
+        self.applies.update((node.name, node) for node in found.graph if isinstance(node, Apply))
+        self.bind_all([*chain.from_iterable(map(DEFINES, found.graph))])
+        self.grown[id(body[0])] = len(found.graph)
+        return len(found.graph)
+
+    def remember(self, node: Map, scope: _Scope) -> None:
+        """Note that a map is in normal form here, if it is long enough for that to help."""
+        if len(node.body) >= LONG:
+            outside = sorted(node.captures.union(port.name for port in node.ports), key=self.position.__getitem__)
+            context = tuple((name, self.level[name], self.applies.get(name)) for name in outside)
+            self.bodies[id(node.body[0])] = Body(node.body, scope.known, tuple(self.mapped), context)
 
     def refill(self, apply: Apply) -> None:
         """Rebuild an operator; one that is in normal form, of operands that have not changed, only finds its place."""
@@ -231,11 +234,14 @@ class _Normaliser:
             if first is not port:
                 self.now[port.name] = first.name
             self.bind(port.name)
-        self.fill(node.body)
+        self.fill(node.body[self.resume(node.body) :])
         outputs = self.outputs(node)
+        body = tuple(self.scopes[-1].out)
+        same = len(body) == len(node.body) and all(map(operator.is_, body, node.body))
+        if same and len(ports) == len(node.ports):
+            self.remember(node, self.scopes[-1])
+        self.scopes.pop()
         self.mapped.pop()
-        body = tuple(self.scopes.pop().out)
-        same = len(body) == len(node.body) and all(new is old for new, old in zip(body, node.body, strict=True))
         if same and len(ports) == len(node.ports) and outputs == node.outputs:
             return node
         return Map(node.dim, tuple(ports.values()), body, outputs, node.span)

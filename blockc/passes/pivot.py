@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from blockc.ir.block import Apply, Map, Operand, Path, Program, graph_at, operand_names, paths, roots, walk
-from blockc.passes.normalise import normalise, prune
+from blockc.passes.normalise import normalise
 from blockc.passes.pivot_attempt import Attempt
 from blockc.passes.pivot_sums import is_sum
+from blockc.passes.prune import prune
 
 MOST_VALUES = 48  # in a loop that are tried as the x
 

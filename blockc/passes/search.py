@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.schedule import Loop, Schedule
 from blockc.ir.schedule import walk as statements_of
+from blockc.passes.alike import Pattern, pattern
 from blockc.passes.choose import batch_dimensions, power_of_two, reduced_dimensions
 from blockc.passes.machine_cost import Estimate, MachineCost, Numbers, estimate, evaluate
 from blockc.passes.machine_model import Model, model, plain_name
@@ -50,6 +51,26 @@ class Choice:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class First:
+    """What is found for a snapshot with all lists in the outermost tier: block sizes, with the schedule and its model,
+    and the score. `why` says why there is nothing."""
+
+    program: Program
+    chosen: dict[str, int]
+    schedule: Schedule | None
+    model: Model | None
+    score: float
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Searched:
+    """What was found on one machine, for programs that are the same but for their names to be searched once."""
+
+    known: dict[object, tuple[Pattern, tuple[Choice, ...]]] = field(default_factory=dict)
+
+
 def best_choice(choices: tuple[Choice, ...]) -> Choice | None:
     """The fastest; of those that are less than 0.5 % slower, the one with the fewest kernels, then the fewest maps."""
 
@@ -61,11 +82,42 @@ def best_choice(choices: tuple[Choice, ...]) -> Choice | None:
     return min((choice for choice in found if choice.score <= least * CLOSE), key=simplicity, default=None)
 
 
+def best_score(found: list[First]) -> float:
+    """The score of what `best_choice` would take, infinite if there is nothing."""
+
+    def simplicity(first: First) -> tuple[int, int]:
+        return len(first.model.kernels) if first.model else 0, count_maps(first.program.body)
+
+    least = min((first.score for first in found), default=math.inf)
+    close = (first for first in found if first.score <= least * CLOSE)
+    return min(close, key=simplicity).score if math.isfinite(least) else math.inf
+
+
 def search(
-    programs: tuple[Program, ...], machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
+    programs: tuple[Program, ...],
+    machine: Machine,
+    sizes: Mapping[str, int],
+    asked: Mapping[str, int],
+    searched: Searched,
 ) -> tuple[Choice, ...]:
-    """The best choice for each of the snapshots of a program as they are emitted. `asked` are given block sizes."""
+    """The best choice for each of the snapshots of a program as they are emitted. `asked` are given block sizes.
+    `searched` is what was found before on the machine."""
     searches = _searches(programs, machine, sizes, asked)
+    own = pattern(programs)
+    key = own.key, tuple((sizes.get(dim), asked.get(dim)) for dim in own.dims)
+    found = None
+    if key in searched.known:
+        other, choices = searched.known[key]
+        names, dims = (dict(zip(*pair, strict=True)) for pair in ((other.names, own.names), (other.dims, own.dims)))
+        found = [each.as_found(choice, names, dims) for each, choice in zip(searches, choices, strict=True)]
+    if found is None or None in found:
+        result = _search(searches)
+        searched.known[key] = own, result
+        return result
+    return tuple(choice for choice in found if choice is not None)
+
+
+def _search(searches: list[_Search]) -> tuple[Choice, ...]:
     first = [searched.without_placement(at) for at, searched in enumerate(searches)]
     scores = sorted(choice.score for choice in first if choice.cost is not None)[:LOOKED_AT]
     limit = min(scores[-1], NEAR * scores[0]) if scores else 0.0
@@ -75,13 +127,11 @@ def search(
     )
 
 
-def first_choices(
+def first_found(
     programs: tuple[Program, ...], machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
-) -> tuple[Choice, ...]:
-    """As `search`, with all lists in the outermost tier: quick, and an estimate of what the search will find."""
-    return tuple(
-        searched.without_placement(at) for at, searched in enumerate(_searches(programs, machine, sizes, asked))
-    )
+) -> list[First]:
+    """What `search` begins with: quick, and an estimate of what it will find."""
+    return [searched.first() for searched in _searches(programs, machine, sizes, asked)]
 
 
 def _searches(
@@ -132,7 +182,7 @@ class _Search:
 
     def near(self, chosen: Mapping[str, int]) -> list[dict[str, int]]:
         """A choice and those with one block size, or two, halved or doubled."""
-        found = [dict(chosen)]
+        found = {tuple(chosen.values()): dict(chosen)}
         ladders = {dim: self.ladder(dim) for dim in chosen}
         moves = [(dim, step) for dim, ladder in ladders.items() if len(ladder) > 1 for step in (-1, 1)]
         for steps in (*((move,) for move in moves), *itertools.combinations(moves, 2)):
@@ -140,9 +190,8 @@ class _Search:
             for dim, step in steps:
                 at = ladders[dim].index(other[dim]) + step
                 other[dim] = ladders[dim][min(max(at, 0), len(ladders[dim]) - 1)]
-            if other not in found:
-                found.append(other)
-        return found
+            found.setdefault(tuple(other.values()), other)
+        return list(found.values())
 
     def tiles(self, choices: list[dict[str, int]]) -> dict[str, Numbers]:
         """Block sizes in elements: chunks are whole blocks."""
@@ -183,10 +232,29 @@ class _Search:
 
     def without_placement(self, snapshot: int) -> Choice:
         """The best block sizes with all lists in the outermost tier."""
+        found = self.first()
+        if found.schedule is None or found.model is None:
+            return Choice(snapshot, self.program, {}, {}, None, None, math.inf, found.why)
+        return self.made(snapshot, found.chosen, {}, found.schedule, found.model, found.score)
+
+    def as_found(self, choice: Choice, names: Mapping[str, str], dims: Mapping[str, str]) -> Choice | None:
+        """The choice for the program that this one is but for its names, which `names` and `dims` translate; None if it
+        is none here, or if its reason has names."""
+        if choice.schedule is None or choice.cost is None:
+            return None
+        tiles = {dims[dim]: tile for dim, tile in choice.tiles.items()}
+        placement = {names[name]: tier for name, tier in choice.placement.items()}
+        schedule = place(self.program, self.machine, placement)
+        cost = evaluate(model(schedule), self.given, tiles)
+        found = Choice(choice.snapshot, self.program, tiles, placement, schedule, cost, choice.score)
+        return found if cost.seconds == choice.cost.seconds and cost.peak == choice.cost.peak else None
+
+    def first(self) -> First:
+        """The best block sizes with all lists in the outermost tier."""
         try:
             schedule = place(self.program, self.machine)
         except Unplaceable as error:
-            return Choice(snapshot, self.program, {}, {}, None, None, math.inf, str(error))
+            return First(self.program, {}, None, None, math.inf, str(error))
         found = model(schedule)
         choices = self.grid()
         best, least = self.best(found, choices)
@@ -196,8 +264,8 @@ class _Search:
             best, least = self.best(found, choices)
         if not math.isfinite(least):
             why = self.too_large(estimate(found, self.given, self.tiles(choices)))
-            return Choice(snapshot, self.program, {}, {}, None, None, math.inf, why)
-        return self.made(snapshot, best, {}, schedule, found, least)
+            return First(self.program, {}, None, None, math.inf, why)
+        return First(self.program, best, schedule, found, least)
 
     def made(
         self,

@@ -33,8 +33,8 @@ from blockc.ir.decisions import Match
 from blockc.ir.monoids import MONOIDS
 from blockc.ir.verify import verify
 from blockc.passes.exponent_pairs import ONE, Builder, Exponents, Pair, Scope, combine
-from blockc.passes.normalise import prune
 from blockc.passes.pair_rules import exponents_of, largest_of_some, multiple, paired
+from blockc.passes.prune import prune
 from blockc.passes.rules import fuse_map_with_reduce
 
 STATISTIC = frozenset({"maximum", "minimum", "cast", "broadcast"})  # of statistics, these make statistics

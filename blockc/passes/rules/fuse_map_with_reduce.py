@@ -32,10 +32,9 @@ REASONS = {
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     for site, graph in sites(program, path):
-        makers = {name: node for node in graph if isinstance(node, Map) for name in node.defines}
-        for node in graph:
-            if not isinstance(node, Reduce):
-                continue
+        reduces = [node for node in graph if isinstance(node, Reduce)]
+        makers = {name: node for node in graph if isinstance(node, Map) for name in node.defines} if reduces else {}
+        for node in reduces:
             maker = makers.get(node.sources[0])
             if maker is None or any(makers.get(source) is not maker for source in node.sources):
                 why = f"`{node.sources[0]}` is not made by a map of the same graph"
