@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -98,7 +99,7 @@ def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
     """
     if snapshot is not None and stage not in ("snapshot", "stable"):
         raise UsageError(f"--snapshot belongs to the stages snapshot and stable, not to {stage}")
-    program = load(file, options, kernels=stage == "kernel")
+    program = load(file, options, kernels=False)
     text = stage_text(program, options, stage, snapshot)
     if options.form == "json":
         print_json({"stage": stage, "text": text})
@@ -125,13 +126,30 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
         derivation = driver.derive(program, sizes, options.tiles, options.split)
         return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
     machine = load_machine(options.target)
+    if stage == "kernel":
+        return kernel_source(program, options, machine, sizes)[0]
     if stage == "schedule" or not driver.has_kernels(machine):
         parts = partition(program, machine, sizes, options.tiles, options.split).parts
         if stage == "schedule":
             return "\n".join(format_schedule(part.plan.schedule) for part in parts)
         return "\n".join(plan_text(part.plan.plan, part.program) for part in parts)
     _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
-    return driver.emit(plan, program, options.target) if stage == "kernel" else plan_text(plan, program)
+    return plan_text(plan, program)
+
+
+def kernel_source(
+    program: ArrayProgram, options: Options, machine: Machine, sizes: Mapping[str, int]
+) -> tuple[str, dict[str, Any] | None]:
+    """The source of a program's kernels, and for a GPU what is in it. LimitError for a machine without an emitter."""
+    from blockc import driver
+    from blockc.triton_kernels import BACKEND, manifest, triton_kernels
+
+    if machine.backend == BACKEND:
+        made = triton_kernels(program, machine, sizes, options.tiles, options.split)
+        return made.source.text, manifest(made, program, machine)
+    driver.check_target(options.target)
+    _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
+    return driver.emit(plan, program, options.target), None
 
 
 def plan_text(plan: Plan, program: ArrayProgram) -> str:
@@ -246,19 +264,23 @@ def simulate_only(request: Request, machine: Machine, files: Mapping[str, str], 
 @compile_options
 @click.option("-o", "folder", metavar="DIR", required=True, help="The folder to write to; it is made if need be.")
 def emit(file: str, options: Options, folder: str) -> None:
-    """Write the kernels of FILE as a Python file that runs on its own."""
+    """Write the kernels of FILE as a Python file that runs on its own, and for a GPU manifest.json, which says what is
+    in it."""
     from blockc import driver
+    from blockc.machines.loading import load_machine
 
-    program = load(file, options)
-    machine = driver.check_target(options.target)
+    program = load(file, options, kernels=False)
+    machine = load_machine(options.target)
     sizes = driver.default_sizes(program, options.dims)
     with progress("compiling"):
-        _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
-        source = driver.emit(plan, program, options.target)
+        source, contents = kernel_source(program, options, machine, sizes)
     if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
     # With the target in its name the file cannot hide a module that it imports.
-    paths = write_texts(folder, {f"{program.name}_{machine.name}.py": source})
+    texts = {f"{program.name}_{machine.name}.py": source}
+    if contents is not None:
+        texts["manifest.json"] = json.dumps({"file": next(iter(texts)), **contents}, indent=2) + "\n"
+    paths = write_texts(folder, texts)
     if options.form == "json":
         print_json({"program": program.name, "target": options.target, "dims": dict(sizes), "files": list(paths)})
     else:

@@ -123,11 +123,11 @@ def launch_lines(
         dtype = dtype_text(element_dtype(argument.dtype))
         name = json.dumps(argument.name)
         lines.add(f"a{position} = argument(arrays, {name}, {dtype}, {len(argument.axes)})")
-    lines.add(*_size_lines(program))
+    lines.add(*size_lines(program))
     for position, argument in enumerate(program.arguments):
-        lines.add(f"check({json.dumps(argument.name)}, a{position}, {_packed_shape(program, argument)})")
+        lines.add(f"check({json.dumps(argument.name)}, a{position}, {packed_shape(program, argument)})")
         if any(len(axis) > 1 for axis in argument.axes):
-            lines.add(f"a{position} = a{position}.reshape({sequence(_sizes(program, argument.dims))})")
+            lines.add(f"a{position} = a{position}.reshape({sequence(sizes_of(program, argument.dims))})")
     lines.add(*_memory_lines(program, tiles, storage))
     kept = {storage.lists[result.value].text for result in program.outputs}
     made = {listing.text for listing in storage.made} - kept
@@ -145,12 +145,12 @@ def launch_lines(
     yield from lines.render("        ")
 
 
-def _sizes(program: Program, dims: Sequence[str]) -> list[str]:
+def sizes_of(program: Program, dims: Sequence[str]) -> list[str]:
     return [f"d{program.rank[dim]}" for dim in dims]
 
 
-def _packed_shape(program: Program, argument: Argument) -> str:
-    return sequence(product(_sizes(program, axis)) for axis in argument.axes)
+def packed_shape(program: Program, argument: Argument) -> str:
+    return sequence(product(sizes_of(program, axis)) for axis in argument.axes)
 
 
 def _memory_lines(program: Program, tiles: Mapping[str, int], storage: Storage) -> Iterator[str]:
@@ -172,10 +172,10 @@ def _output(program: Program, storage: Storage, result: Result) -> str:
         view = permuted(listing.text, [axis.dim for axis in listing.axes], argument.dims)
         text = f'np.array({view}, {dtype_text(element_dtype(argument.dtype))}, order="C")'
     packed = any(len(axis) > 1 for axis in argument.axes)
-    return f"{text}.reshape({_packed_shape(program, argument)})" if packed else text
+    return f"{text}.reshape({packed_shape(program, argument)})" if packed else text
 
 
-def _size_lines(program: Program) -> list[str]:
+def size_lines(program: Program) -> list[str]:
     """Statements that set the size of every dimension, from declarations and from the shapes of the arguments."""
     sizes = {dim.name: f"{dim.size}" for dim in program.dims if dim.size is not None}
     same = [(dim.name, dim.same_as) for dim in program.dims if dim.same_as is not None]
@@ -201,7 +201,7 @@ def _shape_sizes(program: Program, sizes: dict[str, str]) -> None:
             unknown = [dim for dim in axis if dim not in sizes]
             if len(unknown) == 1:
                 others = [dim for dim in axis if dim != unknown[0]]
-                divisor = f" // max(1, {product(_sizes(program, others))})" if others else ""
+                divisor = f" // max(1, {product(sizes_of(program, others))})" if others else ""
                 sizes[unknown[0]] = f"a{position}.shape[{number}]{divisor}"
 
 

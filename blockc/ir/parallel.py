@@ -16,12 +16,17 @@ def nested_maps(program: Program, node: Map) -> tuple[Map, ...]:
 def only_map(program: Program, node: Map) -> Map | None:
     """The parallel map that is all of a map's body, if there is one and its outputs are those of the map.
 
-    Ahead of a map over chunks operators may stand, which each chunk's task repeats: chunks are there to be tasks.
+    Ahead of it operators may stand that each task repeats: any ahead of a map over chunks, which are there to be tasks;
+    ahead of others those that need no value, such as the positions along a dimension, if no tile is loaded there.
     """
     *before, inner = node.body or (None,)
     if not isinstance(inner, Map) or inner.is_loop:
         return None
-    if before and (inner.dim not in program.chunks or not all(isinstance(other, Apply) for other in before)):
+    if before and inner.dim not in program.chunks:
+        loads = any(program.types[port.name].is_item for port in node.ports)
+        if loads or not all(isinstance(other, Apply) and not other.uses for other in before):
+            return None
+    elif not all(isinstance(other, Apply) for other in before):
         return None
     stacked = [output.values[0] for output in node.outputs]
     return inner if sorted(stacked) == sorted(inner.defines) else None

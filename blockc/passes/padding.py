@@ -10,7 +10,7 @@ their block and need no mask.)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,9 +36,17 @@ from blockc.ir.verify import verify
 Padding = Mapping[str, float]  # dimension to the number that a value is padded with; a dimension is absent for anything
 
 
-def mask(program: Program) -> Program:
-    """The program with masks wherever padding of its inputs and lists by zeros would change a reduction."""
-    masked = with_body(program, _Padder(program, Fresh(program)).graph(program.body, {}, ()))
+def mask(program: Program, padded: Collection[str] = ()) -> Program:
+    """The program with masks wherever padding of its inputs and lists by zeros would change a reduction.
+
+    Tiles are padded along dimensions that are cut, and along those of `padded` although they are whole.
+    """
+    whole = program.ordered(padded)
+    padding: dict[str, Padding] = {}
+    for name, kind in program.input_types.items():
+        if kind.is_item:
+            padding[name] = {axis: 0.0 for axis in kind.axes if axis in whole}
+    masked = with_body(program, _Padder(program, Fresh(program)).graph(program.body, padding, whole))
     verify(masked)
     return masked
 

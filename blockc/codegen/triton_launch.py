@@ -1,0 +1,166 @@
+"""The function of a Triton file that takes tensors: sizes from shapes, memory, launches in order, outputs."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from collections.abc import Iterator, Mapping
+
+from blockc.codegen.numpy_launch import packed_shape, size_lines, sizes_of
+from blockc.codegen.triton_storage import Function, Options, Storage
+from blockc.codegen.triton_values import Number
+from blockc.ir.array_program import Argument
+from blockc.ir.block import Program
+from blockc.ir.dtypes import NUMPY_NAMES
+
+
+def launcher_lines(
+    program: Program,
+    storage: Storage,
+    functions: list[Function],
+    lengths: Mapping[str, int],
+    numbers: Mapping[str, Number],
+    options: Options,
+) -> Iterator[str]:
+    names = parameter_names(program)
+    name = launcher_name(program)
+    if numbers:
+        sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
+        yield from ("def _number(value):", "    return torch.tensor(value, dtype=torch.float64)", "", "")
+        yield from ("@lru_cache(maxsize=256)", f"def _numbers({sizes}):")
+        yield from ("    return (", *(f"        {number.text}," for number in numbers.values()), "    )")
+        yield from ("", "")
+    yield f"def {name}({', '.join(names)}):"
+    declared = "; ".join(f"{argument.name}: {_shape_text(argument)}" for argument in program.arguments)
+    yield f'    """{_plain(declared)} -> {_plain(", ".join(r.argument.name for r in program.outputs))}.'
+    yield ""
+    yield "    Torch tensors in any strides; several results come as a dictionary. ValueError if one does not fit."
+    yield '    """'
+    lines: list[str] = []
+    for at, argument in enumerate(program.arguments):
+        element = NUMPY_NAMES[argument.dtype]
+        rank = len(argument.axes)
+        lines.append(f"a{at} = {names[at]}")
+        lines.append(f"if a{at}.dim() != {rank} or a{at}.dtype != torch.{element}:")
+        wanted = json.dumps(f"{argument.name} must have {rank} axes and the type {element}")
+        lines.append(f"    raise ValueError({wanted})")
+    lines += size_lines(program)
+    for at, argument in enumerate(program.arguments):
+        lines.append(f"if tuple(a{at}.shape) != {packed_shape(program, argument)}:")
+        lines.append(f"    raise ValueError({json.dumps(f'{argument.name} has another shape than the others say')})")
+        if any(len(axis) > 1 for axis in argument.axes):
+            lines += _unpacked(program, at, argument)
+    for number, dim in enumerate(program.dims):
+        if dim.name in program.whole:
+            lines.append(f"if d{number} > {lengths[dim.name]}:")
+            lines.append(f"    raise ValueError({json.dumps(f'{dim.name} is larger than {lengths[dim.name]}')})")
+    device = "a0.device" if program.arguments else '"cuda"'
+    for text, (array, _) in storage.made.items():
+        extents = [
+            f"-(-{_size(program, dim)} // {lengths[dim]})" if dim in array.counted else f"d{program.rank[dim]}"
+            for dim in array.dims
+        ]
+        shape = f"({''.join(extent + ', ' for extent in extents).rstrip()})"
+        lines.append(f"{text} = torch.empty({shape}, dtype=torch.{array.element}, device={device})")
+    if numbers:
+        sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
+        lines.append(f"{', '.join(number.name for number in numbers.values())}, = _numbers({sizes})")
+    for function in functions:
+        grid = re.sub(r"T(\d+)", lambda found: str(lengths[program.dims[int(found[1])].name]), function.grid)
+        arguments = [_argument(program, storage, name, lengths) for name in function.parameters]
+        lines.append(f"grid = {grid}")
+        lines.append("if grid > 0:")
+        lines.append(f"    {function.name}[(grid,)](")
+        lines += [f"        {argument}," for argument in arguments]
+        lines.append(f"        num_warps={options.warps}, num_stages={options.stages},")
+        lines.append("    )")
+    results = {
+        result.argument.name: _result(program, storage, result.value, result.argument) for result in program.outputs
+    }
+    if len(results) == 1:
+        lines.append(f"return {next(iter(results.values()))}")
+    else:
+        lines.append("return {")
+        lines += [f"    {json.dumps(name)}: {text}," for name, text in results.items()]
+        lines.append("}")
+    yield from (f"    {line}" for line in lines)
+
+
+def _plain(text: str) -> str:
+    return "".join(char if char.isprintable() and char not in '"\\' else "?" for char in text)
+
+
+def _shape_text(argument: Argument) -> str:
+    axes = ("(" + ", ".join(axis) + ")" if len(axis) > 1 else "".join(axis) for axis in argument.axes)
+    return f"{argument.dtype}[{', '.join(axes)}]"
+
+
+def _size(program: Program, dim: str) -> str:
+    return f"d{program.rank[program.chunks.get(dim, dim)]}"
+
+
+def _unpacked(program: Program, at: int, argument: Argument) -> Iterator[str]:
+    """Axes that pack several dimensions become one axis each, without a copy."""
+    position = 0
+    for axis in argument.axes:
+        if len(axis) > 1:
+            sizes = ", ".join(sizes_of(program, axis))
+            yield f"a{at} = a{at}.unflatten({position}, ({sizes}))"
+        position += len(axis)
+
+
+def _argument(program: Program, storage: Storage, name: str, lengths: Mapping[str, int]) -> str:
+    if "_s" in name:
+        array, at = name.split("_s")
+        return f"{array}.stride({at})"
+    if name.startswith(("T", "SHORT")):
+        number = int(name.removeprefix("T").removeprefix("SHORT"))
+        dim = program.dims[number].name
+        if name[0] == "T":
+            return f"{name}={lengths[dim]}"
+        if dim in program.whole:
+            return f"{name}=d{number} != {lengths[dim]}"
+        return f"{name}=d{number} % {lengths[dim]} != 0"
+    if name[0] == "g":
+        return f"{name}={name}"
+    return name
+
+
+def _result(program: Program, storage: Storage, value: str, argument: Argument) -> str:
+    array = storage.arrays[value]
+    text = array.text
+    made = storage.made.get(text)
+    if made is None or made[1] is None or made[1].name != argument.name:
+        order = [array.dims.index(dim) for dim in argument.dims]
+        if order != sorted(order):
+            text = f"{text}.permute({order})"
+        text = f"{text}.to(torch.{NUMPY_NAMES[argument.dtype]}, copy=True, memory_format=torch.contiguous_format)"
+    packed = any(len(axis) > 1 for axis in argument.axes)
+    return f"{text}.reshape({packed_shape(program, argument)})" if packed else text
+
+
+def launcher_name(program: Program) -> str:
+    """The name of the function that takes tensors: that of the program, if Python has no other use for it."""
+    return identifier(program.name, {"torch", "triton", "tl", "lru_cache", *parameter_names(program)})
+
+
+def parameter_names(program: Program) -> list[str]:
+    """Names of the launcher's parameters: those of the arguments, where Python has no other use for them."""
+    taken: set[str] = {"torch", "triton", "tl", "grid"}
+    names = []
+    for argument in program.arguments:
+        names.append(identifier(argument.name, taken))
+        taken.add(names[-1])
+    return names
+
+
+_OURS = re.compile(r"(?:[adfgTx]\d+|SHORT\d+|kernel\d+|_.*)")
+
+
+def identifier(name: str, taken: set[str]) -> str:
+    """A Python name as near as possible to one of a program."""
+    name = re.sub(r"\W", "_", name, flags=re.ASCII)
+    while not name.isidentifier() or keyword.iskeyword(name) or _OURS.fullmatch(name) or name in taken:
+        name = f"{name}_" if not _OURS.fullmatch(name) else f"in_{name.lstrip('_')}"
+    return name

@@ -1,0 +1,312 @@
+"""The Triton emitter: a block program as one Python file that imports only torch and triton.
+
+The file has one function for each launch and one, with the program's name, that takes and returns torch tensors of any
+strides and starts them. Parallel maps at the top of a kernel become the grid; loops stay loops, with accumulators in
+registers. Tiles have a power of two of elements along each axis: what a last block lacks is loaded as zeros, and where
+that would change a result the program has masks (`passes/padding.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from blockc.codegen.triton_launch import launcher_lines, launcher_name
+from blockc.codegen.triton_maps import (
+    comment,
+    head_text,
+    inner_targets,
+    load,
+    load_ports,
+    store,
+    with_positions,
+    write_body,
+    write_definition,
+)
+from blockc.codegen.triton_ops import HELPERS
+from blockc.codegen.triton_storage import Function, Options, Source, Storage
+from blockc.codegen.triton_values import Array, Kernel, Number, Tile
+from blockc.ir.block import Apply, Definition, Graph, Map, Program, kernels, walk
+from blockc.ir.parallel import nested_maps
+
+_PARAMETERS = re.compile(r"\b(?:[ax]\d+(?:_s\d+)?|[dfg]\d+|T\d+|SHORT\d+)\b")
+_HELPERS = re.compile(r"\b_(?:maximum|minimum|tanh|pow)\b")
+
+
+DEFAULT = Options()
+
+
+def emit(
+    program: Program,
+    tiles: Mapping[str, int],
+    sizes: Mapping[str, int],
+    header: tuple[str, ...] = (),
+    options: Options = DEFAULT,
+) -> Source:
+    """The Triton source of a program with masks for padding and without reductions of lists.
+
+    `tiles` are powers of two for all dimensions that are cut, `sizes` those that it is tuned for; the file takes others
+    too, as long as those that are whole are not larger than a power of two above. Unsupported if the program has lists
+    inside kernels.
+    """
+    storage = Storage(program)
+    lengths = _lengths(program, tiles, sizes)
+    numbers: dict[str, Number] = {}
+    functions: list[Function] = []
+    for group in kernels(program):
+        for launch in _launches(group, storage.arrays):
+            functions.append(_function(program, tiles, sizes, storage, launch, f"kernel{len(functions)}", numbers))
+    constants: dict[str, int | bool | float] = {
+        name: _constant(program, name, lengths, sizes) for f in functions for name in f.parameters
+    }
+    constants.update((number.name, number.value) for number in numbers.values())
+    functions = [
+        replace(f, constants={name: constants[name] for name, kind in f.parameters.items() if kind == "constexpr"})
+        for f in functions
+    ]
+    code = [line for function in functions for line in ("", "", *function.text)]
+    used = dict.fromkeys(name for line in code for name in _HELPERS.findall(line))
+    helpers = [line for name in HELPERS if name in used for line in ("", *HELPERS[name].rstrip("\n").split("\n"))]
+    body = [*helpers, *code, "", "", *launcher_lines(program, storage, functions, lengths, numbers, options)]
+    top = [_comment(line) for text in header for line in text.split("\n")]
+    text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers), *body]) + "\n"
+    strides = _strides(program, storage, lengths, sizes)
+    return Source(text, launcher_name(program), tuple(functions), lengths, strides, options)
+
+
+def _comment(text: str) -> str:
+    return ("# " + "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)).rstrip()
+
+
+def _legend(program: Program, lengths: Mapping[str, int]) -> Iterator[str]:
+    yield "#"
+    yield "# Dimensions: dN is the size and TN the elements of a tile. bN is where the current block begins (oN in 64"
+    yield "# bits), rN counts its elements, iN are their positions, inN says which exist; SHORTN: a block is not full."
+    for number, dim in enumerate(program.dims):
+        kind = "whole" if dim.name in program.whole else "cut"
+        yield _comment(f"  d{number} is {dim.name}, {kind}, T{number} {lengths[dim.name]}")
+
+
+def _imports(numbers: Mapping[str, Number]) -> Iterator[str]:
+    yield ""
+    if numbers:
+        yield "from functools import lru_cache"
+        yield ""
+    yield from ("import torch", "import triton", "import triton.language as tl", "")
+
+
+def _lengths(program: Program, tiles: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
+    """The elements of a tile along each dimension: a power of two, at least 16 where products take it."""
+    result = {}
+    products = product_dims(program)
+    for dim in program.dims:
+        if dim.name in tiles:
+            result[dim.name] = tiles[dim.name]
+        else:
+            least = 16 if dim.name in products else 1
+            result[dim.name] = max(least, 1 << max(0, sizes[dim.name] - 1).bit_length())
+    return result
+
+
+def _constant(program: Program, name: str, lengths: Mapping[str, int], sizes: Mapping[str, int]) -> int | bool:
+    """What a length or a flag of a dimension is at some sizes; 0 for other names."""
+    if name[0] not in "TS":
+        return 0
+    dim = program.dims[int(re.sub(r"\D", "", name))].name
+    if name[0] == "T":
+        return lengths[dim]
+    return sizes[dim] != lengths[dim] if dim in program.whole else sizes[dim] % lengths[dim] != 0
+
+
+def _strides(
+    program: Program, storage: Storage, lengths: Mapping[str, int], sizes: Mapping[str, int]
+) -> dict[str, int]:
+    """The strides of all tensors if they are contiguous, in elements."""
+    result = {}
+    for array in storage.every():
+        stride = 1
+        for at in reversed(range(len(array.dims))):
+            result[f"{array.text}_s{at}"] = stride
+            dim = array.dims[at]
+            base = program.chunks.get(dim, dim)
+            stride *= -(-sizes[base] // lengths[dim]) if dim in array.counted else sizes[base]
+    return result
+
+
+def product_dims(program: Program) -> frozenset[str]:
+    """The dimensions that are axes of a product that is summed."""
+    types = program.types
+    products = [node for node in program.facts.applies.values() if node.op == "contract" and node.name in types]
+    return frozenset(dim for node in products for name in node.uses for dim in types[name].axes)
+
+
+# Kernels
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """A parallel map with the operators that it needs first, or definitions that one program executes."""
+
+    before: tuple[Apply, ...]
+    task: Map | None
+    body: Graph
+
+
+def _launches(group: Graph, kept: Container[str]) -> Iterator[_Launch]:
+    """The launches of a kernel: each parallel map computes for itself what it needs of tile operators. `kept` are
+    values that lie in memory."""
+    applies = [node for node in group if isinstance(node, Apply)]
+    rest: list[Definition] = []
+    taken: set[str] = set()
+    for node in group:
+        if isinstance(node, Map) and not node.is_loop:
+            needed = _needed(node, applies)
+            taken.update(apply.name for apply in needed)
+            yield _Launch(needed, node, ())
+        else:
+            rest.append(node)
+    if any(not isinstance(node, Apply) or node.name not in taken or node.name in kept for node in rest):
+        yield _Launch((), None, tuple(rest))
+
+
+def _needed(node: Map, applies: list[Apply]) -> tuple[Apply, ...]:
+    wanted = set(node.uses)
+    for apply in reversed(applies):
+        if apply.name in wanted:
+            wanted |= apply.uses
+    return tuple(apply for apply in applies if apply.name in wanted)
+
+
+def _function(
+    program: Program,
+    tiles: Mapping[str, int],
+    sizes: Mapping[str, int],
+    storage: Storage,
+    launch: _Launch,
+    title: str,
+    numbers: dict[str, Number],
+) -> Function:
+    nodes = launch.body if launch.task is None else (launch.task,)
+    read = frozenset(port.source for node in walk(nodes) if isinstance(node, Map) for port in node.ports)
+    kernel = Kernel(program, tiles, sizes, numbers, set(), storage.room, read, storage.exact)
+    grid = "1"
+    head: list[str] = []
+    kernel.environment.update(storage.arrays)
+    if launch.task is not None:
+        grid, head = _write_task(kernel, launch, storage)
+    else:
+        _load_items(kernel, {name for node in launch.body for name in node.uses}, storage)
+        for node in launch.body:  # one program does all of it
+            targets = {name: storage.arrays[name] for name in node.defines if name in storage.arrays}
+            write_definition(kernel, node, targets)
+            for name in node.defines:
+                value = kernel.environment[name]
+                if name in targets and isinstance(value, Tile):
+                    store(kernel, targets[name], value)
+    body = [*head, *kernel.lines.text]
+    body = [*_ranges(program, body), *body]
+    names = set(_PARAMETERS.findall("\n".join(line for line in body if not line.lstrip().startswith("#"))))
+    ordered = sorted(names, key=_order)
+    texts = [f"{name}: tl.constexpr" if name[0] in "gTS" else name for name in ordered]
+    text = ("@triton.jit", f"def {title}({', '.join(texts)}):", *body)
+    return Function(title, text, {entry: _type_of(entry, storage) for entry in ordered}, {}, grid)
+
+
+_POINTERS = {
+    "float64": "*fp64",
+    "float32": "*fp32",
+    "float16": "*fp16",
+    "bfloat16": "*bf16",
+    "float8_e4m3fn": "*fp8e4nv",
+    "float8_e5m2": "*fp8e5",
+    "int32": "*i32",
+    "int8": "*i8",
+    "bool": "*i1",
+}
+
+
+def _type_of(name: str, storage: Storage) -> str:
+    """The type of a parameter, as Triton writes it."""
+    if name[0] in "gTS":
+        return "constexpr"
+    if name[0] == "f":
+        return "fp32"
+    if name[0] == "d" or "_s" in name:
+        return "i32"
+    return _POINTERS[next(array.element for array in storage.every() if array.text == name)]
+
+
+def _order(name: str) -> tuple[int, list[int]]:
+    kinds = ("a", "x", "d", "f", "g", "T", "S")
+    return kinds.index(name[0]), [int(part) for part in re.findall(r"\d+", name)]
+
+
+def _ranges(program: Program, body: list[str]) -> list[str]:
+    """What counts the elements of tiles, and for whole dimensions says which exist."""
+    text = "\n".join(line for line in body if not line.lstrip().startswith("#"))
+    lines = []
+    for number, dim in enumerate(program.dims):
+        inside = dim.name in program.whole and re.search(rf"\bin{number}\b", text)
+        if inside or re.search(rf"\b[ri]{number}\b", text):
+            lines.append(f"    r{number} = tl.arange(0, T{number})")
+        if inside:
+            lines.append(f"    in{number} = r{number} < d{number}")
+    return lines
+
+
+def _load_items(kernel: Kernel, names: set[str], storage: Storage) -> None:
+    """Load the items of the top graph that a launch uses."""
+    for name in sorted(names & storage.arrays.keys()):
+        kind = kernel.program.types[name]
+        if kind.is_item and name in _given(kernel, storage, name):
+            kernel.environment[name] = load(kernel, storage.arrays[name], kernel.axes(kind.axes))
+
+
+def _given(kernel: Kernel, storage: Storage, name: str) -> set[str]:
+    return {name} if isinstance(kernel.environment[name], Array) else set()
+
+
+def _write_task(kernel: Kernel, launch: _Launch, storage: Storage) -> tuple[str, list[str]]:
+    """Write the program of one task; the number of them, and the lines that find which one it is."""
+    node = launch.task
+    assert node is not None
+    chain = nested_maps(kernel.program, node)
+    kernel.mapped = kernel.tasks = tuple(link.dim for link in chain)
+    used = {name for apply in launch.before for name in apply.uses}.union(*(link.captures for link in chain))
+    made = {apply.name for apply in launch.before}
+    _load_items(kernel, used - made, storage)
+    for apply in launch.before:
+        write_definition(kernel, apply, {})
+    results: dict[str, Array] = {name: storage.arrays[name] for name in node.defines}
+    for link, inner in pairwise(chain):
+        comment(kernel, head_text(link))
+        load_ports(kernel, link, frozenset(port.name for port in link.ports))
+        for definition in link.body[:-1]:
+            write_definition(kernel, definition, {})
+        results = inner_targets(link, results)
+        assert set(inner.defines) == set(results)
+    comment(kernel, head_text(chain[-1]))
+    write_body(kernel, chain[-1], results)
+    counts = [_blocks(kernel, link.dim) for link in chain]
+    lines = ["    pid = tl.program_id(0)"]
+    for at, (link, count) in reversed(list(enumerate(zip(chain, counts, strict=True)))):
+        number = kernel.number(link.dim)
+        index = "pid" if at == 0 else f"pid % {count}"
+        lines.append(
+            f"    b{number} = {index}" if kernel.is_unit(link.dim) else f"    b{number} = ({index}) * T{number}"
+        )
+        if at > 0:
+            lines.append(f"    pid = pid // {count}")
+    body = kernel.lines.text
+    for link in reversed(chain):
+        body = with_positions(kernel, link.dim, body, 1)
+    kernel.lines.text = body
+    return " * ".join(counts), lines
+
+
+def _blocks(kernel: Kernel, dim: str) -> str:
+    base = kernel.program.chunks.get(dim, dim)
+    size = kernel.size(base)
+    return size if kernel.is_unit(dim) else f"((({size}) + {kernel.extent(dim)} - 1) // {kernel.extent(dim)})"

@@ -1,0 +1,210 @@
+"""Triton kernels without a GPU: numbers from the interpreter, source that compiles for two GPUs, and what it says."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import triton
+from click.testing import CliRunner
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from blockc import driver
+from blockc.cli import cli
+from blockc.codegen.triton_launch import identifier
+from blockc.codegen.triton_source import emit
+from blockc.errors import LimitError
+from blockc.ir.array_program import sizes as complete_sizes
+from blockc.machines.loading import load_machine
+from blockc.passes.lower import lower
+from blockc.triton_kernels import TritonKernels, emitted, triton_kernels, triton_tiles
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+
+
+CASES = (
+    "causal_attention/f16/ordinary,large,strange",
+    "sliding_window/f32/ordinary",
+    "packed_documents/f32/ordinary",
+    "attention_lse/bf16/ordinary,shifted",
+    "layernorm_matmul/f32/ordinary,shifted,strange",
+    "rmsnorm_swiglu/f16/ordinary,strange",
+    "rmsnorm_qkv/bf16/ordinary",
+    "matmul_gelu/f16/large",
+    "cross_entropy/f32/ordinary,shifted",
+)
+RANDOM = 24
+
+
+@cache
+def interpreted() -> list[list[Any]]:
+    """What `triton_cases.py` prints: the name of each case, what is wrong with it, and its launches."""
+    asked = ["--cases", " ".join(CASES), "--random", str(RANDOM)]
+    command = [sys.executable, "-W", "ignore", str(HERE / "triton_cases.py"), "--json", *asked]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=HERE)
+    assert "Traceback" not in found.stderr, found.stderr
+    return [json.loads(line) for line in found.stdout.splitlines()]
+
+
+def test_examples_are_inside_the_error_rule() -> None:
+    """And random programs; `triton_cases.py` is the command for more."""
+    assert len(interpreted()) > len(CASES) + RANDOM
+    assert [case for case in interpreted() if case[1]] == []
+
+
+# Compiling for GPUs that are not there
+
+
+@cache
+def chosen(name: str, target: str) -> TritonKernels:
+    """What is emitted for an example in f16."""
+    program = driver.load_program(EXAMPLES / f"{name}.blk", None, "f16")
+    sizes = driver.default_sizes(program, {dim.name: 1024 for dim in program.dims if dim.name in ("m", "n")})
+    return triton_kernels(program, load_machine(target), sizes, {"m": 64} | ({"n": 64} if name == "attention" else {}))
+
+
+@cache
+def causal() -> str:
+    """The source of causal attention with whole features."""
+    program = driver.load_program(EXAMPLES / "causal_attention.blk")
+    sizes = driver.default_sizes(program, {"m": 1024, "n": 1024})
+    block = emitted(driver.derive(program, sizes, {}).snapshots[0])
+    return emit(block, {"b": 1, "h": 1, "m": 64, "n": 32}, complete_sizes(block, sizes)).text
+
+
+def compiled(made: TritonKernels, folder: Path, capability: int) -> Iterator[Any]:
+    """Every kernel of a file, compiled for a GPU of a capability, for contiguous tensors at aligned addresses."""
+    path = folder / "kernels.py"
+    path.write_text(made.source.text)
+    spec = importlib.util.spec_from_file_location("kernels", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for function in made.source.functions:
+        signature, constants = dict(function.parameters), dict(function.constants)
+        attributes: dict[tuple[int], list[list[Any]]] = {}
+        for position, name in enumerate(function.parameters):
+            stride = made.source.strides.get(name)
+            if stride == 1:
+                signature[name], constants[name] = "constexpr", 1
+            elif signature[name].startswith("*") or (stride is not None and stride % 16 == 0):
+                attributes[position,] = [["tt.divisibility", 16]]
+        source = ASTSource(getattr(module, function.name), signature, constants, attributes)
+        options = {"num_warps": made.source.options.warps, "num_stages": made.source.options.stages}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "capability", "instruction"),
+    [
+        ("attention", "h200", 90, "wgmma.mma_async"),
+        ("attention", "a100", 80, "mma.sync"),
+        ("layernorm_matmul", "h200", 90, "wgmma.mma_async"),
+    ],
+)
+def test_examples_compile_for_tensor_cores(
+    name: str, target: str, capability: int, instruction: str, tmp_path: Path
+) -> None:
+    made = chosen(name, target)
+    limit = {"h200": 232_448, "a100": 166_912}[target]
+    kernels = list(compiled(made, tmp_path, capability))
+    assert any(instruction in kernel.asm["ptx"] for kernel in kernels)
+    assert all(kernel.metadata.shared <= limit for kernel in kernels)
+
+
+# What the source says
+
+
+def test_the_source_imports_only_torch_and_triton() -> None:
+    tree = ast.parse(causal())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported - {"functools"} == {"torch", "triton", "triton.language"}
+
+
+def test_a_causal_loop_leaves_out_blocks_and_masks_only_the_last_ones() -> None:
+    _, unmasked, masked = causal().split("    for b")
+    assert unmasked.startswith("4 in range(begin4, rest4, T4)") and masked.startswith("4 in range(rest4, end4, T4)")
+    assert "end4 = min(d4, (min(b0 + T0, d0) - 1) + 1)" in causal(), "no later key is looked at"
+    assert "tl.where((i4" in masked and "tl.where((i4" not in unmasked
+
+
+def test_products_are_added_as_they_are_computed_and_operands_keep_their_type() -> None:
+    lines = [line.strip() for line in causal().splitlines() if "tl.dot(" in line]
+    assert len(lines) == 4 and not any("ieee" in line for line in lines)
+    scores, weighted = lines[:2]
+    assert scores.count(".to(") == 0
+    total = weighted.split(" = ")[0]
+    assert f", {total}, " in weighted and weighted.count(".to(tl.float16)") == 1
+
+
+def test_what_becomes_part_of_an_output_in_f32_is_not_rounded() -> None:
+    program = driver.load_program(
+        "program p(A: f16[m, k], B: f16[k, n]) -> C: f32[m, n] {\n C = dot[k](exp(A), B)\n}\n"
+    )
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {})
+    assert "ieee" in made.source.text and ".to(tl.float16)" not in made.source.text
+
+
+def test_user_names_stand_only_in_comments_strings_and_the_launcher() -> None:
+    text = "program tl(torch: f32[m, n], d0: f32[n]) -> kernel1: f32[m] {\n kernel1 = dot[n](torch, d0)\n}\n"
+    program = driver.load_program(text)
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {})
+    assert made.source.launcher == "tl_"
+    functions = [node for node in ast.parse(made.source.text).body if isinstance(node, ast.FunctionDef)]
+    launcher = next(node for node in functions if node.name == "tl_")
+    assert [argument.arg for argument in launcher.args.args] == ["torch_", "in_d0"]
+
+
+def test_names_that_python_needs_are_changed() -> None:
+    assert identifier("lambda", set()) == "lambda_"
+    assert identifier("x0", set()) == "in_x0"
+    assert identifier("Q", {"Q"}) == "Q_"
+
+
+def test_blocks_are_powers_of_two_and_fit_tensor_cores() -> None:
+    text = "program p(Q: f16[g, m, d=64], K: f16[n, d]) -> S: f16[g, m, n] {\n S = dot[d](Q, K)\n}\n"
+    program = lower(driver.load_program(text), frozenset("d"))
+    assert triton_tiles(program, {"g": 2, "m": 4, "n": 100}) == {"g": 16, "m": 16, "n": 128}
+    assert triton_tiles(program, {"g": 2, "m": 64, "n": 1}) == {"g": 1, "m": 64, "n": 1}
+
+
+# The command
+
+
+def test_emit_writes_a_file_and_what_is_in_it(tmp_path: Path) -> None:
+    found = CliRunner().invoke(cli, ["emit", str(EXAMPLES / "attention.blk"), "--target", "h200", "-o", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    contents = json.loads((tmp_path / "manifest.json").read_text())
+    text = (tmp_path / contents["file"]).read_text()
+    assert contents["launcher"] == "attention" and f"def {contents['launcher']}(Q, K, V):" in text
+    (kernel,) = contents["kernels"]
+    assert f"def {kernel['function']}({', '.join(kernel['arguments'])}".split(":")[0][:40] in text
+    assert kernel["arguments"]["a0"] == "*fp16" and kernel["num_warps"] >= 1
+    constants = {name for name, kind in kernel["arguments"].items() if kind == "constexpr"}
+    assert constants == kernel["constexprs"].keys()
+
+
+def test_show_prints_the_source() -> None:
+    found = CliRunner().invoke(cli, ["show", str(EXAMPLES / "mlp.blk"), "--target", "a100", "--stage", "kernel"])
+    assert found.exit_code == 0 and "@triton.jit" in found.output
+
+
+def test_a_machine_without_an_emitter_says_so() -> None:
+    found = CliRunner().invoke(cli, ["show", str(EXAMPLES / "mlp.blk"), "--target", "toy", "--stage", "kernel"])
+    assert isinstance(found.exception, LimitError)

@@ -1,0 +1,236 @@
+"""Triton kernels in Triton's interpreter, on the CPU: examples and random programs against the error rule.
+
+    python tests/triton_cases.py --random 200 --report FILE
+    python tests/triton_cases.py --dtypes f32,f16,bf16 --only attention
+
+Each example runs with all its dimensions as the sizes say and with all of them cut, at ragged sizes and in several
+families of data; each random program as its last snapshot, at random blocks. Nothing is timed here: the interpreter is
+a thousand times slower than a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+
+import numpy as np
+import torch
+import triton
+import triton_interpreter  # noqa: F401  (repairs the interpreter)
+from generator import random_program, random_sizes
+from oracle import EXAMPLES
+
+from blockc import driver
+from blockc.accuracy import compare, computed_dtype
+from blockc.codegen import triton_source
+from blockc.codegen.triton_maps import Unsupported
+from blockc.codegen.triton_storage import Source
+from blockc.data import random_arrays
+from blockc.ir.array_program import ArrayProgram
+from blockc.ir.array_program import sizes as complete_sizes
+from blockc.ir.block import Program
+from blockc.ir.decisions import Derivation
+from blockc.language import parse_all, program_names
+from blockc.meaning import baseline, evaluate
+from blockc.passes.fuse import fuse
+from blockc.passes.lower import lower
+from blockc.triton_kernels import emitted, triton_tiles, with_sums_in_loops
+
+Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+
+SIZES = {"b": 1, "h": 2, "m": 19, "n": 37, "d": 24, "e": 20, "k": 21, "z": 18, "v": 35, "kv": 2, "g": 2}
+BATCHES = ("b", "h", "kv")
+FAMILIES = ("ordinary", "large", "shifted", "strange")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a case: what was wrong, or ""."""
+
+    name: str
+    problem: str
+    launches: int
+
+
+def load(text: str) -> ModuleType:
+    """A file of kernels as a module: Triton reads functions from files."""
+    folder = tempfile.mkdtemp(prefix="blockc-triton-")
+    path = Path(folder) / "kernels.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location("kernels", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def snapshots(derivation: Derivation) -> Iterator[Program]:
+    """What may be emitted of a derivation, the last snapshot first."""
+    yield from reversed(derivation.snapshots)
+    yield with_sums_in_loops(derivation.unfused)
+
+
+def source(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Source:
+    """The source of the last snapshot that can be written."""
+    for snapshot in snapshots(derivation):
+        block = emitted(snapshot)
+        try:
+            return triton_source.emit(block, triton_tiles(block, tiles), complete_sizes(block, sizes))
+        except Unsupported:
+            continue
+    raise AssertionError("no snapshot can be written")
+
+
+def as_tensor(array: np.ndarray[Any, np.dtype[Any]]) -> torch.Tensor:
+    """An array as a tensor of the same type."""
+    bits = {"bfloat16": np.int16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}
+    if array.dtype.name in bits:
+        return torch.from_numpy(np.array(array).view(bits[array.dtype.name])).view(getattr(torch, array.dtype.name))
+    return torch.from_numpy(np.array(array))
+
+
+def launch(made: Source, program: ArrayProgram, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs by name."""
+    results = getattr(load(made.text), made.launcher)(*tensors)
+    return results if isinstance(results, dict) else {program.outputs[0].argument.name: results}
+
+
+def judged(made: Source, program: ArrayProgram, arrays: Arrays) -> str:
+    """What is wrong with the outputs of a file on some arrays, or ""."""
+    results = launch(made, program, [as_tensor(arrays[argument.name]) for argument in program.inputs])
+    expected, unfused = evaluate(program, arrays), baseline(program, arrays)
+    for result in program.outputs:
+        name, dtype = result.argument.name, result.argument.dtype
+        tensor = results[name]
+        numbers = tensor.double().numpy() if tensor.dtype.is_floating_point else tensor.numpy()
+        found = compare(numbers, expected[name], unfused[name], dtype, computed_dtype(program, result))
+        if numbers.shape != expected[name].shape or not found.ok:
+            return f"output {name}: {found}"
+    return ""
+
+
+# Cases
+
+
+def data(program: ArrayProgram, sizes: Mapping[str, int], family: str) -> Arrays:
+    """Arrays of a family."""
+    arrays = dict(random_arrays(program, sizes, seed=7))
+    for name, value in arrays.items():
+        if value.dtype.kind not in "fV":
+            continue
+        wide = np.array(value, np.float32)
+        match family:
+            case "large":
+                wide = wide * 30  # so that products of two are times 900
+            case "shifted":
+                wide = wide - 20
+            case "strange" if wide.ndim > 1 and wide.size:
+                rows = wide.reshape(-1, wide.shape[-1])
+                for at, row in enumerate((np.nan, np.inf, -np.inf, 0.0)):
+                    rows[at % len(rows), :: 1 + at] = row
+        with np.errstate(over="ignore"):
+            arrays[name] = wide.astype(value.dtype)
+    return arrays
+
+
+def example_programs(only: str) -> Iterator[tuple[str, str]]:
+    """The text and name of every program of the examples."""
+    for path in sorted(EXAMPLES.glob("*.blk")):
+        text = path.read_text()
+        for name in program_names(text, str(path)):
+            if only in name:
+                yield text, name
+
+
+def run_example(text: str, name: str, dtype: str, families: tuple[str, ...]) -> Iterator[Outcome]:
+    """One program of the examples: with features whole and with everything cut, in some families of data."""
+    program = parse_all(text, f"{name}.blk", dtype)[name]
+    asked = {dim.name: dim.size or SIZES.get(dim.name, 17) for dim in program.dims if dim.same_as is None}
+    sizes = driver.default_sizes(program, asked)
+    whole = driver.whole_dimensions(program, sizes, {}, {})
+    for form in dict.fromkeys((whole, frozenset[str]())):
+        derivation = fuse(lower(program, form))
+        made = source(derivation, sizes, {dim: 1 if dim in BATCHES else 16 for dim in sizes})
+        for family in families if form == whole else families[:1]:
+            title = f"{name}, {dtype}, {'whole' if form == whole else 'cut'}, {family}"
+            yield Outcome(title, judged(made, program, data(program, sizes, family)), len(made.functions))
+
+
+def run_random(seed: int) -> Outcome:
+    """A random program with random whole dimensions and blocks."""
+    text = random_program(seed)
+    program = driver.load_program(text)
+    sizes = driver.default_sizes(program, random_sizes(seed, program))
+    draw = random.Random(f"triton {seed}")
+    share = draw.choice((0.0, 0.4))
+    whole = frozenset(dim for dim in sorted(sizes) if draw.random() < share)
+    made = source(fuse(lower(program, whole)), sizes, {dim: draw.choice((1, 2, 4, 16)) for dim in sorted(sizes)})
+    return Outcome(f"seed {seed}", judged(made, program, random_arrays(program, sizes, seed=seed)), len(made.functions))
+
+
+def outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
+    """All that is asked for."""
+    for case in options.cases.split():
+        only, dtype, families = case.split("/")
+        for text, name in example_programs(only):
+            yield from run_example(text, name, dtype, tuple(families.split(",")))
+    for dtype in options.dtypes.split(",") if options.dtypes else ():
+        for text, name in example_programs(options.only):
+            yield from run_example(text, name, dtype, tuple(options.families.split(",")))
+    for seed in range(options.start, options.start + options.random):
+        yield run_random(seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtypes", default="", help="of the examples, separated by commas; none without it")
+    parser.add_argument("--only", default="", help="only examples with this in their name")
+    parser.add_argument("--cases", default="", help="instead: name/type/families, separated by blanks")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="of data, separated by commas")
+    parser.add_argument("--random", type=int, default=0, help="how many random programs")
+    parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument("--report", type=Path, help="write a summary to a file")
+    parser.add_argument("--json", action="store_true", help="print every outcome as a line of JSON")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    found = []
+    for outcome in outcomes(options):
+        found.append(outcome)
+        if options.json:
+            print(json.dumps([outcome.name, outcome.problem, outcome.launches]), flush=True)
+        elif outcome.problem:
+            print(f"{outcome.name}: {outcome.problem}", flush=True)
+    bad = [outcome for outcome in found if outcome.problem]
+    asked = " ".join(sys.argv[1:]).partition(" --report")[0]
+    summary = (
+        f"command     python tests/triton_cases.py {asked}\n"
+        f"cases       {len(found)}, {sum(outcome.launches for outcome in found)} launches\n"
+        f"outside     {len(bad)} of the error rule{''.join(f', {outcome.name}' for outcome in bad)}\n"
+        f"versions    Python {platform.python_version()}, torch {torch.__version__}, Triton {triton.__version__}, "
+        f"NumPy {np.__version__}\n"
+        f"date        {datetime.now(UTC):%Y-%m-%d}, {time.perf_counter() - start:.0f} s\n"
+    )
+    if not options.json:
+        print(summary, end="")
+    if options.report is not None:
+        options.report.write_text(summary)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
