@@ -1,17 +1,23 @@
-"""Times blockc against torch and unfused NumPy on the CPU: attention, and RMSNorm with a gated feed-forward layer.
+"""Times blockc against torch and unfused NumPy on the CPU, and its choice of tiles against others.
 
     python benchmarks/cpu.py                          the default sizes
     python benchmarks/cpu.py --rows 2048 --rounds 20  others
+    python benchmarks/cpu.py --tiles                  and a grid of tiles beside the chosen ones
     python benchmarks/cpu.py --json results.json      the numbers as well
 
-All candidates of a case run in one process, in turn, round after round, so that a machine that speeds up or slows down
-does so for all of them. The table gives medians, the spread between the quartiles, and ratios: above 1, blockc is
-faster. Memory is the peak of what NumPy allocates during one call, the result included.
+The work: attention, attention of one query over many keys (decode), LayerNorm and a product, RMSNorm and a gated
+feed-forward layer. All candidates of a case run in one process, in turn, round after round, so that a machine that
+speeds up or slows down does so for all of them. The table gives medians, the spread between the quartiles, and ratios
+of times: above 1, blockc is faster. CPU time counts all threads; on a machine that does other work as well, its ratio
+is the more reliable one, and CPU time over wall time says how many cores were at work. Memory is the peak of what NumPy
+allocates during one call, the result included.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import itertools
 import json
 import os
 import platform
@@ -19,8 +25,9 @@ import statistics
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +46,22 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One piece of work: its sizes, and everyone who does it, blockc first."""
+    """One piece of work: its example, sizes and arrays, everyone else who does it, and tiles to try."""
 
     name: str
+    example: str
     sizes: Mapping[str, int]
-    calls: Mapping[str, Call]
+    arrays: Mapping[str, Array]
+    others: Mapping[str, Call]
+    grid: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one candidate did: seconds of the median round and of the quartiles, and bytes if NumPy allocates them."""
+    """What one candidate did: seconds of the median round and of the quartiles, and bytes if NumPy allocates them.
+
+    `ratio` and `cpu_ratio` are its times over blockc's, `cores` its CPU time over its time.
+    """
 
     case: str
     candidate: str
@@ -56,17 +69,43 @@ class Row:
     lower: float
     upper: float
     ratio: float
+    cpu_ratio: float
+    cores: float
     peak_bytes: int | None
     max_difference: float
 
 
-def attention(rows: int, heads: int, width: int) -> Case:
-    """Attention in f32, one batch: blockc, torch's own, and NumPy step by step, with new arrays and in place."""
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """The chosen tiles of a case, the fastest of the grid, and how much longer the chosen ones take.
+
+    `cpu_ratio` is the CPU time of the chosen tiles over the least of all.
+    """
+
+    case: str
+    chosen: Mapping[str, int]
+    best: Mapping[str, int]
+    ratio: float
+    cpu_ratio: float
+    candidates: int
+
+
+def random_arrays(**shapes: tuple[int, ...]) -> dict[str, Array]:
+    """Random numbers; those of a weight, which has two axes and is not X, are scaled so that its products are not."""
     generator = np.random.default_rng(0)
-    shape = (1, heads, rows, width)
-    q, k, v = (generator.standard_normal(shape, dtype=np.float32) for _ in range(3))
-    tq, tk, tv = (torch.from_numpy(array) for array in (q, k, v))
-    kernel = blockc.compile(EXAMPLES / "attention.blk", dtype="f32")
+    arrays: dict[str, Array] = {}
+    for name, shape in shapes.items():
+        scale = np.sqrt(shape[0]) if len(shape) == 2 and name != "X" else 1.0
+        arrays[name] = (generator.standard_normal(shape) / scale).astype(np.float32)
+    return arrays
+
+
+def attention(queries: int, keys: int, heads: int, width: int, name: str = "attention") -> Case:
+    """Attention in f32, one batch: torch's own, and NumPy step by step, with new arrays and in place."""
+    shapes = {"Q": queries, "K": keys, "V": keys}
+    arrays = random_arrays(**{operand: (1, heads, rows, width) for operand, rows in shapes.items()})
+    q, k, v = arrays.values()
+    tq, tk, tv = (torch.from_numpy(array) for array in arrays.values())
 
     def numpy_unfused() -> Array:
         scores = (q @ k.swapaxes(-1, -2)) / np.float32(np.sqrt(width))
@@ -84,27 +123,44 @@ def attention(rows: int, heads: int, width: int) -> Case:
         result: Array = scores @ v
         return result
 
-    calls = {
-        "blockc": lambda: kernel(q, k, v),
+    others = {
         "torch": lambda: torch.nn.functional.scaled_dot_product_attention(tq, tk, tv),
         "NumPy": numpy_unfused,
         "in place": numpy_in_place,
     }
-    return Case("attention", {"b": 1, "h": heads, "m": rows, "n": rows, "d": width, "e": width}, calls)
+    sizes = {"b": 1, "h": heads, "m": queries, "n": keys, "d": width, "e": width}
+    grid = {"m": (128, 256, 512, 1024), "n": (256, 512, 1024, 2048)} if queries > 1 else {"n": (512, 2048, 8192, 16384)}
+    return Case(name, "attention", sizes, arrays, others, grid)
+
+
+def layernorm(rows: int, features: int, columns: int) -> Case:
+    """LayerNorm and a product, in f32: torch eager and NumPy."""
+    arrays = random_arrays(X=(rows, features), gain=(features,), bias=(features,), W=(features, columns))
+    x, gain, bias, w = arrays.values()
+    tx, tgain, tbias, tw = (torch.from_numpy(array) for array in arrays.values())
+
+    def torch_eager() -> torch.Tensor:
+        return torch.nn.functional.layer_norm(tx, (features,), tgain, tbias, 1e-5) @ tw
+
+    def numpy_unfused() -> Array:
+        centred = x - x.mean(axis=1, keepdims=True)
+        deviation = np.sqrt((centred * centred).mean(axis=1, keepdims=True) + np.float32(1e-5))
+        result: Array = (centred / deviation * gain + bias) @ w
+        return result
+
+    sizes = {"m": rows, "d": features, "n": columns}
+    grid = {"m": (128, 256, 512, 1024), "n": (256, 512, 1024)}
+    others = {"torch": torch_eager, "NumPy": numpy_unfused}
+    return Case("layernorm_matmul", "layernorm_matmul", sizes, arrays, others, grid)
 
 
 def feed_forward(rows: int, features: int, hidden: int) -> Case:
-    """RMSNorm, two projections, a gate and one projection, in f32: blockc, torch eager, and NumPy."""
-    generator = np.random.default_rng(0)
-    shapes = {"X": (rows, features), "gain": (features,), "Wg": (features, hidden), "Wu": (features, hidden)}
-    shapes |= {"Wd": (hidden, features)}
-    arrays = {
-        name: (generator.standard_normal(shape) / np.sqrt(shape[0] if len(shape) == 2 else 1)).astype(np.float32)
-        for name, shape in shapes.items()
-    }
+    """RMSNorm, two projections, a gate and one projection, in f32: torch eager and NumPy."""
+    arrays = random_arrays(
+        X=(rows, features), gain=(features,), Wg=(features, hidden), Wu=(features, hidden), Wd=(hidden, features)
+    )
     x, gain, gate, up, down = arrays.values()
     tensors = [torch.from_numpy(array) for array in arrays.values()]
-    kernel = blockc.compile(EXAMPLES / "rmsnorm_swiglu.blk", dtype="f32")
 
     def torch_eager() -> torch.Tensor:
         tx, tgain, tgate, tup, tdown = tensors
@@ -119,30 +175,77 @@ def feed_forward(rows: int, features: int, hidden: int) -> Case:
         result: Array = gated @ down
         return result
 
-    calls = {"blockc": lambda: kernel(**arrays), "torch": torch_eager, "NumPy": numpy_unfused}
-    return Case("rmsnorm_swiglu", {"m": rows, "d": features, "z": hidden, "e": features}, calls)
+    sizes = {"m": rows, "d": features, "z": hidden, "e": features}
+    grid = {"m": (128, 256, 512, 1024), "z": (256, 512, 1024), "e": (256, 512)}
+    others = {"torch": torch_eager, "NumPy": numpy_unfused}
+    return Case("rmsnorm_swiglu", "rmsnorm_swiglu", sizes, arrays, others, grid)
+
+
+def kernel_of(case: Case, tiles: Mapping[str, int] | None = None) -> Call:
+    """blockc's kernel for a case, on its arrays."""
+    kernel = blockc.compile(EXAMPLES / f"{case.example}.blk", dtype="f32", dims=case.sizes, tiles=tiles)
+    return partial(kernel, **case.arrays)
+
+
+def interleaved(calls: Mapping[str, Call], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds, and seconds of CPU, of every call in every round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    work: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for position in range(rounds):
+        # Each comes first in turn: what runs behind another finds its memory and its waiting threads.
+        for name in (*names[position % len(names) :], *names[: position % len(names)]):
+            busy, started = time.process_time(), time.perf_counter()
+            calls[name]()
+            times[name].append(time.perf_counter() - started)
+            work[name].append(time.process_time() - busy)
+    return times, work
 
 
 def measure(case: Case, rounds: int) -> list[Row]:
     """One row for each candidate, after one warm-up call each."""
-    results = {name: np.asarray(call()) for name, call in case.calls.items()}
-    peaks = {name: peak_memory(call) for name, call in case.calls.items() if name != "torch"}
-    times: dict[str, list[float]] = {name: [] for name in case.calls}
-    names = list(case.calls)
-    for position in range(rounds):
-        # Each comes first in turn: what runs behind another finds its memory and its waiting threads.
-        for name in (*names[position % len(names) :], *names[: position % len(names)]):
-            started = time.perf_counter()
-            case.calls[name]()
-            times[name].append(time.perf_counter() - started)
+    calls = {"blockc": kernel_of(case), **case.others}
+    results = {name: np.asarray(call()) for name, call in calls.items()}
+    peaks = {name: peak_memory(call) for name, call in calls.items() if name != "torch"}
+    times, work = interleaved(calls, rounds)
     rows = []
     for name, taken in times.items():
         lower, median, upper = statistics.quantiles(taken, n=4, method="inclusive")
         # The median of the ratios within rounds: what changes from round to round changes both.
-        ratio = statistics.median(other / own for own, other in zip(times["blockc"], taken, strict=True))
+        ratio = median_ratio(taken, times["blockc"])
+        cpu_ratio, cores = median_ratio(work[name], work["blockc"]), median_ratio(work[name], taken)
         difference = float(np.abs(results[name] - results["blockc"]).max())
-        rows.append(Row(case.name, name, median, lower, upper, ratio, peaks.get(name), difference))
+        rows.append(Row(case.name, name, median, lower, upper, ratio, cpu_ratio, cores, peaks.get(name), difference))
     return rows
+
+
+def median_ratio(these: list[float], those: list[float]) -> float:
+    """The median of the ratios within rounds."""
+    return statistics.median(one / other for one, other in zip(these, those, strict=True))
+
+
+def measure_tiles(case: Case, rounds: int) -> Tiles:
+    """The chosen tiles of a case beside all of its grid."""
+    kernel = blockc.compile(EXAMPLES / f"{case.example}.blk", dtype="f32", dims=case.sizes)
+    chosen = {dim: tile for dim, tile in kernel.explain().plan.tiles.items() if dim in case.grid}
+    candidates = {"": chosen}
+    for combination in itertools.product(*case.grid.values()):
+        tiles = dict(zip(case.grid, combination, strict=True))
+        if any(min(tiles[dim], case.sizes[dim]) != min(chosen[dim], case.sizes[dim]) for dim in tiles):
+            candidates[spelled(tiles)] = tiles
+    calls = {name: kernel_of(case, tiles) if name else kernel_of(case) for name, tiles in candidates.items()}
+    for call in calls.values():
+        call()
+    times, work = interleaved(calls, rounds)
+    ratios = {name: median_ratio(taken, times[""]) for name, taken in times.items()}
+    least_work = min(median_ratio(taken, work[""]) for taken in work.values())
+    best = min(ratios, key=ratios.__getitem__)
+    return Tiles(case.name, chosen, candidates[best], 1 / ratios[best], 1 / least_work, len(candidates))
+
+
+def spelled(tiles: Mapping[str, int]) -> str:
+    """Tiles as they are asked for on the command line."""
+    return ", ".join(f"{dim}={tile}" for dim, tile in tiles.items())
 
 
 def peak_memory(call: Call) -> int:
@@ -167,6 +270,7 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "torch": torch.__version__,
         "blockc": blockc.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 
@@ -176,19 +280,26 @@ def cpu_lines() -> list[str]:
     return information.read_text().splitlines() if information.exists() else []
 
 
-def table(case: Case, rows: list[Row]) -> list[str]:
+def table(case: Case, rows: list[Row]) -> Iterator[str]:
     """The rows of a case as text."""
-    sizes = ", ".join(f"{dim}={size}" for dim, size in case.sizes.items())
-    lines = ["", f"{case.name} f32, {sizes}"]
-    lines.append(f"  {'':<8}{'median':>11}{'quartiles':>24}{'time/blockc':>13}{'memory':>12}{'difference':>12}")
+    yield ""
+    yield f"{case.name} f32, {spelled(case.sizes)}"
+    heads = f"{'time/blockc':>13}{'CPU/blockc':>12}{'cores':>7}{'memory':>12}{'difference':>12}"
+    yield f"  {'':<8}{'median':>11}{'quartiles':>24}{heads}"
     for row in rows:
         quartiles = f"{row.lower * 1e3:.1f} to {row.upper * 1e3:.1f} ms"
         memory = "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f} MiB"
-        median = f"{row.median * 1e3:.1f} ms"
-        lines.append(
-            f"  {row.candidate:<8}{median:>11}{quartiles:>24}{row.ratio:>13.2f}{memory:>12}{row.max_difference:>12.1e}"
-        )
-    return lines
+        ratios = f"{row.ratio:>13.2f}{row.cpu_ratio:>12.2f}{row.cores:>7.2f}"
+        times = f"{f'{row.median * 1e3:.1f} ms':>11}{quartiles:>24}"
+        yield f"  {row.candidate:<8}{times}{ratios}{memory:>12}{row.max_difference:>12.1e}"
+
+
+def tiles_line(found: Tiles) -> str:
+    """What `measure_tiles` found, as text."""
+    return (
+        f"{found.case:<18}chosen {spelled(found.chosen)}; best of {found.candidates}: {spelled(found.best)}; "
+        f"chosen/best {found.ratio:.2f}, in CPU time {found.cpu_ratio:.2f}"
+    )
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -196,10 +307,12 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="of every candidate (default: 9)")
     parser.add_argument("--rows", type=int, default=4096, help="queries and keys, or rows (default: 4096)")
+    parser.add_argument("--keys", type=int, default=32768, help="of one query (default: 32768)")
     parser.add_argument("--heads", type=int, default=8, help="of attention (default: 8)")
     parser.add_argument("--width", type=int, default=64, help="of a head (default: 64)")
-    parser.add_argument("--features", type=int, default=512, help="of the feed-forward layer (default: 512)")
-    parser.add_argument("--hidden", type=int, default=1408, help="features in its middle (default: 1408)")
+    parser.add_argument("--features", type=int, default=512, help="of the norms (default: 512)")
+    parser.add_argument("--hidden", type=int, default=1408, help="features behind them (default: 1408)")
+    parser.add_argument("--tiles", action="store_true", help="time a grid of tiles as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     chosen = parser.parse_args(arguments)
     if chosen.rounds < FEWEST_ROUNDS:
@@ -207,24 +320,35 @@ def options(arguments: list[str]) -> argparse.Namespace:
     return chosen
 
 
+def cases(chosen: argparse.Namespace) -> Iterator[Case]:
+    """The pieces of work."""
+    yield attention(chosen.rows, chosen.rows, chosen.heads, chosen.width)
+    yield attention(1, chosen.keys, 1, chosen.width, "decode")
+    yield layernorm(chosen.rows, chosen.features, chosen.hidden)
+    yield feed_forward(chosen.rows, chosen.features, chosen.hidden)
+
+
 def main(arguments: list[str]) -> None:
-    """Measure both cases and print the tables."""
+    """Measure all cases and print the tables."""
     chosen = options(arguments)
     facts = machine()
     print("\n".join(f"{name}: {', '.join(fact) if isinstance(fact, list) else fact}" for name, fact in facts.items()))
-    measured: list[Row] = []
-    for case in (
-        attention(chosen.rows, chosen.heads, chosen.width),
-        feed_forward(chosen.rows, chosen.features, chosen.hidden),
-    ):
-        rows = measure(case, chosen.rounds)
-        print("\n".join(table(case, rows)), flush=True)
-        measured += rows
+    rows: list[Row] = []
+    for case in cases(chosen):
+        measured = measure(case, chosen.rounds)
+        print("\n".join(table(case, measured)), flush=True)
+        rows += measured
+    tiles: list[Tiles] = []
+    for case in cases(chosen) if chosen.tiles else ():
+        tiles.append(measure_tiles(case, FEWEST_ROUNDS))
+        print(("" if len(tiles) > 1 else "\n") + tiles_line(tiles[-1]), flush=True)
     if chosen.json is not None:
+        options_used = {name: value for name, value in vars(chosen).items() if name != "json"}
         content = {
             "machine": facts,
-            "options": vars(chosen) | {"json": str(chosen.json)},
-            "rows": [*map(asdict, measured)],
+            "options": options_used,
+            "rows": [*map(asdict, rows)],
+            "tiles": [*map(asdict, tiles)],
         }
         chosen.json.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -111,18 +111,20 @@ def test_python_examples_run(block: Block, workplace: Path) -> None:
 
 
 def test_the_benchmark_measures_and_writes_what_it_says(tmp_path: Path) -> None:
-    sizes = ["--rounds", "3", "--rows", "64", "--heads", "1", "--features", "64", "--hidden", "64"]
+    sizes = ["--rounds", "3", "--rows", "64", "--heads", "1", "--features", "64", "--hidden", "64", "--keys", "64"]
     command = [sys.executable, str(ROOT / "benchmarks" / "cpu.py"), *sizes, "--json", str(tmp_path / "results.json")]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
     assert "attention f32, b=1, h=1, m=64, n=64, d=64, e=64" in result.stdout
     content = json.loads((tmp_path / "results.json").read_text())
-    assert list(content) == ["machine", "options", "rows"]
+    assert list(content) == ["machine", "options", "rows", "tiles"]
     measured = [(row["case"], row["candidate"]) for row in content["rows"]]
     candidates = ["blockc", "torch", "NumPy"]
-    expected = {"attention": [*candidates, "in place"], "rmsnorm_swiglu": candidates}
+    expected = {"attention": [*candidates, "in place"], "decode": [*candidates, "in place"]}
+    expected |= {"layernorm_matmul": candidates, "rmsnorm_swiglu": candidates}
     assert measured == [(case, candidate) for case, names in expected.items() for candidate in names]
     assert all(row["max_difference"] < 1e-3 and row["median"] > 0 for row in content["rows"])
+    assert content["tiles"] == []
 
 
 def test_the_example_of_the_readme_is_the_one_in_the_folder() -> None:

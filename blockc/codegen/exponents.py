@@ -1,17 +1,47 @@
-"""Which exponents of a loop may be replaced by their running maximum.
+"""Which exponents of a loop may be replaced by those so far, and which of them are read at all.
 
 A pair (x, t) stands for x * e^t. If every payload x of an accumulated pair depends on t only through exp(s - t), then
-computing the body with any larger t gives another pair for the same number, so the maximum so far can be used at once
+computing the body with any other t gives another pair for the same number, so the exponent so far can be used at once
 and nothing of the new block needs rescaling (the online softmax).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import assert_never
 
-from blockc.ir.block import Apply, Constant, Expression, Graph, Map, Operand, Output, Reduce, Rename, Size
+from blockc.ir.block import Apply, Constant, Expression, Graph, Map, Operand, Output, Reduce, Rename, Size, walk
+
+
+def read_as_numbers(graph: Graph) -> set[str]:
+    """The names of a graph that are read for more than whether they are infinite."""
+    found: set[str] = set()
+    for definition in walk(graph):
+        match definition:
+            case Apply(_, op, args):
+                found.update(_numbers(op, args))
+            case Map():
+                found.update(port.source for port in definition.ports)
+                found.update(value for output in definition.outputs for value in output.values)
+            case _:
+                found |= definition.uses
+    for definition in walk(graph):
+        for output in definition.outputs if isinstance(definition, Map) else ():
+            pairs = zip(output.names, output.starts or output.names, strict=True)
+            found.update(start for name, start in pairs if name in found)
+    return found
+
+
+def _numbers(op: str, args: tuple[Operand, ...]) -> Iterator[str]:
+    if op in ("eq", "ne") and any(isinstance(arg, Constant) and math.isinf(arg.value) for arg in args):
+        args = tuple(arg for arg in args if not isinstance(arg, str))
+    for arg in args:
+        if isinstance(arg, Expression):
+            yield from _numbers(arg.op, arg.args)
+        elif isinstance(arg, str):
+            yield arg
 
 
 class Dependence(Enum):
@@ -28,7 +58,7 @@ _NONE, _EXPONENT, _SHIFTED, _ALIGNED, _OTHER = Dependence
 
 
 def may_run(body: Graph, output: Output, outputs: tuple[Output, ...]) -> bool:
-    """True if the exponent of `output`, accumulated by exponent_add, may be replaced by its running maximum in `body`.
+    """True if the exponent of `output`, accumulated as a pair, may be replaced by its running maximum in `body`.
 
     Then its definition is a tile operator of the body, all payloads are aligned with it, and no other output of the
     map depends on it.
@@ -96,7 +126,7 @@ def _apply(op: str, args: tuple[Operand, ...], found: Mapping[str, Dependence]) 
             return _EXPONENT
         case "sub" if kinds == [_NONE, _EXPONENT]:
             return _SHIFTED
-        case "exp" if dependent == [_SHIFTED]:
+        case "exp" | "exp2" if dependent == [_SHIFTED]:
             return _ALIGNED
         case "mul" | "contract" | "sum" | "broadcast" | "neg" | "cast" if dependent == [_ALIGNED]:
             return _ALIGNED

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Container, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from blockc.codegen.numpy_values import Axis, Choice, Lines, Tile, Value
 from blockc.codegen.scratch import Scope
 from blockc.ir.block import Operand, Program, Type
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An accumulated pair whose exponent may be any that is close enough to the largest so far.
+
+    `totals` are the accumulators, the exponent's first. `power`: the NumPy function of what the exponent is one of.
+    `limit` names how large an element may be before the exponent has to move, `shifts` says if it is not zero
+    everywhere; both are empty if the exponent moves to the maximum in every block.
+    """
+
+    totals: tuple[Tile, ...]
+    power: str
+    limit: str = ""
+    shifts: str = ""
 
 
 @dataclass(slots=True)
@@ -24,7 +39,8 @@ class Kernel:
     constants: dict[str, str] = field(default_factory=dict)  # the expression of a number to its name
     constant_lines: Lines = field(default_factory=Lines)
     numbers: Iterator[int] = field(default_factory=itertools.count)
-    running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
+    running: dict[str, Running] = field(default_factory=dict)  # exponents of a block that the pair so far replaces
+    read: Container[str] = ()  # what is read for more than whether it is infinite
     masks: dict[tuple[Operand, bool], str] = field(
         default_factory=dict
     )  # what holds in some blocks to what says if not

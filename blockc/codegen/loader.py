@@ -34,8 +34,8 @@ _BUILTINS = frozenset(
 )
 # What kernels and `launch` call besides the spellings of operators and the helper functions.
 _STRUCTURE = """
-    T add arange array asarray astype bool_ copyto default_rng divide dtype empty equal errstate exp fill finfo inf int8
-    integers items limit matmul max maximum min minimum multiply nan not_equal ones product random reduce reduceat
+    T add any arange array asarray astype bool_ copyto default_rng divide dtype empty equal errstate exp fill finfo inf
+    int8 integers items limit matmul max maximum min minimum multiply nan not_equal ones product random reduce reduceat
     reshape shape sqrt standard_normal subtract tolist transpose vecdot
 """
 _ATTRIBUTES = frozenset(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import assert_never
 
-from blockc.codegen.exponents import may_run
 from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_bounds import loop_head
+from blockc.codegen.numpy_pairs import POWERS, add_aligned, add_pairs, move_exponent, run_exponent, start_running
 from blockc.codegen.numpy_tiles import apply_operator, in_new_memory
 from blockc.codegen.numpy_values import (
     Lines,
@@ -16,7 +17,6 @@ from blockc.codegen.numpy_values import (
     Value,
     aligned,
     compute_dtype,
-    dtype_text,
     identity_text,
 )
 from blockc.codegen.scratch import Scope, new_tile
@@ -35,17 +35,20 @@ def write_graph(kernel: Kernel, scope: Scope, graph: Graph, finals: Iterable[str
         last.update(dict.fromkeys((*definition.uses, *definition.defines), position))
         local.update(definition.defines)
     last.update(dict.fromkeys(finals, len(graph)))
-    running = {name: accumulator for name, accumulator in kernel.running.items() if name in local}
     for position, definition in enumerate(graph):
         ends = frozenset(
             name
             for name in (*definition.uses, *definition.defines)
             if last[name] == position and (name in local or name in scope.ports)
         )
-        write_definition(kernel, scope, definition, ends, targets)
-        for name in definition.defines:
-            if name in running:
-                _run_exponent(kernel, scope, name, running[name])
+        running = kernel.running.get(definition.name) if isinstance(definition, Apply) else None
+        if running is not None and running.limit and isinstance(definition, Apply):
+            comment(scope, format_definition(kernel.program, definition, "")[0])
+            move_exponent(kernel, scope, definition, running)
+        else:
+            write_definition(kernel, scope, definition, ends, targets)
+            if running is not None and isinstance(definition, Apply):
+                run_exponent(kernel, scope, definition.name, running)
         release(kernel, scope, ends)
 
 
@@ -133,6 +136,9 @@ def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets, dying:
                 accumulators[name] = tile = new_accumulator(kernel, scope, kind)
                 results[name] = tile if kind.is_item else as_list(tile, kind)
                 scope.lines.add(f"{tile.text}.fill({identity_text(output.monoid, component, tile.dtype)})")
+    for output in node.outputs:
+        if output.monoid in POWERS:
+            start_running(kernel, scope, node, output, tuple(accumulators[name] for name in output.names))
     masks = dict(kernel.masks)
     inner = open_loop(kernel, scope, node)
     write_body(kernel, inner, node, results, accumulators)
@@ -183,6 +189,7 @@ def write_first(kernel: Kernel, scope: Scope, node: Map) -> None:
     """Write the first iteration of a loop: it gives what its body makes of the first block; identities if there is
     none."""
     number, (start, end) = kernel.number(node.dim), kernel.bounds(scope, node.dim)
+    before = replace(scope, lines=scope.lines.nest(""))
     scope.lines.add(f"if {end} > {start}:")
     inner = body_scope(kernel, scope, node, Lines())
     inner.start.add(f"b{number} = {start}")
@@ -191,6 +198,9 @@ def write_first(kernel: Kernel, scope: Scope, node: Map) -> None:
         if node.dim not in kernel.program.chunks:  # no tile has that axis
             inner.start.add(f"w{number} = e{number} - b{number}")
     inner.start.parts.append(inner.head)
+    for output in node.outputs:
+        if output.monoid in POWERS:
+            start_running(kernel, before, node, output, ())
     load_ports(kernel, inner, node)
     finals = {value for output in node.outputs for value in output.values}
     local = {name for definition in node.body for name in definition.defines} | inner.ports
@@ -231,9 +241,6 @@ def write_body(
     stacked = {name: result for name, result in results.items() if isinstance(result, Listing)}
     targets = inner_targets(kernel, node, stacked)
     finals = {value for output in node.outputs for value in output.values}
-    for output in node.outputs:
-        if output.monoid == "exponent_add" and may_run(node.body, output, node.outputs):
-            kernel.running[output.values[0]] = accumulators[output.names[0]]
     write_graph(kernel, scope, node.body, finals, targets)
     for output in node.outputs:
         comment(scope, output_text(kernel, output))
@@ -332,9 +339,9 @@ def _accumulate(kernel: Kernel, scope: Scope, output: Output, accumulators: list
         (total,), (value,) = accumulators, values
         scope.lines.add(f"np.{_COMBINE[output.monoid]}({total.text}, {aligned(value, total.dims)}, out={total.text})")
     elif output.values[0] in kernel.running:
-        _add_aligned(kernel, scope, accumulators, values)
-    elif output.monoid == "exponent_add":
-        _add_pairs(kernel, scope, accumulators, values)
+        add_aligned(kernel, scope, kernel.running[output.values[0]], values)
+    elif output.monoid in POWERS:
+        add_pairs(kernel, scope, POWERS[output.monoid], accumulators, values)
     else:
         _combine_by_definition(kernel, scope, output.monoid or "", accumulators, values)
 
@@ -355,68 +362,6 @@ def _combine_by_definition(
             scope.lines.add(f"np.copyto({total.text}, {aligned(result, total.dims)})")
     for tile in made:
         _give_back(scope, tile)
-
-
-def _run_exponent(kernel: Kernel, scope: Scope, name: str, accumulator: Tile) -> None:
-    """Replace the exponent of the current block by the largest so far."""
-    tile = kernel.tile(name)
-    comment(scope, "The largest exponent so far serves as well, and leaves nothing of this block to rescale.")
-    if tile.buffer is not None and tile.buffer.users == 1:
-        scope.lines.add(f"np.maximum({aligned(accumulator, tile.dims)}, {tile.text}, out={tile.text})")
-        return
-    out = new_tile(scope, accumulator.axes, accumulator.dtype)
-    scope.lines.add(f"np.maximum({accumulator.text}, {aligned(tile, out.dims)}, out={out.text})")
-    kernel.environment[name] = out
-    if tile.buffer is not None:
-        scope.pool.release(tile.buffer)
-
-
-def _add_aligned(kernel: Kernel, scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
-    """Add payloads whose exponent is the largest so far: only what is accumulated is rescaled."""
-    exponent, *totals = accumulators
-    scale = _scale(kernel, scope, exponent, aligned(values[0], exponent.dims))
-    scope.lines.add(f"np.copyto({exponent.text}, {aligned(values[0], exponent.dims)})")
-    for total, value in zip(totals, values[1:], strict=True):
-        scope.lines.add(
-            f"np.multiply({total.text}, {aligned(scale, total.dims)}, out={total.text})",
-            f"np.add({total.text}, {aligned(value, total.dims)}, out={total.text})",
-        )
-    _give_back(scope, scale)
-
-
-def _add_pairs(kernel: Kernel, scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
-    """Add pairs with any exponents: both sides are rescaled to the larger exponent."""
-    exponent, *totals = accumulators
-    largest = new_tile(scope, exponent.axes, exponent.dtype)
-    own = aligned(values[0], exponent.dims)
-    scope.lines.add(f"np.maximum({exponent.text}, {own}, out={largest.text})")
-    scale = _scale(kernel, scope, exponent, largest.text)
-    other = _scale(kernel, scope, Tile(own, exponent.axes, exponent.dtype), largest.text)
-    scope.lines.add(f"np.copyto({exponent.text}, {largest.text})")
-    for total, value in zip(totals, values[1:], strict=True):
-        room = new_tile(scope, total.axes, total.dtype)
-        scope.lines.add(
-            f"np.multiply({total.text}, {aligned(scale, total.dims)}, out={total.text})",
-            f"np.multiply({aligned(value, total.dims)}, {aligned(other, total.dims)}, out={room.text})",
-            f"np.add({total.text}, {room.text}, out={total.text})",
-        )
-        _give_back(scope, room)
-    for tile in (largest, scale, other):
-        _give_back(scope, tile)
-
-
-def _scale(kernel: Kernel, scope: Scope, exponent: Tile, largest: str) -> Tile:
-    """exp(exponent - largest), and 0 where both are minus infinity."""
-    scale = new_tile(scope, exponent.axes, exponent.dtype)
-    # Minus infinity becomes the lowest number, so that the difference is minus infinity and not NaN.
-    lowest = f"np.finfo({dtype_text(exponent.dtype)}).min"
-    floor = kernel.named_constant(lowest)
-    scope.lines.add(
-        f"np.maximum({largest}, {floor}, out={scale.text})",
-        f"np.subtract({exponent.text}, {scale.text}, out={scale.text})",
-        f"np.exp({scale.text}, out={scale.text})",
-    )
-    return scale
 
 
 def _give_back(scope: Scope, tile: Tile) -> None:

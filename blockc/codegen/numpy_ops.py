@@ -39,6 +39,7 @@ SPELLINGS: dict[str, Spelling] = {
     "recip": Spelling(("np.divide(1.0, {0}, out={out})",), "np.divide(1.0, {0})", (0,)),
     "pow": Spelling(("np.power({0}, {1}, out={out})",), "np.power(float({0}), {1})", (0, 1)),
     "exp": _ufunc("exp", 1),
+    "exp2": _ufunc("exp2", 1),
     "log": _ufunc("log", 1),
     "sqrt": _ufunc("sqrt", 1),
     "rsqrt": Spelling(

@@ -11,6 +11,8 @@ import re
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 
+from blockc.codegen.base_two import in_base_two, is_faster
+from blockc.codegen.exponents import read_as_numbers
 from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_helpers import HELPERS, REQUIRES
 from blockc.codegen.numpy_launch import Storage, allocate, launch_lines, main_lines
@@ -49,7 +51,7 @@ def emit(
     `launch(arrays, threads=None)`, arrays by argument name in any strides. ValueError if the size of a dimension
     follows from no array and no declaration.
     """
-    program = fold_scales(program, empty)
+    program = fold_scales(in_base_two(program) if is_faster() else program, empty)
     storage = allocate(program, tiles)
     helpers = {"argument", "check", "blas"}
     functions: list[str] = []
@@ -97,6 +99,7 @@ def _kernel_function(
 ) -> Iterator[str]:
     """The lines of one kernel's function."""
     kernel = Kernel(program, tiles, ChainMap({}, program.facts.types), helpers)
+    kernel.read = read_as_numbers(graph) | storage.lists.keys()
     statements = Lines()
     scope = Scope(statements, Pool("r", kernel.numbers))
     used = {name for definition in graph for name in definition.uses}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from blockc.codegen.kernel_state import Kernel
+from blockc.codegen.kernel_state import Kernel, Running
 from blockc.codegen.numpy_contract import contract
 from blockc.codegen.numpy_ops import SPELLINGS
 from blockc.codegen.numpy_values import (
@@ -50,6 +50,8 @@ def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[
         result = _masked(kernel, scope, apply.args, uses, dying, compute).value
         assert isinstance(result, Tile)
         return result
+    if (running := _lazy_shift(kernel, apply.op, apply.args)) is not None:
+        return _tile_of(_shifted(kernel, scope, running, apply.args, uses, dying, compute))
     given = _operands(kernel, scope, apply.args, uses, dying)
     match apply.op:
         case "index":
@@ -113,6 +115,8 @@ def _composed(
     """The result of an operator inside another one."""
     if _skips_mask(kernel, op, args):
         return _masked(kernel, scope, args, uses, dying, compute)
+    if (running := _lazy_shift(kernel, op, args)) is not None:
+        return _shifted(kernel, scope, running, args, uses, dying, compute)
     entries = _operands(kernel, scope, args, uses, dying)
     result = _elementwise(kernel, scope, op, entries, compute)
     return Given(result, dies=True, temporary=True, shared=_sharing(entries, result))
@@ -250,6 +254,47 @@ def _masked(
         inside.lines.add(f"np.logical_not({mask.text}, out={closed.text})")
     inside.lines.add(f"np.copyto({out.text}, {other.value.text}, where={aligned(closed, out.dims)})")
     _release_temporaries(inside, {test, Given(closed, temporary=holds)})
+    _release_temporaries(scope, {given, entry})
+    return Given(out, dies=True, temporary=True, shared=_sharing([entry], out))
+
+
+def _lazy_shift(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> Running | None:
+    """For a tile less an exponent that is zero in some blocks as a whole: what is known of the exponent."""
+    if op != "sub":
+        return None
+    shift = args[1].args[0] if isinstance(args[1], Expression) and args[1].op == "finite" else args[1]
+    running = kernel.running.get(shift) if isinstance(shift, str) else None
+    if running is None or not running.shifts:
+        return None
+    own = {axis for name in operand_names(args[:1]) for axis in kernel.types[name].axes}
+    return running if own.issuperset(kernel.types[str(shift)].axes) else None
+
+
+def _shifted(
+    kernel: Kernel,
+    scope: Scope,
+    running: Running,
+    args: tuple[Operand, ...],
+    uses: Counter[str],
+    dying: frozenset[str],
+    compute: str,
+) -> Given:
+    """Write a difference with such an exponent, which takes nothing while the exponent is zero."""
+    (given,) = _operands(kernel, scope, args[:1], uses, dying)
+    entry = _as_type(scope, given, compute)
+    tile = _tile_of(entry)
+    in_place = tile.buffer is not None and _reusable(entry, tile.axes, compute, [entry])
+    if in_place and tile.buffer is not None:
+        out = tile_in(scope, tile.buffer, tile.axes, compute)
+    else:
+        out = new_tile(scope, tile.axes, compute)
+    scope.lines.add(f"if {running.shifts}:")
+    inside = replace(scope, lines=scope.lines.nest())
+    (shift,) = _operands(kernel, inside, args[1:], uses, dying)
+    inside.lines.add(f"np.subtract({tile.text}, {aligned(_tile_of(shift), out.dims)}, out={out.text})")
+    if not in_place:
+        scope.lines.add("else:", f"    np.copyto({out.text}, {tile.text})")
+    _release_temporaries(inside, {shift})
     _release_temporaries(scope, {given, entry})
     return Given(out, dies=True, temporary=True, shared=_sharing([entry], out))
 

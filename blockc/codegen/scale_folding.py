@@ -11,12 +11,13 @@ a number such as 1/0 is not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import replace
 
 from blockc.ir.block import (
     Apply,
     Definition,
+    Expression,
     Fresh,
     Graph,
     Map,
@@ -58,37 +59,57 @@ def _out_of_loop(loop: Map, fresh: Fresh, empty: frozenset[str], made: Scaled) -
     gone: set[str] = set()
     body: list[Definition] = []
     for definition in loop.body:
-        scaled = _scaled(definition, contractions, changing, fresh, made) if isinstance(definition, Apply) else None
-        if scaled is None:
+        if not isinstance(definition, Apply):
             body.append(definition)
             continue
-        operand, product, folded = scaled
-        gone.add(folded)
-        if made.get(operand.args) is not operand:
-            made[operand.args] = operand
-            yield operand
-        body.append(product)
-    kept = tuple(definition for definition in body if gone.isdisjoint(definition.defines))
-    yield replace(loop, body=kept)
-
-
-def _scaled(
-    apply: Apply, contractions: Mapping[str, Apply], changing: Container[str], fresh: Fresh, made: Scaled
-) -> tuple[Apply, Apply, str] | None:
-    """For a contraction's multiple by numbers: the scaled operand, the contraction of it, the name no longer needed."""
-    names = [arg for arg in apply.args if isinstance(arg, str)]
-    numbers = tuple(arg for arg in apply.args if not isinstance(arg, str))
-    contraction = contractions.get(names[0]) if len(names) == 1 else None
-    if apply.op != "mul" or contraction is None or not numbers or any(operand_names(numbers)):
-        return None
-    if contraction.dtype != apply.dtype or not is_float(apply.dtype):
-        return None
-    for operand in contraction.args:
-        if isinstance(operand, str) and operand not in changing:
+        result = definition
+        for multiple in _multiples(definition, contractions):
+            (contraction,) = (contractions[arg] for arg in multiple.args if isinstance(arg, str))
+            operand = next((arg for arg in contraction.args if isinstance(arg, str) and arg not in changing), None)
+            if operand is None or contraction.dtype != definition.dtype:
+                continue
+            gone.add(contraction.name)
+            numbers = tuple(arg for arg in multiple.args if arg != contraction.name)
             scaled = made.get((operand, *numbers))
-            if scaled is None or scaled.dtype != apply.dtype:
-                scaled = Apply(fresh(operand), "mul", (operand, *numbers), (), apply.dtype, apply.span)
-            args = tuple(scaled.name if arg == operand else arg for arg in contraction.args)
-            product = Apply(apply.name, "contract", args, contraction.dims, apply.dtype, apply.span)
-            return scaled, product, contraction.name
-    return None
+            if scaled is None or scaled.dtype != contraction.dtype:
+                scaled = Apply(fresh(operand), "mul", (operand, *numbers), (), contraction.dtype, definition.span)
+                made[scaled.args] = scaled
+                yield scaled
+            other = contraction.args[1 - contraction.args.index(operand)]
+            product = replace(contraction, name=fresh(contraction.name), args=(scaled.name, other))
+            if multiple == _expression(definition):
+                result = replace(product, name=definition.name)
+            else:
+                body.append(product)
+                args = tuple(_replaced(arg, multiple, product.name) for arg in result.args)
+                result = replace(result, args=args)
+        body.append(result)
+    kept = (definition for definition in body if gone.isdisjoint(definition.defines))
+    yield replace(loop, body=tuple(kept))
+
+
+def _multiples(apply: Apply, contractions: Container[str]) -> list[Expression]:
+    """The products of one of the contractions with numbers in an elementwise operator, composed ones included."""
+    if apply.dims or not is_float(apply.dtype):
+        return []
+    found: list[Expression] = []
+    left = [_expression(apply)]
+    while left:
+        operand = left.pop()
+        names = tuple(operand_names(operand.args))
+        if operand.op == "mul" and len(names) == 1 and names[0] in operand.args and names[0] in contractions:
+            found.append(operand)
+        left += [arg for arg in operand.args if isinstance(arg, Expression)]
+    return found
+
+
+def _expression(apply: Apply) -> Expression:
+    return Expression(apply.op, apply.args)
+
+
+def _replaced(operand: Operand, old: Expression, new: str) -> Operand:
+    if operand == old:
+        return new
+    if not isinstance(operand, Expression):
+        return operand
+    return Expression(operand.op, tuple(_replaced(arg, old, new) for arg in operand.args))
