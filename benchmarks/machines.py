@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from blockc import __version__, driver
-from blockc.explain import duration, listed
+from blockc.explain import block_sizes, duration, listed
 from blockc.machines.loading import load_machine
 from blockc.partition import Partition, partition
 from blockc.passes.segments import operators
@@ -74,7 +74,7 @@ def row(name: str, target: str, rows: int, found: Partition, seconds: float) -> 
                 "kernels": len(plan.cost.kernels),
                 "form": plan.chosen.form,
                 "snapshot": plan.chosen.choice.snapshot,
-                "blocks": dict(plan.chosen.choice.tiles),
+                "blocks": block_sizes(plan.chosen.choice.program, plan.chosen.choice.tiles),
                 "lists": dict(plan.chosen.choice.placement),
                 "seconds": plan.cost.seconds,
                 "waits_for": plan.cost.bottleneck,

@@ -73,7 +73,7 @@ class Explanation:
                     "flops": entry.flops,
                     "special_ops": entry.special,
                     "local_bytes": entry.local_bytes,
-                    "tiles": dict(self.plan.tiles),
+                    "tiles": block_sizes(self.plan.program, self.plan.tiles),
                     "predicted_seconds": entry.seconds,
                     "fits": True,
                 }
@@ -184,13 +184,23 @@ def head(explanation: Explanation) -> list[str]:
         *wrapped(f"{program.name}: {arguments} -> {outputs}", ""),
         f"  file    {visible(program.filename)}, for target {explanation.target}",
         *wrapped(f"  sizes   {listed(plan.sizes)}", "          "),
-        *wrapped(f"  tiles   {listed(plan.tiles) or 'none'}; whole: {whole}", "          "),
+        *wrapped(f"  tiles   {listed(block_sizes(plan.program, plan.tiles)) or 'none'}; whole: {whole}", "          "),
     ]
 
 
-def listed(values: Mapping[str, int]) -> str:
-    """Named numbers on one line."""
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+def listed(values: Mapping[str, int] | Mapping[str, int | list[int]]) -> str:
+    """Named numbers on one line, several of one name with strokes."""
+    shown = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return ", ".join(f"{name}={'/'.join(map(str, several))}" for name, several in shown.items())
+
+
+def block_sizes(program: Program, tiles: Mapping[str, int]) -> dict[str, int | list[int]]:
+    """The block size of each dimension; if it is cut more than once, those of all cuts, outermost first."""
+    result: dict[str, int | list[int]] = {dim: tile for dim, tile in tiles.items() if dim not in program.chunks}
+    for chunk, dim in program.chunks.items():
+        if chunk in tiles and tiles[chunk] != tiles[dim]:
+            result[dim] = [tiles[chunk], tiles[dim]]
+    return result
 
 
 def wrapped(text: str, indent: str) -> list[str]:

@@ -14,6 +14,7 @@ from blockc.driver import has_kernels
 from blockc.errors import visible
 from blockc.explain import (
     Explanation,
+    block_sizes,
     derivation_lines,
     duration,
     explain_plan,
@@ -45,10 +46,12 @@ class MachineExplanation:
         """The object that `blockc explain --json` prints: with `machine`, what was chosen for it and why."""
         value = self.explanation.to_json()
         if not has_kernels(self.plan.machine):
-            found = {c.choice.snapshot: c.choice for c in self.plan.candidates if c.form == self.plan.chosen.form}
+            chosen = self.plan.chosen
+            same = [c for c in self.plan.candidates if c is chosen or c.form == (chosen.origin or chosen.form)]
+            found = {candidate.choice.snapshot: candidate.choice for candidate in same}
             for entry in value["snapshots"]:
                 choice = found[entry["index"]]
-                entry["tiles"], entry["fits"] = dict(choice.tiles), choice.cost is not None
+                entry["tiles"], entry["fits"] = block_sizes(choice.program, choice.tiles), choice.cost is not None
                 entry["predicted_seconds"] = choice.cost.seconds if choice.cost is not None else None
         return {**value, "machine": plan_json(self.plan)}
 
@@ -160,7 +163,7 @@ def plan_json(plan: MachinePlan) -> dict[str, Any]:
         "name": plan.machine.name,
         "form": plan.chosen.form,
         "snapshot": plan.chosen.choice.snapshot,
-        "tiles": dict(plan.chosen.choice.tiles),
+        "tiles": block_sizes(plan.chosen.choice.program, plan.chosen.choice.tiles),
         "placement": dict(plan.chosen.choice.placement),
         **cost_json(plan.machine, plan.cost),
         "formulas": byte_formulas(plan),
@@ -168,7 +171,7 @@ def plan_json(plan: MachinePlan) -> dict[str, Any]:
             {
                 "form": candidate.form,
                 "snapshot": candidate.choice.snapshot,
-                "tiles": dict(candidate.choice.tiles),
+                "tiles": block_sizes(candidate.choice.program, candidate.choice.tiles),
                 "placement": dict(candidate.choice.placement),
                 "kernels": len(candidate.choice.cost.kernels) if candidate.choice.cost else None,
                 "predicted_seconds": candidate.choice.cost.seconds if candidate.choice.cost else None,
@@ -201,7 +204,7 @@ def chosen_lines(plan: MachinePlan) -> Iterator[str]:
     kernels = len(plan.cost.kernels)
     yield f"Chosen for {plan.machine.name} ({plan.machine.description or 'no description'}):"
     yield f"  program  snapshot {choice.snapshot}, {plan.chosen.form}; kernels: {kernels}"
-    yield from wrapped(f"  blocks   {listed(choice.tiles) or 'none'}", "           ")
+    yield from wrapped(f"  blocks   {listed(block_sizes(choice.program, choice.tiles)) or 'none'}", "           ")
     lists = ", ".join(f"{name} in {tier}" for name, tier in choice.placement.items())
     others = f"{lists}; all others in {home}" if lists else f"all in {home}"
     yield from wrapped(f"  lists    {others}", "           ")

@@ -2,40 +2,50 @@
 
 A program has a form for each set of dimensions that are kept whole: as the size says (small features are whole), and
 with all of them cut. If the best plan has fewer tasks than the machine has units, forms whose loops are cut into chunks
-are searched too.
+are searched too; and where it takes longer than it has to, on a machine with a middle tier, forms of it with a second
+cut (`passes/cut_again.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockc import driver
 from blockc.errors import LimitError, Problem, UsageError
 from blockc.ir.array_program import ArrayProgram
+from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Map, Program, walk
-from blockc.ir.decisions import Derivation
+from blockc.ir.decisions import Derivation, Step
+from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.ir.schedule import Schedule
-from blockc.passes.choose import peel
+from blockc.passes.choose import peel, ready
 from blockc.passes.cost import cost
+from blockc.passes.cut_again import cut_again, kernels_in_chunks, loops
 from blockc.passes.machine_cost import MachineCost, evaluate
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
-from blockc.passes.search import Choice, First, Searched, best_choice, best_score, first_found, search
+from blockc.passes.search import Choice, First, Searched, best_choice, best_score, first_found, search, search_cut
 from blockc.passes.units import Unplaceable
+
+WORTH_IT = 0.95  # of the time of a plan: forms with a second cut are searched if less than that may be possible
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What was found for one snapshot of one form of the program. `form` says what is particular about it."""
+    """What was found for one snapshot of one form of the program. `form` says what is particular about it.
+
+    A form with a second cut has one more snapshot than the form `origin`.
+    """
 
     form: str
     derivation: Derivation
     programs: tuple[Program, ...]
     choice: Choice
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,9 @@ def search_plan(
             found = search(programs, machine, sizes, asked, searched)
             candidates += [Candidate(form, derivation, programs, choice) for choice in found]
         chosen = _best(candidates)
+    if chosen is not None and not split and _may_gain(chosen, machine, sizes):
+        candidates += _cut_again(chosen, machine, sizes, asked)
+        chosen = _best(candidates)
     if chosen is None:
         raise impossible(program, machine, [candidate.choice.why for candidate in candidates])
     return MachinePlan(machine, dict(sizes), chosen, _ordered(candidates, chosen))
@@ -193,3 +206,36 @@ def _in_chunks(
         except UsageError:  # no loop over it can be cut
             continue
         yield f"{_named(sorted(whole))}; chunks of {dim}", derivation, programs
+
+
+def _may_gain(candidate: Candidate, machine: Machine, sizes: Mapping[str, int]) -> bool:
+    """True if there is a middle tier, and time to gain: a plan takes longer than computing does, and longer than each
+    argument takes to be read once."""
+    cost, program = candidate.choice.cost, candidate.choice.program
+    assert cost is not None
+    computing = [
+        max((seconds for name, seconds in kernel.resources.items() if name.startswith("computing")), default=0.0)
+        for kernel in cost.kernels
+    ]
+    extents = complete_sizes(program, sizes)
+    inputs = [math.prod(extents[dim] for dim in entry.dims) * DTYPES[entry.dtype].size for entry in program.inputs]
+    least = machine.dispatch * len(cost.kernels) + max(sum(computing), sum(inputs) / machine.tiers[0].read)
+    return len(machine.tiers) > 2 and least < WORTH_IT * cost.seconds
+
+
+def _cut_again(
+    candidate: Candidate, machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int]
+) -> Iterator[Candidate]:
+    """The candidate with a second cut, as a further snapshot: once as it is, and with each loop around the blocks."""
+    derivation, at = candidate.derivation, len(candidate.derivation.snapshots)
+    plain = derivation.snapshots[candidate.choice.snapshot]
+    for loop in (None, *loops(plain)):
+        cut = cut_again(plain, loop)
+        if cut is None:
+            continue
+        step = Step(at, "cut_again", "-", kernels_in_chunks(cut), None, plain, cut)
+        extended = replace(derivation, snapshots=(*derivation.snapshots, cut), steps=(*derivation.steps, step))
+        (program,) = ready(replace(derivation, snapshots=(cut,)))
+        choice = replace(search_cut(program, machine, sizes, asked, candidate.choice), snapshot=at)
+        form = f"{candidate.form}; cut again{f', {loop} outside' if loop else ''}"
+        yield Candidate(form, extended, (*candidate.programs, program), choice, candidate.form)

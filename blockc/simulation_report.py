@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blockc.errors import Problem, visible
-from blockc.explain import duration, listed, table
+from blockc.explain import block_sizes, duration, listed, table
 from blockc.simulating import Measured, SimulatedRun
 
 FAULT = "this is a fault of blockc: please report it with the program, the sizes and the seed"
@@ -82,8 +82,9 @@ def lines(run: SimulatedRun, files: Mapping[str, str]) -> Iterator[str]:
         yield f"          {', '.join(run.defaults)}: default, give others with --dim"
     yield f"kernels   {run.kernels}, in {len(parts)} part{'s' if len(parts) > 1 else ''}"
     for part in parts:
-        plan = part.plan
-        yield f"blocks    {listed(plan.chosen.choice.tiles) or 'none'}, from snapshot {plan.chosen.choice.snapshot}"
+        choice = part.plan.chosen.choice
+        blocks = listed(block_sizes(choice.program, choice.tiles)) or "none"
+        yield f"blocks    {blocks}, from snapshot {choice.snapshot}"
     yield from measured_lines(run.measured)
     yield f"error     {run.error:.3g} in {run.output}, bound {run.bound:.3g}, computed in float64"
     yield from (f"written   {name} to {visible(path)}" for name, path in files.items())

@@ -2,10 +2,10 @@
 
     python tests/machine_cases.py --start 0 --count 2000 [--jobs 2] [--report FILE]
 
-Every snapshot of a program, as it would be emitted, is placed on a machine of its own, first with all lists in the
-outermost tier and then with lists anywhere, and simulated: the bytes of every value across every boundary of two tiers
-have to be those that were predicted, no tier may hold more than was predicted, and the outputs have to be the float64
-meaning of the program.
+Every snapshot of a program, as it would be emitted, and the last one with a second cut, is placed on a machine of its
+own, first with all lists in the outermost tier and then with lists anywhere, and simulated: the bytes of every value
+across every boundary of two tiers have to be those that were predicted, no tier may hold more than was predicted, and
+the outputs have to be the float64 meaning of the program.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from blockc.ir.machine import ComputeUnit, Machine, Rate, Tier, chain
 from blockc.ir.schedule import Schedule
 from blockc.meaning import evaluate as meaning_of
 from blockc.passes import choose
+from blockc.passes.cut_again import cut_again, loops
 from blockc.passes.machine_cost import evaluate
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
+from blockc.passes.search import in_chunks
 from blockc.passes.units import Unplaceable
 
 
@@ -82,14 +85,21 @@ def check_random(seed: int) -> Counter[str]:
     """Checks the program with this seed on its machine. What happened, by kind."""
     case, target = random_case(seed), random_machine(seed)
     choice, found = random.Random(f"placement {seed}"), Counter[str]()
-    arrays = inputs(case)
-    for program in choose.ready(derive(case)):
+    arrays, derivation = inputs(case), derive(case)
+    last = derivation.snapshots[-1]
+    cut = tuple(cut for loop in (None, *loops(last)) if (cut := cut_again(last, loop)) is not None)
+    for program in choose.ready(replace(derivation, snapshots=(*derivation.snapshots, *cut))):
         names = [name for name, kind in program.types.items() if kind.lists]
         placed = {name: choice.choice(target.tiers[1:]).name for name in names if choice.random() < 0.3}
+        if program.chunks:
+            placed = {name: choice.choice(target.tiers[1:]).name for name in in_chunks(program)}
+        chunks = {chunk: choice.randint(1, 3) * case.tiles[dim] for chunk, dim in program.chunks.items()}
+        own = replace(case, tiles={**case.tiles, **chunks})
         for placement in ({}, placed):
             try:
-                agreed(place(program, target, placement), case, arrays)
+                agreed(place(program, target, placement), own, arrays)
                 found["plain" if not placement else "placed"] += 1
+                found["cut again"] += bool(chunks)
             except Unplaceable:
                 assert placement, "with all lists in the outermost tier every program has its place"
                 found["cannot be placed"] += 1

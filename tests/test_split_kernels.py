@@ -118,7 +118,7 @@ def test_the_commands_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert report["traffic_bytes"]["predicted"] == report["traffic_bytes"]["measured"]
     explained = json.loads(output_of("explain", ATTENTION, *options, "--json"))
     assert [step["rule"] for step in explained["steps"]][-1] == "split_reduction"
-    assert explained["snapshots"][0]["tiles"]["n_chunk"] == 234
+    assert explained["snapshots"][0]["tiles"]["n"] == 234  # chunks of one block
     verified = json.loads(output_of("verify", ATTENTION, "--split", "n=2", "--json"))
     assert verified["ok"] and any(way["snapshots"][0]["kernels"] == 2 for way in verified["ways"])
     assert {step["rule"] for way in verified["ways"] for step in way["steps"]} >= {"split_reduction"}

@@ -161,13 +161,13 @@ class _Simulator:
 
     # Storages
 
-    def make(self, storage: Storage, blocks: Blocks) -> Stored:
+    def make(self, storage: Storage, blocks: Blocks, copies: int = 1) -> Stored:
         """A new storage, for what this place can see of a list."""
         if storage.name in self.storages:
             raise SimulationError(f"the list `{storage.name}` exists already")
         covered = extents(storage, self.cut, blocks)
         size = elements(covered) * DTYPES[storage.dtype].size
-        slot, _ = self.memory.allocate(storage.name, storage.tier, size)
+        slot, _ = self.memory.allocate(storage.name, storage.tier, size, copies)
         stored = self.storages[storage.name] = empty(storage, covered, slot)
         return stored
 
@@ -391,8 +391,8 @@ class _Simulator:
         storage = stage.storage
         if storage.origin is None:
             raise SimulationError(f"`{storage.name}` is a copy of nothing")
-        self.make(storage, blocks)
-        move = Move(storage.name, stage.path, storage.dtype, storage.axes, storage.origin, storage.name)
+        self.make(storage, blocks, self.memory.tiers[storage.tier].buffers if stage.streamed else 1)
+        move = Move(storage.name, stage.path, storage.dtype, storage.axes, storage.origin, storage.name, stage.streamed)
         for inner in self.tiles_of(tuple(dim for dim in storage.lists if dim not in blocks), blocks):
             self.move(move, inner)
 

@@ -20,9 +20,10 @@
 
 A dimension that is not *whole* is cut into blocks: it is a list dimension outside the maps over it and an axis of the
 tiles inside. A dimension of *chunks* cuts another one a second time: a map over it goes through groups of neighbouring
-blocks, and a map over the other dimension inside goes through the blocks of one group. List dimensions and axes are
-sets, kept in the order of `Program.dims`. Names are unique in the whole program. Values are frozen: a rewrite returns a
-new program. Source: Blockbuster, part 1 (Dekel 2025), section 2.
+blocks, and a map over the other dimension inside goes through the blocks of one group. Of a list over that dimension a
+port over chunks takes those blocks, and an output over chunks joins them again. List dimensions and axes are sets, kept
+in the order of `Program.dims`. Names are unique in the whole program. Values are frozen: a rewrite returns a new
+program. Source: Blockbuster, part 1 (Dekel 2025), section 2.
 """
 
 from __future__ import annotations
@@ -428,8 +429,7 @@ def infer(program: Program, graph: Graph, facts: Facts) -> None:
                     for name, value in zip(output.names, output.values, strict=True):
                         inner = types[value]
                         links[name] = value
-                        lists = program.ordered((*inner.lists, dim)) if output.monoid is None else inner.lists
-                        facts.add(name, Type(inner.dtype, lists, inner.axes))
+                        facts.add(name, stacked_type(program, inner, dim) if output.monoid is None else inner)
             case Reduce():
                 for name, source in zip(definition.names, definition.sources, strict=True):
                     links[name] = source
@@ -442,8 +442,15 @@ def infer(program: Program, graph: Graph, facts: Facts) -> None:
 
 
 def element_type(kind: Type, dim: str) -> Type:
-    """The type of the elements of a list over a dimension, or over several."""
+    """The type of the elements of a list over a dimension, or over several; for chunks of such a dimension a part of
+    the list."""
     return Type(kind.dtype, without(kind.lists, dim), kind.axes)
+
+
+def stacked_type(program: Program, kind: Type, dim: str) -> Type:
+    """The type of what a map over a dimension stacks: for chunks of a dimension of the lists, these joined."""
+    lists = kind.lists if program.chunks.get(dim) in kind.lists else program.ordered((*kind.lists, dim))
+    return Type(kind.dtype, lists, kind.axes)
 
 
 def renamed_type(program: Program, rename: Rename, source: Type) -> Type:

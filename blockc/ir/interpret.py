@@ -333,7 +333,9 @@ class _Interpreter:
             here = {**blocks, node.dim: block}
             inner = dict(captured)
             for port in node.ports:
-                element = self.peel(environment[port.source], node.dim, index)
+                element = environment[port.source]
+                if node.dim in self.program.types[port.source].lists:  # else a list, of which a chunk is looked at
+                    element = self.peel(element, node.dim, index)
                 if isinstance(element, Tile) and self.padding is not None:
                     element = self.read_again(element, here)
                 inner[port.name] = element
@@ -354,8 +356,13 @@ class _Interpreter:
         results: dict[str, Value] = {}
         for output in node.outputs:
             if output.monoid is None:
+                elements = tuple([run[output.values[0]] for run in runs])
+                base = self.program.chunks.get(node.dim)
+                if base is not None and base in self.program.types[output.values[0]].lists and elements:
+                    results[output.names[0]] = self.joined(base, elements)
+                    continue
                 first = sections[0].start // self.tiles[node.dim] if sections else 0
-                results[output.names[0]] = self.stack(node.dim, tuple([run[output.values[0]] for run in runs]), first)
+                results[output.names[0]] = self.stack(node.dim, elements, first)
                 continue
             values = [[run[value] for value in output.values] for run in runs]
             for index, run in enumerate(values):
@@ -459,6 +466,15 @@ class _Interpreter:
     def stack(self, dim: str, elements: tuple[Value, ...], first: int) -> Stack:
         """A list."""
         return self.once(("stack", dim, first), elements, Stack, dim, elements, first)
+
+    def joined(self, dim: str, chunks: tuple[Value, ...]) -> Stack:
+        """The lists of neighbouring chunks of a dimension as one list."""
+        parts = [chunk for chunk in chunks if isinstance(chunk, Stack)]
+        first = parts[0]
+        if first.dim == dim:
+            return self.stack(dim, tuple([element for part in parts for element in part.elements]), first.first)
+        inner = zip(*(part.elements for part in parts), strict=True)
+        return self.stack(first.dim, tuple([self.joined(dim, elements) for elements in inner]), first.first)
 
     def full(self, axes: tuple[str, ...], shape: tuple[int, ...], number: float) -> Tile:
         """A tile of one number."""

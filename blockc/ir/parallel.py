@@ -6,9 +6,14 @@ from blockc.ir.block import Apply, Map, Program
 
 
 def nested_maps(program: Program, node: Map) -> tuple[Map, ...]:
-    """A parallel map and the parallel maps that are all of its body: a task for each block of all of them."""
+    """A parallel map and the parallel maps that are all of its body: a task for each block of all of them.
+
+    Blocks of a chunk are not parallel: a chunk is one task.
+    """
     chain = [node]
     while (inner := only_map(program, chain[-1])) is not None:
+        if inner.dim in {program.chunks.get(link.dim) for link in chain}:
+            break
         chain.append(inner)
     return tuple(chain)
 

@@ -61,10 +61,14 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The part of a list that this place reads is copied as a whole, tile by tile along `path`, into a storage."""
+    """The part of a list that this place reads is copied as a whole, tile by tile along `path`, into a storage.
+
+    What is `streamed`, in a loop, has as many copies as its tier has buffers, as with a Move.
+    """
 
     storage: Storage
     path: tuple[str, ...]
+    streamed: bool = False
     releases: tuple[Copy, ...] = ()
 
 

@@ -45,6 +45,7 @@ from blockc.ir.block import (
     Type,
     element_type,
     renamed_type,
+    stacked_type,
 )
 from blockc.ir.conditions import UNKNOWN
 from blockc.ir.monoids import MONOIDS
@@ -272,7 +273,7 @@ class _Checker:
 
     def peel(self, at: str, source: str, dim: str) -> Type:
         kind = self.use(at, source)
-        if dim not in kind.lists:
+        if dim not in kind.lists and self.program.chunks.get(dim) not in kind.lists:
             raise VerifyError("B04", at, f"`{source}` is not a list over `{dim}`")
         return element_type(kind, dim)
 
@@ -422,12 +423,12 @@ class _Checker:
         if monoid is not None:
             if dim in kind.axes or dim in kind.lists:
                 raise VerifyError("B08", at, f"`{value}` has the dimension `{dim}`")
+            if self.program.chunks.get(dim) in kind.lists:
+                raise VerifyError("B15", at, f"`{value}` has another list of blocks in every chunk")
             return kind
         if dim in kind.lists:
             raise VerifyError("B05", at, f"`{value}` is already a list over `{dim}`")
-        if self.program.chunks.get(dim) in kind.lists:
-            raise VerifyError("B15", at, f"`{value}` has another list of blocks in every chunk")
-        return Type(kind.dtype, self.program.ordered((*kind.lists, dim)), kind.axes)
+        return stacked_type(self.program, kind, dim)
 
 
 def _alike(twin: Map, node: Map) -> bool:

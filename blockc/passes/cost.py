@@ -187,10 +187,15 @@ def part_of(program: Program, node: Map, mapped: tuple[str, ...]) -> Part | None
 
 
 def repeating(program: Program, mapped: tuple[str, ...], axes: Collection[str]) -> tuple[str, ...]:
-    """The dimensions of enclosing maps, outermost first, whose blocks repeat what has these axes."""
+    """The dimensions of enclosing maps, outermost first, whose blocks repeat what has these axes (or, of a list, these
+    dimensions). A chunk repeats nothing that has the dimension: it has its part of it."""
     chunks = program.chunks
     innermost = {chunks.get(dim, dim): dim for dim in mapped}
-    return tuple(dim for dim in mapped if dim not in axes and innermost[chunks.get(dim, dim)] == dim)
+    return tuple(
+        dim
+        for dim in mapped
+        if innermost[chunks.get(dim, dim)] == dim and dim not in axes and chunks.get(dim, dim) not in axes
+    )
 
 
 def _of_graph(
@@ -246,8 +251,8 @@ def _accumulated(
         if not kind.is_item:
             lists = tuple(other for other in kind.lists if other not in kind.axes)
             root, size = names.get(name, name), DTYPES[kind.dtype].size
-            around = (*repeating(program, mapped, kind.axes), *lists)
-            stores = Count(kind.axes, (*repeating(program, (*mapped, dim), kind.axes), *lists), where=where)
+            around = (*repeating(program, mapped, (*kind.axes, *lists)), *lists)
+            stores = Count(kind.axes, (*repeating(program, (*mapped, dim), (*kind.axes, *lists)), *lists), where=where)
             if any(program.chunks.get(other) == dim for other in mapped):  # the first time in every chunk
                 yield Movement(root, "load", size, stores)
                 yield Movement(root, "load", size, replace(stores, blocks=around, times=-1))

@@ -212,7 +212,9 @@ class _Estimator:
             else:
                 elements = elements * self.extents[axis]
         for dim in held.lists:
-            if not dim.endswith(":") and dim not in held.axes:
+            if dim.endswith(":") and self.chunk_of(dim) not in held.axes:
+                elements = elements * np.ceil(self.extents[dim[:-1]] / self.tiles[self.chunk_of(dim)])
+            elif not dim.endswith(":") and dim not in held.axes:
                 elements = elements * self.blocks[dim]
         size = np.ceil(elements * held.itemsize / tier.alignment) * tier.alignment * held.copies
         if tier.scope == "device" and not held.shared:

@@ -122,11 +122,11 @@ class _Reader:
         copies = self.tiers[tier].buffers if streamed else 1
         return Held(tier, DTYPES[dtype].size, axes, (), copies, not self.in_task)
 
-    def list_space(self, storage: Storage, mapped: tuple[str, ...]) -> Held:
+    def list_space(self, storage: Storage, mapped: tuple[str, ...], copies: int = 1) -> Held:
         size = DTYPES[storage.dtype].size
         chunks = {self.program.chunks[dim]: dim for dim in mapped if dim in self.program.chunks}
         lists = tuple(f"{chunks[dim]}:" if dim in chunks else dim for dim in storage.lists)
-        return Held(storage.tier, size, storage.axes, lists, 1, not self.in_task)
+        return Held(storage.tier, size, storage.axes, lists, copies, not self.in_task)
 
     def point(self) -> None:
         """Note what lies in each tier, before some of it goes: nothing less can be the most."""
@@ -158,12 +158,14 @@ class _Reader:
         match statement:
             case Move():
                 self.move(statement, mapped, where)
-            case Stage(storage, path):
-                blocks = (*repeating(self.program, mapped, storage.axes), *_further(storage))
-                count = Count(storage.axes, blocks, where=where)
-                times = Count((), (*repeating(self.program, mapped, ()), *storage.lists), where=where)
-                arrival = (storage.name, storage.tier), self.list_space(storage, mapped)
-                self.hops(plain_name(storage.name), path, storage.dtype, storage.axes, False, (count,), times, arrival)
+            case Stage(storage, path, streamed):
+                around = repeating(self.program, mapped, (*storage.axes, *storage.lists))
+                count = Count(storage.axes, (*around, *_further(storage)), where=where)
+                times = Count((), (*around, *storage.lists), where=where)
+                copies = self.tiers[storage.tier].buffers if streamed else 1
+                arrival = (storage.name, storage.tier), self.list_space(storage, mapped, copies)
+                value = plain_name(storage.name)
+                self.hops(value, path, storage.dtype, storage.axes, streamed, (count,), times, arrival)
             case Compute():
                 self.compute(statement, mapped, where)
             case Combine():

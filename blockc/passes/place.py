@@ -79,11 +79,12 @@ class _Scope:
     targets: dict[str, tuple[Storage, ...]] = field(default_factory=dict)
     feeds: dict[str, tuple[_Feed, ...]] = field(default_factory=dict)
     in_task: bool = False
+    in_loop: bool = False
     begun: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def inner(self, in_task: bool) -> _Scope:
         present = {name: set(tiers) for name, tiers in self.present.items()}
-        return _Scope(dict(self.lists), present, {}, {}, in_task, dict(self.begun))
+        return _Scope(dict(self.lists), present, {}, {}, in_task, self.in_loop, dict(self.begun))
 
 
 @dataclass
@@ -163,7 +164,7 @@ class _Placer:
         statements: list[Statement] = []
         for name in sorted({name for node in group for name in node.uses} & scope.lists.keys()):
             if name in self.placement and not self.program.types[name].is_item and name not in kept:
-                statements.append(self.stage(name, scope))
+                statements += self.stage(name, scope)
         parallel = [node for node in group if isinstance(node, Map) and not node.is_loop]
         before: dict[str, Apply] = {node.name: node for node in group if isinstance(node, Apply)}
         inside = {node.defines: needed(node, before) for node in parallel}
@@ -278,25 +279,29 @@ class _Placer:
             scope.lists[port.name] = scope.lists[port.source]
             if not self.program.types[port.name].is_item:
                 if port.name in self.placement:
-                    statements.append(self.stage(port.name, scope))
+                    statements += self.stage(port.name, scope)
             elif port.name not in first:
                 statements += self.spread(port.name, scope, scope.lists[port.name])
         return statements
 
-    def stage(self, name: str, scope: _Scope) -> Stage:
+    def stage(self, name: str, scope: _Scope) -> list[Statement]:
+        """A list is copied into its tier, if it is not there."""
         tier = self.placement[name]
         source = scope.lists[name]
         if self.units.tiers[tier].scope == "unit" and not scope.in_task:
             raise Unplaceable(f"`{name}` is read by all units, and cannot lie in {tier}, of which each has its own")
+        if source.tier == tier:
+            return []
         kind = self.program.types[name]
         storage = Storage(f"{name}@{tier}", tier, kind.dtype, kind.lists, kind.axes, source.name)
         scope.lists[name] = storage
-        return Stage(storage, self.units.path([source.tier], tier))
+        return [Stage(storage, self.units.path([source.tier], tier), scope.in_loop)]
 
     def loop(self, node: Map, scope: _Scope) -> list[Statement]:
         """A map inside of a task, or one that accumulates."""
         types = self.program.types
         inner = scope.inner(scope.in_task)
+        inner.in_loop = True
         storages: list[Storage] = []
         accumulators: list[Accumulator] = []
         for output in node.outputs:

@@ -2,7 +2,9 @@
 
 For each snapshot block sizes are tried together, powers of two on a grid that is coarse enough to be quick, and then
 halved and doubled, one or two at a time, for as long as that helps. Then lists are put into faster tiers, in rounds:
-those that save something alone, the best one first, until none does. What does not fit a tier is out. Of the time that
+those that save something alone, the best one first, until none does. A program with a second cut (`cut_again.py`) has
+its use only with what a chunk reads and accumulates in a middle tier: the search begins with all of that in one, for
+each tier, and then moves lists one at a time. What does not fit a tier is out. Of the time that
 all resources take, a thousandth is added to the predicted time, so that of plans that are as fast the one that moves
 least is chosen.
 """
@@ -12,7 +14,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +23,17 @@ from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Map, Program, count_maps, roots, walk
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
-from blockc.ir.schedule import Loop, Schedule
+from blockc.ir.schedule import Loop, Schedule, Stage, Statement
 from blockc.ir.schedule import walk as statements_of
 from blockc.passes.alike import Pattern, pattern
 from blockc.passes.choose import batch_dimensions, power_of_two, reduced_dimensions
-from blockc.passes.machine_cost import Estimate, MachineCost, Numbers, estimate, evaluate
+from blockc.passes.machine_cost import Estimate, KernelCost, KernelEstimate, MachineCost, Numbers, estimate, evaluate
 from blockc.passes.machine_model import Model, model, plain_name
 from blockc.passes.place import Placement, place
 from blockc.passes.units import Unplaceable
 
 MOST = 2000  # choices of block sizes that are tried at first
+MOST_GROUPED = 256  # blocks of a chunk
 SMALLEST = 4  # elements of a block, unless nothing fits
 TIE = 1e-3  # how much the time of resources that do not decide counts
 NEAR, LOOKED_AT = 2.0, 3  # lists are placed for so many snapshots, not slower than so many times the fastest
@@ -141,6 +145,48 @@ def _searches(
     return [_Search(program, machine, sizes, asked, batch) for program in programs]
 
 
+def search_cut(
+    program: Program, machine: Machine, sizes: Mapping[str, int], asked: Mapping[str, int], known: Choice
+) -> Choice:
+    """The best choice for a program with a second cut. `known` is that for the program without."""
+    (searched,) = _searches((program,), machine, sizes, asked)
+    searched.known = known.cost
+    lists = in_chunks(program)
+    kept = {name: tier for name, tier in known.placement.items() if name in program.types}
+    tiers = [tier.name for tier in machine.tiers[1:]]
+    shared = tuple(dict.fromkeys(what_is_shared(program, lists, dim) for dim in program.chunks.values()))
+    found = []
+    for groups in ((lists,), shared):  # the best of either, since lists are moved one at a time
+        starts = [{**kept, **dict.fromkeys(group, tier)} for group in groups for tier in tiers]
+        choices = [choice for start in starts if (choice := searched.placed(known, start)) is not None]
+        if choices and (start := min(choices, key=lambda choice: choice.score)).score < NEAR * known.score:
+            found.append(searched.moved(start, lists))
+    best = best_choice(tuple(found))
+    if best is None:
+        why = "no tier holds what a chunk reads and accumulates, without taking longer"
+        return Choice(known.snapshot, program, {}, {}, None, None, math.inf, why)
+    return searched.with_placement(best)
+
+
+def what_is_shared(program: Program, lists: tuple[str, ...], dim: str) -> tuple[str, ...]:
+    """Those of some lists that all blocks of a dimension use, and what is accumulated along it."""
+    return tuple(name for name in lists if dim not in program.types[name].axes)
+
+
+def in_chunks(program: Program) -> tuple[str, ...]:
+    """The lists that a chunk has for its blocks: parts of lists that maps over chunks and loops around maps read, the
+    smallest ones; and what is accumulated."""
+    ports: dict[str, str] = {}
+    accumulated: list[str] = []
+    for node in walk(program.body):
+        if not isinstance(node, Map) or not (node.dim in program.chunks or node.is_loop):
+            continue
+        ports.update((port.name, port.source) for port in node.ports if not program.types[port.name].is_item)
+        outputs = [output for output in node.outputs if output.monoid is not None]
+        accumulated += [name for out in outputs for name in out.names if not program.types[name].is_item]
+    return (*(name for name in ports if name not in ports.values()), *accumulated)
+
+
 @dataclass
 class _Search:
     program: Program
@@ -148,11 +194,15 @@ class _Search:
     given: Mapping[str, int]
     asked: Mapping[str, int]
     batch: set[str]
+    known: MachineCost | None = None
 
     def __post_init__(self) -> None:
         self.smallest = SMALLEST
         self.sizes = complete_sizes(self.program, self.given)
         self.chunks = self.program.chunks
+        names = [name for node in walk(self.program.body) for name in node.defines]
+        lists = {dim for name in names for dim in self.program.types[name].lists}
+        self.groups = self.chunks.keys() - lists  # those of a second cut
         self.cut = [
             dim.name for dim in self.program.dims if dim.name not in self.program.whole and dim.name not in self.chunks
         ]
@@ -160,9 +210,12 @@ class _Search:
     # Block sizes
 
     def ladder(self, dim: str) -> list[int]:
-        """The block sizes to try along a dimension, or the numbers of chunks."""
+        """The block sizes to try along a dimension; of a second cut the numbers of blocks, else those of chunks."""
         if dim in self.asked:
             return [self.asked[dim]]
+        if dim in self.groups:
+            most = max(1, min(MOST_GROUPED, self.sizes[self.chunks[dim]]))
+            return [1 << power for power in range(most.bit_length())]
         if dim in self.chunks:
             most = power_of_two(2 * self.machine.units)
             return [1 << power for power in range(1, most.bit_length())]
@@ -180,12 +233,12 @@ class _Search:
         thinned = [ladder[::-1][::stride][::-1] for ladder in ladders.values()]
         return [dict(zip(ladders, chosen, strict=True)) for chosen in itertools.product(*thinned)]
 
-    def near(self, chosen: Mapping[str, int]) -> list[dict[str, int]]:
-        """A choice and those with one block size, or two, halved or doubled."""
+    def near(self, chosen: Mapping[str, int], together: int = 2) -> list[dict[str, int]]:
+        """A choice and those with one block size, or so many `together`, halved or doubled."""
         found = {tuple(chosen.values()): dict(chosen)}
         ladders = {dim: self.ladder(dim) for dim in chosen}
         moves = [(dim, step) for dim, ladder in ladders.items() if len(ladder) > 1 for step in (-1, 1)]
-        for steps in (*((move,) for move in moves), *itertools.combinations(moves, 2)):
+        for steps in (steps for count in range(1, together + 1) for steps in itertools.combinations(moves, count)):
             other = dict(chosen)
             for dim, step in steps:
                 at = ladders[dim].index(other[dim]) + step
@@ -198,6 +251,9 @@ class _Search:
         result = {dim: np.array([float(choice[dim]) for choice in choices]) for dim in self.cut}
         for chunk, dim in self.chunks.items():
             counts = np.array([float(choice[chunk]) for choice in choices])
+            if chunk in self.groups:
+                result[chunk] = np.minimum(counts, np.ceil(max(1, self.sizes[dim]) / result[dim])) * result[dim]
+                continue
             elements = np.ceil(max(1, self.sizes[dim]) / counts)
             result[chunk] = np.ceil(elements / result[dim]) * result[dim]
         return result
@@ -207,12 +263,21 @@ class _Search:
         return {dim: int(numbers[0]) for dim, numbers in self.tiles([choice]).items()}
 
     def scores(self, found: Estimate) -> Numbers:
-        """Predicted seconds, and a little for all that resources do; infinite for what does not fit."""
+        """Predicted seconds, and a little for all that resources do; infinite for what does not fit, or risks too much.
+
+        A prediction takes it that moves and computing overlap, which those of one task may not. So what is compared
+        with a plan that is `known` has as many units busy, and takes no longer if nothing overlaps.
+        """
         total = found.seconds.copy()
         for kernel in found.kernels:
             for seconds in kernel.resources.values():
                 total = total + TIE * seconds
-        return np.where(found.fits(self.machine), total, math.inf)
+        fits = found.fits(self.machine)
+        if self.known is not None:
+            for kernel, before in zip(found.kernels, self.known.kernels, strict=True):
+                fits = fits & (kernel.tasks >= min(self.machine.units, before.tasks))
+            fits = fits & (sum(map(alone, found.kernels)) <= sum(map(alone, self.known.kernels)))
+        return np.where(fits, total, math.inf)
 
     def best(self, model: Model, choices: list[dict[str, int]]) -> tuple[dict[str, int], float]:
         """The best of some choices, improved step by step."""
@@ -228,7 +293,48 @@ class _Search:
             best, least = around[at], float(scores[at])
         return best, least
 
+    def grouped(self, known: Mapping[str, int]) -> list[dict[str, int]]:
+        """Choices for a second cut of blocks of known sizes."""
+        ladders = {chunk: self.ladder(chunk) for chunk in self.chunks}
+        blocks = {dim: min(self.ladder(dim), key=lambda size: abs(size - known[dim])) for dim in self.cut}
+        return [
+            {**blocks, **dict(zip(ladders, counts, strict=True))} for counts in itertools.product(*ladders.values())
+        ]
+
     # Placement
+
+    def placed(self, known: Choice, placement: Placement) -> Choice | None:
+        """The best block sizes with lists in these tiers; None if there are none."""
+        try:
+            schedule = place(self.program, self.machine, placement)
+        except Unplaceable:
+            return None
+        found = model(schedule)
+        chosen, score = self.best(found, [*self.grouped(known.tiles), *self.grid()])
+        return self.made(known.snapshot, chosen, placement, schedule, found, score) if math.isfinite(score) else None
+
+    def moved(self, choice: Choice, lists: tuple[str, ...]) -> Choice:
+        """The choice with lists in other tiers, the one that helps most first, as long as that pays."""
+        chosen, home = self.knobs(choice.tiles), self.machine.tiers[0].name
+        found = []
+        for name, tier in itertools.product(lists, self.machine.tiers):
+            if choice.placement.get(name, home) != tier.name:
+                placement = {**choice.placement, name: tier.name}
+                tried = self.tried(chosen, placement, 1)
+                if tried is not None and tried[0] < GAIN * choice.score:
+                    found.append((tried[0], name, tier.name))
+        done: set[str] = set()
+        for _, name, tier_name in sorted(found):
+            placement = {**choice.placement, name: tier_name}
+            tried = self.tried(chosen, placement) if name not in done else None
+            if tried is not None and tried[0] < GAIN * choice.score:
+                score, chosen, schedule, around = tried
+                chosen, score = self.best(around, [chosen])
+                choice = self.made(choice.snapshot, chosen, placement, schedule, around, score)
+                done.add(name)
+        assert choice.schedule is not None
+        used = set(choice.schedule.lives).union(*map(storages_of, choice.schedule.kernels))
+        return replace(choice, placement={name: tier for name, tier in choice.placement.items() if name in used})
 
     def without_placement(self, snapshot: int) -> Choice:
         """The best block sizes with all lists in the outermost tier."""
@@ -306,7 +412,7 @@ class _Search:
             current = self.made(choice.snapshot, chosen, current.placement, current.schedule, around, score)
 
     def tried(
-        self, chosen: dict[str, int], placement: Placement
+        self, chosen: dict[str, int], placement: Placement, together: int = 2
     ) -> tuple[float, dict[str, int], Schedule, Model] | None:
         """The best of a choice of block sizes and those near it with a placement."""
         try:
@@ -314,7 +420,7 @@ class _Search:
         except Unplaceable:
             return None
         around = model(schedule)
-        choices = self.near(chosen)
+        choices = self.near(chosen, together)
         scores = self.scores(estimate(around, self.given, self.tiles(choices)))
         at = int(np.argmin(scores))
         return float(scores[at]), choices[at], schedule, around
@@ -322,8 +428,11 @@ class _Search:
     def knobs(self, tiles: Mapping[str, int]) -> dict[str, int]:
         """The choice that has these block sizes."""
         result = {dim: tiles[dim] for dim in self.cut}
-        for chunk in self.chunks:
+        for chunk, dim in self.chunks.items():
             ladder = self.ladder(chunk)
+            if chunk in self.groups:
+                result[chunk] = min(ladder, key=lambda count: abs(count - tiles[chunk] // tiles[dim]))
+                continue
             made = [self.exact({**result, **dict.fromkeys(self.chunks, count)})[chunk] for count in ladder]
             result[chunk] = ladder[made.index(tiles[chunk])] if tiles[chunk] in made else ladder[0]
         return result
@@ -365,3 +474,18 @@ class _Search:
         at = int(np.argmin(over))
         tier = max(found.peak, key=lambda name: float(found.peak[name][at]) / limits[name])
         return f"{int(found.peak[tier][at]):,} bytes are needed in {tier}, which has {limits[tier]:,}"
+
+
+def alone(kernel: KernelCost | KernelEstimate) -> Any:
+    """The seconds of a kernel if no two of its moves and operators overlap."""
+    each = [time for name, time in kernel.resources.items() if "->" in name or name.startswith("computing")]
+    return np.maximum(kernel.seconds, sum(each))
+
+
+def storages_of(kernel: tuple[Statement, ...]) -> Iterator[str]:
+    """The lists that a kernel has storages for in other tiers, or makes itself."""
+    for node in statements_of(kernel):
+        if isinstance(node, Stage):
+            yield plain_name(node.storage.name)
+        elif isinstance(node, Loop):
+            yield from (plain_name(storage.name) for storage in node.storages)

@@ -25,6 +25,7 @@ from blockc.ir.block import (
     Rename,
     Type,
     renamed_type,
+    stacked_type,
     walk,
     with_body,
     without,
@@ -355,7 +356,7 @@ class _Stabilizer:
         known = self.build.scopes[-1].known
         if key not in known:
             inner = self.build.types[value]
-            self.build.types[name] = Type(inner.dtype, self.build.program.ordered((*inner.lists, dim)), inner.axes)
+            self.build.types[name] = stacked_type(self.build.program, inner, dim)
             outputs.append(Output((name,), (value,), None))
             self.build.combined(name, value, None, dim)
             known[key] = name

@@ -150,6 +150,13 @@ def interchanged(program: Program, graph: Graph, producer: Map, name: str) -> Gr
     return change.stuck or tuple(result)
 
 
+def loops_outside(node: Map, dim: str, fresh: Fresh) -> Graph | Stuck:
+    """The map taken apart, with all loops over another dimension that are inside it around it."""
+    change = _Interchange(fresh, dim)
+    graph = change.apart(node, set(node.uses))
+    return change.stuck or graph
+
+
 @dataclass(slots=True)
 class _Interchange:
     """Takes maps apart into loops over `dim` and what stands before and after them."""
