@@ -16,7 +16,7 @@ from blockc.ir.ops import OPERATORS
 from blockc.passes.rules import ALL_RULES
 
 # Not written in the language: the normal form makes them.
-INTERNAL = {"recip", "finite", "exp2"}
+INTERNAL = {"recip", "finite"}
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -10,19 +9,13 @@ import numpy as np
 import pytest
 
 import blockc
-from blockc.codegen import base_two, numpy_source
-from blockc.codegen.base_two import in_base_two
-from blockc.codegen.exponents import read_as_numbers
-from blockc.codegen.scale_folding import fold_scales
+from blockc.codegen import numpy_ops, numpy_source, numpy_tiles
 from blockc.driver import Forms, planned
-from blockc.ir.block import Apply, Constant, Expression, Map, Output, Program, operand_names, walk
-from blockc.ir.interpret import interpret
-from blockc.ir.verify import verify
+from blockc.ir.block import Program
 from blockc.language import parse
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# One query and key feature: the logits are products, so that base two applies; as inputs they stay exact.
 PRODUCTS = (
     "program p(q: f32[m, d], k: f32[n, d], V: f32[n, e]) -> O: f32[m, e] { O = dot[n](softmax[n](dot[d](q, k)), V) }"
 )
@@ -73,7 +66,7 @@ def test_rows_that_move_and_rows_that_stay_share_a_tile(rows: int) -> None:
 @pytest.mark.parametrize("two", [False, True])
 @pytest.mark.parametrize("name", [name for name in ROWS if np.isfinite(ROWS[name]).all()])
 def test_logits_that_are_products(monkeypatch: pytest.MonkeyPatch, name: str, two: bool) -> None:
-    monkeypatch.setattr(numpy_source, "is_faster", lambda: two)
+    monkeypatch.setattr(numpy_tiles, "has_fast_exp2", lambda: two)
     key = ROWS[name].astype(np.float32)[:, None]
     query = np.array([[1.0], [-1.0], [0.5], [0.0]], np.float32)
     for source, inputs in ((PRODUCTS, {"V": values()}), (LOGSUMEXP, {}), (MASKED, {"V": values()})):
@@ -101,7 +94,8 @@ def loop_of(source: str) -> str:
     return source.split("for b")[-1].split("# => ")[0]
 
 
-def test_rows_are_searched_for_their_maximum_only_where_the_exponent_moves() -> None:
+def test_rows_are_searched_for_their_maximum_only_where_the_exponent_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_tiles, "has_fast_exp2", lambda: False)
     loop = loop_of(kernel_source(INPUTS)).splitlines()
     (guard,) = (position for position, line in enumerate(loop) if "axis=None, initial=-np.inf) <= y" in line)
     indent = len(loop[guard]) - len(loop[guard].lstrip())
@@ -149,76 +143,11 @@ def test_an_exponent_of_exact_numbers_that_is_read_is_the_maximum() -> None:
     np.testing.assert_allclose(kernel(tiny), tiny[:, 0], rtol=1e-6)
 
 
-# Base two
-
-
-@pytest.mark.parametrize("source", [PRODUCTS, LOGSUMEXP, MASKED])
-def test_base_two_keeps_the_meaning(source: str) -> None:
-    program = plan_of(source, d=5)
-    other = in_base_two(program)
-    assert other != program
-    folded = fold_scales(other, frozenset())
-    sizes, tiles = {"m": 64, "n": 64, "d": 5, "e": 3}, {"m": 16, "n": BLOCK}
-    random = np.random.default_rng(3)
-    arrays = {
-        argument.name: random.standard_normal([sizes[dim] for (dim,) in argument.axes])
-        for argument in program.arguments
-    }
-    expected = interpret(program, arrays, sizes, tiles).outputs
-    for changed in (other, folded):
-        verify(changed)
-        found = interpret(changed, arrays, sizes, tiles).outputs
-        for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=1e-12)
-
-
-def test_the_factor_is_moved_out_of_the_loop() -> None:
-    for source in (PRODUCTS, MASKED):
-        program = fold_scales(in_base_two(plan_of(source, d=5)), frozenset())
-        (loop,) = (node for node in walk(program.body) if isinstance(node, Map) and node.is_loop and node.dim == "n")
-        applies = [node for node in loop.body if isinstance(node, Apply)]
-        expressions = [Expression(node.op, node.args) for node in applies]
-        assert "exp2" in {name for e in expressions for name in operators(e)}
-        assert not {"exp", "mul"} & {name for e in expressions for name in operators(e)}
-        assert loop.outputs[0].monoid == "exponent2_add"
-
-
-def operators(expression: Expression) -> set[str]:
-    inner = (operators(arg) for arg in expression.args if isinstance(arg, Expression))
-    return {expression.op}.union(*inner)
-
-
-REFUSED = {
-    "exact logits": INPUTS,
-    "multiples of exact logits": INPUTS.replace("softmax[n](S)", "softmax[n](S * 0.5)"),
-    "a bias that changes in the loop": PRODUCTS.replace("V:", "c: f32[n], V:").replace("k))", "k) + c)"),
-    "logits that are read": PRODUCTS.replace("softmax[n](dot[d](q, k))", "dot[d](q, k) * softmax[n](dot[d](q, k))"),
-}
-
-
-@pytest.mark.parametrize("why", REFUSED)
-def test_base_two_is_refused_where_it_is_not_free(why: str) -> None:
-    program = plan_of(REFUSED[why], d=5)
-    assert any(output.monoid == "exponent_add" for output in outputs(program))
-    assert in_base_two(program) == program
-
-
-def outputs(program: Program) -> list[Output]:
-    return [output for node in walk(program.body) if isinstance(node, Map) for output in node.outputs]
-
-
-def test_an_exponent_that_is_read_is_multiplied_back() -> None:
-    program = in_base_two(plan_of(LOGSUMEXP))
-    (loop,) = (output.names[0] for output in outputs(program) if output.monoid == "exponent2_add")
-    assert loop in read_as_numbers(program.body)
-    (back,) = (node for node in walk(program.body) if isinstance(node, Apply) and loop in operand_names(node.args))
-    assert back.op == "mul" and Constant(math.log(2)) in back.args
-    (kept,) = (output.names[0] for output in outputs(in_base_two(plan_of(PRODUCTS))) if len(output.names) > 1)
-    assert kept not in read_as_numbers(in_base_two(plan_of(PRODUCTS)).body)
+# Powers of two
 
 
 def test_numpy_says_which_power_it_has_instructions_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for target, faster in (("AVX512_SKX", True), ("X86_V4", True), ("baseline(X86_V2)", False)):
         answer = {"exp2": {"ff": {"current": target, "available": target}}}
         monkeypatch.setattr(np.lib.introspect, "opt_func_info", lambda answer=answer, **_: answer)
-        assert base_two.is_faster.__wrapped__() is faster
+        assert numpy_ops.has_fast_exp2.__wrapped__() is faster

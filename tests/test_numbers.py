@@ -55,9 +55,6 @@ EXAMPLES = examples("f32")
 LOGITS = ("std 1000", "near -1e4", "an outlier")
 BETWEEN = ("std 10", "std 100")  # logits that are neither ordinary nor extreme: for a few programs, and in campaigns
 EVERYWHERE = ("N(0, 1)", "std 1000", "near -1e4")  # for every example
-# The largest errors of large logits come from a few close ties. Of 40 pools of 32 draws of attention, 4 exceed the
-# bound in kernels with powers of e and 2 in those with powers of two: these draws are some where none does.
-SEEDS = {"std 1000": 2000}
 IN_TURN = [family.name for family in FAMILIES if family.name not in (*EVERYWHERE, *BETWEEN)]
 
 
@@ -76,7 +73,7 @@ def families_of(place: int) -> list[Family]:
 @pytest.mark.parametrize(("place", "name"), list(enumerate(EXAMPLES)))
 def test_examples(place: int, name: str) -> None:
     for family in families_of(place):
-        assert not failures(judge(EXAMPLES[name], family, seed=SEEDS.get(family.name, 0))), family.name
+        assert not failures(judge(EXAMPLES[name], family)), family.name
 
 
 def test_every_family_is_some_examples() -> None:

@@ -262,7 +262,7 @@ BY_HAND: dict[str, Callable[..., Any]] = {
     "where": lambda a, b: np.where(a > 0, a, b),
 }
 # Not written in the language: the normal form makes them.
-INTERNAL = {"recip", "finite", "exp2"}
+INTERNAL = {"recip", "finite"}
 
 
 def test_every_operator_has_a_spelling_here() -> None:

@@ -126,7 +126,7 @@ def _apply(op: str, args: tuple[Operand, ...], found: Mapping[str, Dependence]) 
             return _EXPONENT
         case "sub" if kinds == [_NONE, _EXPONENT]:
             return _SHIFTED
-        case "exp" | "exp2" if dependent == [_SHIFTED]:
+        case "exp" if dependent == [_SHIFTED]:
             return _ALIGNED
         case "mul" | "contract" | "sum" | "broadcast" | "neg" | "cast" if dependent == [_ALIGNED]:
             return _ALIGNED

@@ -15,13 +15,12 @@ from blockc.ir.block import Operand, Program, Type
 class Running:
     """An accumulated pair whose exponent may be any that is close enough to the largest so far.
 
-    `totals` are the accumulators, the exponent's first. `power`: the NumPy function of what the exponent is one of.
-    `limit` names how large an element may be before the exponent has to move, `shifts` says if it is not zero
-    everywhere; both are empty if the exponent moves to the maximum in every block.
+    `totals` are the accumulators, the exponent's first. `limit` names how large an element may be before the exponent
+    has to move, `shifts` says if it is not zero everywhere; both are empty if the exponent moves to the maximum in
+    every block.
     """
 
     totals: tuple[Tile, ...]
-    power: str
     limit: str = ""
     shifts: str = ""
 

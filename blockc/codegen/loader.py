@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from blockc.codegen.numpy_helpers import HELPERS
-from blockc.codegen.numpy_ops import SPELLINGS
+from blockc.codegen.numpy_ops import POWER_OF_TWO, SPELLINGS
 from blockc.codegen.numpy_values import element_dtype
 from blockc.ir.dtypes import DTYPES
 
@@ -38,13 +38,17 @@ _STRUCTURE = """
     int8 integers items limit matmul max maximum min minimum multiply nan not_equal ones product random reduce reduceat
     reshape shape sqrt standard_normal subtract tolist transpose vecdot
 """
+_EVERY = (*SPELLINGS.values(), POWER_OF_TWO)
 _ATTRIBUTES = frozenset(
     {
         *_STRUCTURE.split(),
         *(element_dtype(name) for name in DTYPES),
         "int64",
         *re.findall(r"\.([A-Za-z]\w*)", " ".join(HELPERS.values())),
-        *re.findall(r"\.([A-Za-z]\w*)", " ".join(part for s in SPELLINGS.values() for part in (*s.calls, s.number))),
+        *re.findall(
+            r"\.([A-Za-z]\w*)",
+            " ".join(part for s in (*SPELLINGS.values(), POWER_OF_TWO) for part in (*s.calls, s.number)),
+        ),
     }
 )
 

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_bounds import loop_head
-from blockc.codegen.numpy_pairs import POWERS, add_aligned, add_pairs, move_exponent, run_exponent, start_running
+from blockc.codegen.numpy_pairs import add_aligned, add_pairs, move_exponent, run_exponent, start_running
 from blockc.codegen.numpy_tiles import apply_operator, in_new_memory
 from blockc.codegen.numpy_values import (
     Lines,
@@ -137,7 +137,7 @@ def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets, dying:
                 results[name] = tile if kind.is_item else as_list(tile, kind)
                 scope.lines.add(f"{tile.text}.fill({identity_text(output.monoid, component, tile.dtype)})")
     for output in node.outputs:
-        if output.monoid in POWERS:
+        if output.monoid == "exponent_add":
             start_running(kernel, scope, node, output, tuple(accumulators[name] for name in output.names))
     masks = dict(kernel.masks)
     inner = open_loop(kernel, scope, node)
@@ -199,7 +199,7 @@ def write_first(kernel: Kernel, scope: Scope, node: Map) -> None:
             inner.start.add(f"w{number} = e{number} - b{number}")
     inner.start.parts.append(inner.head)
     for output in node.outputs:
-        if output.monoid in POWERS:
+        if output.monoid == "exponent_add":
             start_running(kernel, before, node, output, ())
     load_ports(kernel, inner, node)
     finals = {value for output in node.outputs for value in output.values}
@@ -340,8 +340,8 @@ def _accumulate(kernel: Kernel, scope: Scope, output: Output, accumulators: list
         scope.lines.add(f"np.{_COMBINE[output.monoid]}({total.text}, {aligned(value, total.dims)}, out={total.text})")
     elif output.values[0] in kernel.running:
         add_aligned(kernel, scope, kernel.running[output.values[0]], values)
-    elif output.monoid in POWERS:
-        add_pairs(kernel, scope, POWERS[output.monoid], accumulators, values)
+    elif output.monoid == "exponent_add":
+        add_pairs(kernel, scope, accumulators, values)
     else:
         _combine_by_definition(kernel, scope, output.monoid or "", accumulators, values)
 

@@ -7,7 +7,11 @@ numbers that are known once the sizes are, as a Python expression.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,6 @@ SPELLINGS: dict[str, Spelling] = {
     "recip": Spelling(("np.divide(1.0, {0}, out={out})",), "np.divide(1.0, {0})", (0,)),
     "pow": Spelling(("np.power({0}, {1}, out={out})",), "np.power(float({0}), {1})", (0, 1)),
     "exp": _ufunc("exp", 1),
-    "exp2": _ufunc("exp2", 1),
     "log": _ufunc("log", 1),
     "sqrt": _ufunc("sqrt", 1),
     "rsqrt": Spelling(
@@ -98,3 +101,16 @@ SPELLINGS: dict[str, Spelling] = {
         (0,),
     ),
 }
+
+# exp where NumPy has vector instructions for powers of two.
+POWER_OF_TWO = Spelling(
+    (f"np.multiply({{0}}, {math.log2(math.e)!r}, out={{out}})", "np.exp2({out}, out={out})"), "np.exp({0})", (0,)
+)
+
+
+@cache
+def has_fast_exp2() -> bool:
+    """True if NumPy has vector instructions for powers of two on this computer: then they take half the time of exp."""
+    found = np.lib.introspect.opt_func_info(func_name="^exp2$").get("exp2", {})
+    targets = [entry["current"] for entry in found.values()]
+    return bool(targets) and not any(target.startswith("baseline") for target in targets)

@@ -1,4 +1,4 @@
-"""Accumulated exponent pairs (t, x, ...), which stand for x * e^t or x * 2^t, as NumPy calls.
+"""Accumulated exponent pairs (t, x, ...), which stand for x * e^t, as NumPy calls.
 
 Where `exponents.may_run` allows it, a block is computed with the exponent so far. That need not be the largest element,
 only close enough that nothing overflows and nothing that counts underflows. So one maximum over the whole block, which
@@ -17,7 +17,6 @@ from blockc.codegen.numpy_values import Tile, aligned, compute_dtype, dtype_text
 from blockc.codegen.scratch import Scope, new_tile
 from blockc.ir.block import Apply, Map, Output
 
-POWERS = {"exponent_add": "exp", "exponent2_add": "exp2"}  # monoids of pairs, and what their exponents are one of
 NEAR = 16.0  # how far an exponent may be from the largest element: a factor of 2e-8 to 9e6, tiny in the range of f32
 
 
@@ -30,19 +29,17 @@ def start_running(kernel: Kernel, scope: Scope, node: Map, output: Output, total
         return
     name = output.values[0]
     (apply,) = (d for d in node.body if isinstance(d, Apply) and d.name == name)
-    power = POWERS[output.monoid or ""]
-    # log(x) + t of exact numbers close to zero is most exact where t is the maximum; products are rounded anyway.
-    exact = output.names[0] in kernel.read and power == "exp"
-    if exact or not _is_maximum(kernel, apply):
+    # log(x) + t of numbers close to zero is most exact where t is the maximum.
+    if output.names[0] in kernel.read or not _is_maximum(kernel, apply):
         if totals:
-            kernel.running[name] = Running(totals, power)
+            kernel.running[name] = Running(totals)
         return
     known = kernel.running.get(output.starts[0]) if output.starts else None
     if known is not None:
         kernel.running[name] = replace(known, totals=totals)
         return
     number = next(kernel.numbers)
-    running = kernel.running[name] = Running(totals, power, f"y{number}", f"z{number}")
+    running = kernel.running[name] = Running(totals, f"y{number}", f"z{number}")
     kernel.running[output.names[0]] = running
     scope.lines.add(f"{running.limit}, {running.shifts} = -np.inf, True")
 
@@ -73,7 +70,7 @@ def move_exponent(kernel: Kernel, scope: Scope, apply: Apply, running: Running) 
     largest = apply_operator(kernel, inside, apply, frozenset())
     _round_to_zero(inside, largest)
     inside.lines.add(f"np.maximum({aligned(exponent, largest.dims)}, {largest.text}, out={largest.text})")
-    scale = _scale(kernel, inside, running.power, exponent, aligned(largest, exponent.dims))
+    scale = _scale(kernel, inside, exponent, aligned(largest, exponent.dims))
     inside.lines.add(f"np.copyto({exponent.text}, {aligned(largest, exponent.dims)})")
     for total in payloads:
         inside.lines.add(f"np.multiply({total.text}, {aligned(scale, total.dims)}, out={total.text})")
@@ -123,7 +120,7 @@ def add_aligned(kernel: Kernel, scope: Scope, running: Running, values: list[Til
     exponent, *totals = running.totals
     scale = None
     if not running.limit:
-        scale = _scale(kernel, scope, running.power, exponent, aligned(values[0], exponent.dims))
+        scale = _scale(kernel, scope, exponent, aligned(values[0], exponent.dims))
         scope.lines.add(f"np.copyto({exponent.text}, {aligned(values[0], exponent.dims)})")
     for total, value in zip(totals, values[1:], strict=True):
         if scale is not None:
@@ -133,14 +130,14 @@ def add_aligned(kernel: Kernel, scope: Scope, running: Running, values: list[Til
         _give_back(scope, scale)
 
 
-def add_pairs(kernel: Kernel, scope: Scope, power: str, accumulators: list[Tile], values: list[Tile]) -> None:
+def add_pairs(kernel: Kernel, scope: Scope, accumulators: list[Tile], values: list[Tile]) -> None:
     """Add pairs with any exponents: both sides are rescaled to the larger exponent."""
     exponent, *totals = accumulators
     largest = new_tile(scope, exponent.axes, exponent.dtype)
     own = aligned(values[0], exponent.dims)
     scope.lines.add(f"np.maximum({exponent.text}, {own}, out={largest.text})")
-    scale = _scale(kernel, scope, power, exponent, largest.text)
-    other = _scale(kernel, scope, power, Tile(own, exponent.axes, exponent.dtype), largest.text)
+    scale = _scale(kernel, scope, exponent, largest.text)
+    other = _scale(kernel, scope, Tile(own, exponent.axes, exponent.dtype), largest.text)
     scope.lines.add(f"np.copyto({exponent.text}, {largest.text})")
     for total, value in zip(totals, values[1:], strict=True):
         room = new_tile(scope, total.axes, total.dtype)
@@ -154,8 +151,8 @@ def add_pairs(kernel: Kernel, scope: Scope, power: str, accumulators: list[Tile]
         _give_back(scope, tile)
 
 
-def _scale(kernel: Kernel, scope: Scope, power: str, exponent: Tile, largest: str) -> Tile:
-    """e or 2 to the power of exponent - largest, and 0 where both are minus infinity."""
+def _scale(kernel: Kernel, scope: Scope, exponent: Tile, largest: str) -> Tile:
+    """exp(exponent - largest), and 0 where both are minus infinity."""
     scale = new_tile(scope, exponent.axes, exponent.dtype)
     # Minus infinity becomes the lowest number, so that the difference is minus infinity and not NaN.
     lowest = f"np.finfo({dtype_text(exponent.dtype)}).min"
@@ -163,7 +160,7 @@ def _scale(kernel: Kernel, scope: Scope, power: str, exponent: Tile, largest: st
     scope.lines.add(
         f"np.maximum({largest}, {floor}, out={scale.text})",
         f"np.subtract({exponent.text}, {scale.text}, out={scale.text})",
-        f"np.{power}({scale.text}, out={scale.text})",
+        f"np.exp({scale.text}, out={scale.text})",
     )
     return scale
 

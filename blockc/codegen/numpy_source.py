@@ -11,7 +11,6 @@ import re
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 
-from blockc.codegen.base_two import in_base_two, is_faster
 from blockc.codegen.exponents import read_as_numbers
 from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_helpers import HELPERS, REQUIRES
@@ -51,7 +50,7 @@ def emit(
     `launch(arrays, threads=None)`, arrays by argument name in any strides. ValueError if the size of a dimension
     follows from no array and no declaration.
     """
-    program = fold_scales(in_base_two(program) if is_faster() else program, empty)
+    program = fold_scales(program, empty)
     storage = allocate(program, tiles)
     helpers = {"argument", "check", "blas"}
     functions: list[str] = []

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from blockc.codegen.kernel_state import Kernel, Running
 from blockc.codegen.numpy_contract import contract
-from blockc.codegen.numpy_ops import SPELLINGS
+from blockc.codegen.numpy_ops import POWER_OF_TWO, SPELLINGS, Spelling, has_fast_exp2
 from blockc.codegen.numpy_values import (
     Axis,
     Number,
@@ -67,7 +67,7 @@ def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[
             result = contract(kernel, scope, apply, *(_tile_of(entry) for entry in operands))
             _release_temporaries(scope, [entry for entry in operands if entry not in given])
         case _:
-            return _elementwise(kernel, scope, apply.op, given, compute)
+            return _elementwise(kernel, scope, apply.op, given, compute, _spelling(apply.op, apply.args, compute))
     _release_temporaries(scope, given)
     return result
 
@@ -118,7 +118,7 @@ def _composed(
     if (running := _lazy_shift(kernel, op, args)) is not None:
         return _shifted(kernel, scope, running, args, uses, dying, compute)
     entries = _operands(kernel, scope, args, uses, dying)
-    result = _elementwise(kernel, scope, op, entries, compute)
+    result = _elementwise(kernel, scope, op, entries, compute, _spelling(op, args, compute))
     return Given(result, dies=True, temporary=True, shared=_sharing(entries, result))
 
 
@@ -186,14 +186,23 @@ def _dtype(kernel: Kernel, operand: Operand) -> str:
 # Elementwise operators
 
 
-def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], compute: str) -> Tile:
+def _spelling(op: str, args: tuple[Operand, ...], compute: str) -> Spelling:
+    """The spelling of an operator. Exponentials of differences to an exponent become powers of two where NumPy is fast
+    at them: for large numbers these have fewer digits, but of such differences only small ones count."""
+    if op == "exp" and compute == "float32" and has_fast_exp2():
+        match args:
+            case (Expression("sub", (_, Expression("finite"))),):
+                return POWER_OF_TWO
+    return SPELLINGS[op]
+
+
+def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], compute: str, spelling: Spelling) -> Tile:
     """Write the calls of an elementwise operator. Operands without a name give back their memory."""
     if OPERATORS[op].result is Result.BOOLEAN:
         compute = "bool"
     entries = _converted(scope, op, given, compute)
     axes = _union(kernel, entries)
     dims = [axis.dim for axis in axes]
-    spelling = SPELLINGS[op]
     if spelling.folds and OPERATORS[op].commutative:
         entries.sort(key=lambda entry: not _reusable(entry, axes, compute, entries))
     target = next(
@@ -209,7 +218,7 @@ def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], comp
     else:
         out = new_tile(scope, axes, compute)
     texts = [aligned(e.value, dims) if isinstance(e.value, Tile) else e.value.text for e in entries]
-    scope.lines.add(*_calls(scope, op, texts, out))
+    scope.lines.add(*_calls(scope, op, spelling, texts, out))
     if spelling.helper is not None:
         kernel.helpers.add(spelling.helper)
     _release_temporaries(scope, {*entries, *given})
@@ -304,12 +313,12 @@ def in_new_memory(kernel: Kernel, scope: Scope, op: str, operands: tuple[Tile, .
     dims = {axis.dim: axis for operand in operands for axis in operand.axes}
     axes = tuple(sorted(dims.values(), key=lambda axis: kernel.program.rank[axis.dim]))
     out = new_tile(scope, axes, operands[0].dtype)
-    scope.lines.add(*_calls(scope, op, [aligned(operand, out.dims) for operand in operands], out))
+    texts = [aligned(operand, out.dims) for operand in operands]
+    scope.lines.add(*_calls(scope, op, SPELLINGS[op], texts, out))
     return out
 
 
-def _calls(scope: Scope, op: str, texts: list[str], out: Tile) -> list[str]:
-    spelling = SPELLINGS[op]
+def _calls(scope: Scope, op: str, spelling: Spelling, texts: list[str], out: Tile) -> list[str]:
     if op == "pow" and texts[1] in ("2", "2.0"):
         return [f"np.square({texts[0]}, out={out.text})"]
     rooms: dict[str, Tile] = {}

@@ -89,7 +89,7 @@ def _out_of_loop(loop: Map, fresh: Fresh, empty: frozenset[str], made: Scaled) -
 
 
 def _multiples(apply: Apply, contractions: Container[str]) -> list[Expression]:
-    """The products of one of the contractions with numbers in an elementwise operator, composed ones included."""
+    """The product of one of the contractions with numbers that an elementwise operator is, or that it chooses."""
     if apply.dims or not is_float(apply.dtype):
         return []
     found: list[Expression] = []
@@ -99,7 +99,8 @@ def _multiples(apply: Apply, contractions: Container[str]) -> list[Expression]:
         names = tuple(operand_names(operand.args))
         if operand.op == "mul" and len(names) == 1 and names[0] in operand.args and names[0] in contractions:
             found.append(operand)
-        left += [arg for arg in operand.args if isinstance(arg, Expression)]
+        if operand.op == "where":  # elsewhere the rounding of the scaled operand would be read
+            left += [arg for arg in operand.args[1:] if isinstance(arg, Expression)]
     return found
 
 

@@ -38,7 +38,6 @@ SPELLINGS: dict[str, Spelling] = {
     "recip": Spelling("(1.0 / {0})", "(1.0 / {0})"),
     "pow": Spelling("_pow({0}, {1})", "torch.pow({0}, {1})", helper="_pow"),
     "exp": _call("exp"),
-    "exp2": _call("exp2"),
     "log": _call("log"),
     "sqrt": Spelling("tl.sqrt({0})", "torch.sqrt({0})"),
     "rsqrt": _call("rsqrt"),

@@ -61,20 +61,16 @@ def _each(op: str) -> Callable[..., tuple[T, ...]]:
     return combine
 
 
-def _exponent_add(power: str) -> Callable[..., tuple[T, ...]]:
-    """(t, x, ...) stands for x * e^t, ... or x * 2^t, ...: the larger exponent is kept, the payloads are rescaled."""
-
-    def combine(apply: Callable[..., T], a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
-        t = apply("maximum", a[0], b[0])
-        finite = apply("finite", t)
-        scale_a = apply(power, apply("sub", a[0], finite))
-        scale_b = apply(power, apply("sub", b[0], finite))
-        payloads = (
-            apply("add", apply("mul", x, scale_a), apply("mul", y, scale_b)) for x, y in zip(a[1:], b[1:], strict=True)
-        )
-        return (t, *payloads)
-
-    return combine
+def _exponent_add(apply: Callable[..., T], a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
+    """(t, x, ...) stands for x * e^t, ...: the larger exponent is kept and the payloads are rescaled to it."""
+    t = apply("maximum", a[0], b[0])
+    finite = apply("finite", t)
+    scale_a = apply("exp", apply("sub", a[0], finite))
+    scale_b = apply("exp", apply("sub", b[0], finite))
+    payloads = (
+        apply("add", apply("mul", x, scale_a), apply("mul", y, scale_b)) for x, y in zip(a[1:], b[1:], strict=True)
+    )
+    return (t, *payloads)
 
 
 def _shift(degree: int, scalars: int, weighs: str) -> Callable[..., tuple[T, ...]]:
@@ -116,8 +112,7 @@ MONOIDS: dict[str, Monoid] = {
         Monoid("max", (-math.inf, -math.inf), _each("maximum"), commutes=True, has_scalar=False),
         Monoid("min", (math.inf, math.inf), _each("minimum"), commutes=True, has_scalar=False),
         # Exponent pairs that share one exponent: softmax, log-sum-exp, flash attention (design, section 7).
-        Monoid("exponent_add", (-math.inf, 0.0), _exponent_add("exp"), commutes=True, has_scalar=True, weighs=True),
-        Monoid("exponent2_add", (-math.inf, 0.0), _exponent_add("exp2"), commutes=True, has_scalar=True, weighs=True),
+        Monoid("exponent_add", (-math.inf, 0.0), _exponent_add, commutes=True, has_scalar=True, weighs=True),
         # Sums of x and x^2 as those of x - p: what `passes/pivot.py` makes of sums that would cancel.
         Monoid("shift_1", (-math.inf, 0.0), _shift(1, 1, ""), commutes=True, has_scalar=True, degree=1),
         Monoid("shift_2", (-math.inf, 0.0), _shift(2, 1, ""), commutes=True, has_scalar=True, degree=2),

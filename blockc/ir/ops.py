@@ -86,7 +86,6 @@ OPERATORS: dict[str, Operator] = {
         Operator("recip", 1, _REAL, lambda x: np.true_divide(1.0, x)),
         Operator("pow", 2, _REAL, lambda x, y: np.power(np.asarray(x, np.float64), y), special=2),
         Operator("exp", 1, _REAL, np.exp, flops=0, special=1),
-        Operator("exp2", 1, _REAL, np.exp2, flops=0, special=1),
         Operator("log", 1, _REAL, np.log, flops=0, special=1, of_product="add"),
         Operator("sqrt", 1, _REAL, np.sqrt, flops=0, special=1, of_product="mul"),
         Operator("rsqrt", 1, _REAL, lambda x: 1.0 / np.sqrt(x), flops=0, special=1, of_product="mul"),

@@ -332,7 +332,6 @@ def _folded(function: Callable[[Array, Array], Array]) -> Callable[..., Array]:
 
 
 _ONE = encode(np.asarray(1), "i32")
-_LOG_TWO = encode(np.asarray(math.log(2)), "f64")
 _ZERO = encode(np.asarray(0), "i32")
 
 MEANINGS: dict[str, Callable[..., Array]] = {
@@ -344,7 +343,6 @@ MEANINGS: dict[str, Callable[..., Array]] = {
     "recip": _reciprocal,
     "pow": _to_a_power,
     "exp": _exp,
-    "exp2": lambda a: _exp(_multiply(a, _LOG_TWO)),
     "log": _log,
     "sqrt": _square_root,
     "rsqrt": lambda a: _reciprocal(_square_root(a)),
