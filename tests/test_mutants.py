@@ -22,6 +22,7 @@ BY_CHOICE = {
     ("extend_map", "needs_mapped_value"),  # the copy reads a list whole in every iteration of a map over its blocks
     ("extend_map", "reads_more"),  # one kernel less, for more bytes: `test_fuse.py` counts them
     ("split_reduction", "inside_a_loop"),  # the loop around would become two loops in two kernels
+    ("split_reduction", "also_stacked"),  # the list would be stored by one kernel and stored again by the next
     # Right without it, but the loops stay apart, and the sums cancel more; the measure counts what it refuses.
     ("swap_shift_and_contraction", "needed_elsewhere"),
     ("distribute_reduction", "needed_elsewhere"),

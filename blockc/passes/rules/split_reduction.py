@@ -3,8 +3,8 @@
 With few rows there are few parallel iterations, however long the reduced dimension is: split-K, flash-decoding. It
 holds for every monoid: chunks are neighbouring blocks, and they are combined in order.
 
-One condition is a choice, without which the rule is right too: with `inside_a_loop` the loop around would become two
-loops in two kernels.
+Two conditions are choices, without which the rule is right too: with `inside_a_loop` the loop around would become two
+loops in two kernels, and with `also_stacked` the second kernel would store the list once more.
 
     map m uses W {
       x: slow f32[n](m, n) <- X
