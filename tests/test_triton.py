@@ -12,9 +12,11 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import triton
 from click.testing import CliRunner
 from triton.backends.compiler import GPUTarget
@@ -45,13 +47,14 @@ CASES = (
     "matmul_gelu/f16/large",
     "cross_entropy/f32/ordinary,shifted",
 )
+PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "names")
 RANDOM = 24
 
 
 @cache
 def interpreted() -> list[list[Any]]:
     """What `triton_cases.py` prints: the name of each case, what is wrong with it, and its launches."""
-    asked = ["--cases", " ".join(CASES), "--random", str(RANDOM)]
+    asked = ["--cases", " ".join(CASES), "--programs", ",".join(PROGRAMS), "--random", str(RANDOM)]
     command = [sys.executable, "-W", "ignore", str(HERE / "triton_cases.py"), "--json", *asked]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=HERE)
@@ -61,7 +64,7 @@ def interpreted() -> list[list[Any]]:
 
 def test_examples_are_inside_the_error_rule() -> None:
     """And random programs; `triton_cases.py` is the command for more."""
-    assert len(interpreted()) > len(CASES) + RANDOM
+    assert len(interpreted()) > len(CASES) + 2 * len(PROGRAMS) + RANDOM
     assert [case for case in interpreted() if case[1]] == []
 
 
@@ -85,14 +88,20 @@ def causal() -> str:
     return emit(block, {"b": 1, "h": 1, "m": 64, "n": 32}, complete_sizes(block, sizes)).text
 
 
-def compiled(made: TritonKernels, folder: Path, capability: int) -> Iterator[Any]:
-    """Every kernel of a file, compiled for a GPU of a capability, for contiguous tensors at aligned addresses."""
+def loaded(made: TritonKernels, folder: Path) -> ModuleType:
+    """A file of kernels as a module."""
     path = folder / "kernels.py"
     path.write_text(made.source.text)
     spec = importlib.util.spec_from_file_location("kernels", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def compiled(made: TritonKernels, folder: Path, capability: int) -> Iterator[Any]:
+    """Every kernel of a file, compiled for a GPU of a capability, for contiguous tensors at aligned addresses."""
+    module = loaded(made, folder)
     for function in made.source.functions:
         signature, constants = dict(function.parameters), dict(function.constants)
         attributes: dict[tuple[int], list[list[Any]]] = {}
@@ -127,7 +136,25 @@ def test_examples_compile_for_tensor_cores(
     assert all(kernel.metadata.shared <= limit for kernel in kernels)
 
 
+def test_loops_carry_one_type(tmp_path: Path) -> None:
+    text = (
+        "program p(I: i32[m, n], F: f32[m, n]) -> (A: i32[m], B: i32[m], C: f32[m]) {\n A = max[n](I)\n"
+        " B = sum[n](where(F > 0, i32(F), 3))\n C = sum[n](2 ** F)\n}\n"
+    )
+    program = driver.load_program(text)
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {"m": 50, "n": 1000}), {"n": 64})
+    assert "for b" in made.source.text
+    assert all(kernel.asm["ptx"] for kernel in compiled(made, tmp_path, 90))
+
+
 # What the source says
+
+
+def test_numbers_have_the_type_of_what_they_are_computed_with() -> None:
+    program = driver.load_program("program p(I: i32[n]) -> A: i32[n] {\n A = I - (size(n) - 1)\n}\n")
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {})
+    (function,) = made.source.functions
+    assert function.parameters["h0"] == "i32" and "int(" in made.source.text
 
 
 def test_the_source_imports_only_torch_and_triton() -> None:
@@ -171,10 +198,27 @@ def test_user_names_stand_only_in_comments_strings_and_the_launcher() -> None:
     assert [argument.arg for argument in launcher.args.args] == ["torch_", "in_d0"]
 
 
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    program = driver.load_program("program p(X: f16[m, n], W: f32[n]) -> Y: f32[m] {\n Y = dot[n](X, W)\n}\n")
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {"m": 16, "n": 16})
+    launch = getattr(loaded(made, tmp_path), made.source.launcher)
+    good = torch.zeros(5, 7, dtype=torch.float16)
+    far = torch.zeros(7, dtype=torch.float16).as_strided((1, 7), (2**30, 1))
+    for arguments, message in (
+        ((good, None), "W must be a tensor"),
+        ((good.float(), torch.zeros(7)), "X must be a tensor with 2 axes and the type float16"),
+        ((good, torch.zeros(8)), "W has another shape"),
+        ((far, torch.zeros(7)), "blocks of X reach over"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            launch(*arguments)
+
+
 def test_names_that_python_needs_are_changed() -> None:
     assert identifier("lambda", set()) == "lambda_"
     assert identifier("x0", set()) == "in_x0"
     assert identifier("Q", {"Q"}) == "Q_"
+    assert identifier("tuple", set()) == "tuple_"
 
 
 def test_blocks_are_powers_of_two_and_fit_tensor_cores() -> None:

@@ -58,6 +58,41 @@ BATCHES = ("b", "h", "kv")
 FAMILIES = ("ordinary", "large", "shifted", "strange")
 
 
+# What examples and random programs do not have, by what it is about.
+PROGRAMS = {
+    "powers": """program p(X: f32[m, n], Y: f32[n]) -> (A: f32[m], B: f32[m, n], C: f32[m, n], D: f64[m, n]) {
+    A = sum[n](abs(X) ** Y)
+    B = 2 ** X + 0.3 ** Y
+    C = X ** floor(Y)
+    D = f64(size(n)) ** (f64(X) * 0.1) + (-relu(X)) ** (-3)
+}
+""",
+    "whole numbers": """program p(I: i32[m, n], J: i8[m, n], F: f32[m, n])
+    -> (A: i32[m], B: i32[m], C: i32[m], D: f32[m, n], E: i32[m, n]) {
+    A = max[n](-16777217 - abs(I))
+    B = sum[n](16777217 + I) + min[n](J * J + 16777217)
+    C = sum[n](where(F > 0, i32(F * 4), 3))
+    D = F * i32(2.7) + i8(size(n)) + where(size(n) > 3, F, 0)
+    E = I - (size(n) - 1)
+}
+""",
+    "hyperbolic": """program p(X: f64[m, n]) -> (A: f64[m, n], B: f64[m, n]) {
+    A = tanh(X)
+    B = tanh(X * 0.1)
+}
+""",
+    "conditions": """program p(X: f32[m, n]) -> A: f32[m] {
+    near = floor(index(n) / 4) <= floor(index(m) / 4) and relu(index(n) - 3) * 0.5 <= index(m)
+    A = logsumexp[n](where(near and tanh(index(n) * 0.1) < 0.9 and index(n) < size(n) / sqrt(size(m)), X, -inf))
+}
+""",
+    "names": """program range(tuple: f32[m, n], float: f32[n]) -> max: f32[m] {
+    max = logsumexp[n](where(index(n) <= index(m), tuple * float, -inf))
+}
+""",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a case: what was wrong, or ""."""
@@ -171,6 +206,16 @@ def run_example(text: str, name: str, dtype: str, families: tuple[str, ...]) -> 
             yield Outcome(title, judged(made, program, data(program, sizes, family)), len(made.functions))
 
 
+def run_text(title: str, text: str) -> Iterator[Outcome]:
+    """A program with n whole and with everything cut."""
+    program = driver.load_program(text)
+    sizes = driver.default_sizes(program, {"m": 11, "n": 23})
+    for whole in (frozenset("n"), frozenset[str]()):
+        made = source(fuse(lower(program, whole)), sizes, dict.fromkeys(sizes, 4))
+        name = f"{title}, {'n whole' if whole else 'cut'}"
+        yield Outcome(name, judged(made, program, random_arrays(program, sizes, seed=7)), len(made.functions))
+
+
 def run_random(seed: int) -> Outcome:
     """A random program with random whole dimensions and blocks."""
     text = random_program(seed)
@@ -189,6 +234,8 @@ def outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
         only, dtype, families = case.split("/")
         for text, name in example_programs(only):
             yield from run_example(text, name, dtype, tuple(families.split(",")))
+    for title in options.programs.split(",") if options.programs else ():
+        yield from run_text(title, PROGRAMS[title])
     for dtype in options.dtypes.split(",") if options.dtypes else ():
         for text, name in example_programs(options.only):
             yield from run_example(text, name, dtype, tuple(options.families.split(",")))
@@ -201,6 +248,7 @@ def main() -> int:
     parser.add_argument("--dtypes", default="", help="of the examples, separated by commas; none without it")
     parser.add_argument("--only", default="", help="only examples with this in their name")
     parser.add_argument("--cases", default="", help="instead: name/type/families, separated by blanks")
+    parser.add_argument("--programs", default="", help=f"of {','.join(PROGRAMS)}, separated by commas")
     parser.add_argument("--families", default=",".join(FAMILIES), help="of data, separated by commas")
     parser.add_argument("--random", type=int, default=0, help="how many random programs")
     parser.add_argument("--start", type=int, default=0, help="the first seed")

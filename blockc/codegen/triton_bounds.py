@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from blockc.codegen.triton_tiles import literal
 from blockc.codegen.triton_values import Kernel, Tile
 from blockc.ir.block import Condition, Constant, Index, Map, Operand, Reading, Size, Term
-from blockc.ir.conditions import as_term, choices, positions
+from blockc.ir.conditions import UNKNOWN, as_term, choices, positions
 from blockc.ir.intervals import Bounds, Leaf, bounds, is_whole
 
 
@@ -49,7 +49,7 @@ def sections(kernel: Kernel, node: Map, start: str, end: str) -> tuple[tuple[Sec
         limits = tuple(_limits(kernel, part, node.dim))
         found += limits
         if not limits:
-            asked.append(part)
+            asked.append(part if _is_written(part) else UNKNOWN)
     number, tile = kernel.number(node.dim), kernel.extent(node.dim)
     lower = [limit for limit in found if not limit.upper]
     upper = [limit for limit in found if limit.upper]
@@ -196,7 +196,9 @@ def _extremes(kernel: Kernel, term: Leaf) -> Bounds[str]:
     """The lowest and the highest value of a position, of a table or of a number in the current block."""
     match term:
         case Constant(value):
-            text = literal(value, "int1" if isinstance(value, bool) else "int32")
+            text = literal(
+                value, "int1" if isinstance(value, bool) else "int32" if isinstance(value, int) else "float32"
+            )
             return text, text
         case Size(dim):
             return kernel.size(dim), kernel.size(dim)
@@ -233,6 +235,12 @@ _OPERATORS = {
     "and": "&",
     "or": "|",
 }
+_WRITTEN = frozenset({*_OPERATORS, "eq", "ne", "neg", "not", "minimum", "maximum", "abs", "relu", "floor", "unknown"})
+
+
+def _is_written(term: Term) -> bool:
+    """True if there is an expression for the bounds of a condition; else it may hold in every block."""
+    return not isinstance(term, Condition) or (term.op in _WRITTEN and all(map(_is_written, term.args)))
 
 
 def _operator(op: str, *operands: str) -> str:
@@ -249,6 +257,10 @@ def _operator(op: str, *operands: str) -> str:
             for other in operands[1:]:
                 text = f"{op[:3]}({text}, {other})"
             return text
+        case "relu":
+            return f"max({operands[0]}, 0)"
+        case "floor":
+            return f"tl.floor(({operands[0]}) + tl.full([], 0.0, tl.float32))"  # it takes no constants
         case "abs":
             return f"max({operands[0]}, -({operands[0]}))"
         case _ if op in _OPERATORS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import keyword
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from blockc.codegen.numpy_launch import packed_shape, size_lines, sizes_of
 from blockc.codegen.triton_storage import Function, Options, Storage
-from blockc.codegen.triton_values import Number
+from blockc.codegen.triton_values import Array, Number
 from blockc.ir.array_program import Argument
 from blockc.ir.block import Program
 from blockc.ir.dtypes import NUMPY_NAMES
@@ -42,8 +43,8 @@ def launcher_lines(
         element = NUMPY_NAMES[argument.dtype]
         rank = len(argument.axes)
         lines.append(f"a{at} = {names[at]}")
-        lines.append(f"if a{at}.dim() != {rank} or a{at}.dtype != torch.{element}:")
-        wanted = json.dumps(f"{argument.name} must have {rank} axes and the type {element}")
+        lines.append(f"if not torch.is_tensor(a{at}) or a{at}.dim() != {rank} or a{at}.dtype != torch.{element}:")
+        wanted = json.dumps(f"{argument.name} must be a tensor with {rank} axes and the type {element}")
         lines.append(f"    raise ValueError({wanted})")
     lines += size_lines(program)
     for at, argument in enumerate(program.arguments):
@@ -63,6 +64,13 @@ def launcher_lines(
         ]
         shape = f"({''.join(extent + ', ' for extent in extents).rstrip()})"
         lines.append(f"{text} = torch.empty({shape}, dtype=torch.{array.element}, device={device})")
+    checked = {
+        storage.arrays[entry.name].text: (storage.arrays[entry.name], entry.argument) for entry in program.inputs
+    }
+    for array, made in storage.made.values():
+        checked[array.text] = array, made.name if made is not None else "a list"
+    for array, title in checked.values():
+        lines += _reach_lines(array, title, lengths)
     if numbers:
         sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
         lines.append(f"{', '.join(number.name for number in numbers.values())}, = _numbers({sizes})")
@@ -85,6 +93,15 @@ def launcher_lines(
         lines += [f"    {json.dumps(name)}: {text}," for name, text in results.items()]
         lines.append("}")
     yield from (f"    {line}" for line in lines)
+
+
+def _reach_lines(array: Array, title: str, lengths: Mapping[str, int]) -> Iterator[str]:
+    """Elements of a block are counted in 32 bits."""
+    last = ((at, lengths[dim] - 1) for at, dim in enumerate(array.dims) if dim not in array.counted)
+    reaches = [f"{array.text}.stride({at}) * {elements}" for at, elements in last if elements > 0]
+    if reaches:
+        yield f"if max({', '.join(reaches)}, 0) >= 2**31:"
+        yield f"    raise ValueError({json.dumps(f'blocks of {title} reach over 2**31 elements or more')})"
 
 
 def _plain(text: str) -> str:
@@ -155,12 +172,13 @@ def parameter_names(program: Program) -> list[str]:
     return names
 
 
-_OURS = re.compile(r"(?:[adfgTx]\d+|SHORT\d+|kernel\d+|_.*)")
+_OURS = re.compile(r"(?:[adfghTx]\d+|SHORT\d+|kernel\d+|_.*)")
 
 
 def identifier(name: str, taken: set[str]) -> str:
     """A Python name as near as possible to one of a program."""
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
-    while not name.isidentifier() or keyword.iskeyword(name) or _OURS.fullmatch(name) or name in taken:
+    taken = taken.union(keyword.kwlist, dir(builtins))
+    while not name.isidentifier() or _OURS.fullmatch(name) or name in taken:
         name = f"{name}_" if not _OURS.fullmatch(name) else f"in_{name.lstrip('_')}"
     return name

@@ -9,7 +9,7 @@ from dataclasses import replace
 from blockc.codegen.exponents import may_run
 from blockc.codegen.triton_bounds import Section, sections, settled, somewhere
 from blockc.codegen.triton_ops import SPELLINGS
-from blockc.codegen.triton_tiles import apply_operator, contract, identity_text
+from blockc.codegen.triton_tiles import apply_operator, contract, literal
 from blockc.codegen.triton_values import Array, Kernel, Lines, Tile, Value, Waiting, compute_dtype, expanded
 from blockc.ir.block import Apply, Definition, Graph, Map, Output, Port, Term
 from blockc.ir.conditions import readings
@@ -69,7 +69,7 @@ def write_loop(kernel: Kernel, node: Map, targets: Mapping[str, Array]) -> None:
             if not kind.is_item:
                 raise Unsupported(f"what `{name}` accumulates is a list")
             dtype, axes = compute_dtype(kind.dtype), kernel.axes(kind.axes)
-            start = identity_text(identity(output.monoid, component), dtype)
+            start = literal(identity(output.monoid, component), dtype)
             results[name] = Tile(kernel.assign(f"tl.full({kernel.shape(axes)}, {start}, tl.{dtype})"), axes, dtype)
     read_later = not kernel.read.isdisjoint(name for name, result in results.items() if isinstance(result, Array))
     if read_later:  # what is written here may still be read, by threads that are behind

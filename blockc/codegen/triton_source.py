@@ -31,7 +31,7 @@ from blockc.codegen.triton_values import Array, Kernel, Number, Tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Program, kernels, walk
 from blockc.ir.parallel import nested_maps
 
-_PARAMETERS = re.compile(r"\b(?:[ax]\d+(?:_s\d+)?|[dfg]\d+|T\d+|SHORT\d+)\b")
+_PARAMETERS = re.compile(r"\b(?:[ax]\d+(?:_s\d+)?|[dfgh]\d+|T\d+|SHORT\d+)\b")
 _HELPERS = re.compile(r"\b_(?:maximum|minimum|tanh|pow)\b")
 
 
@@ -233,13 +233,13 @@ def _type_of(name: str, storage: Storage) -> str:
         return "constexpr"
     if name[0] == "f":
         return "fp32"
-    if name[0] == "d" or "_s" in name:
+    if name[0] in "dh" or "_s" in name:
         return "i32"
     return _POINTERS[next(array.element for array in storage.every() if array.text == name)]
 
 
 def _order(name: str) -> tuple[int, list[int]]:
-    kinds = ("a", "x", "d", "f", "g", "T", "S")
+    kinds = ("a", "x", "d", "f", "h", "g", "T", "S")
     return kinds.index(name[0]), [int(part) for part in re.findall(r"\d+", name)]
 
 

@@ -14,7 +14,7 @@ from blockc.codegen.triton_values import Kernel, Number, Tile, compute_dtype, ex
 from blockc.ir.block import Apply, Constant, Expression, Operand, Size, operand_names
 from blockc.ir.ops import OPERATORS, Result, result_dtype
 
-_INTEGER_LIMITS = {"int32": (-(2**31), 2**31 - 1), "int1": (0, 1)}
+_INTEGER_LIMITS = {"int32": (-(2**31), 2**31 - 1)}  # what stands for infinity
 _COMBINE = {"max": "_maximum", "min": "_minimum"}
 LEAST = 16  # elements along each side of a product on tensor cores
 
@@ -80,13 +80,19 @@ def number(kernel: Kernel, operand: Constant | Size | Expression, dtype: str = "
         case _:
             kind = dtype or compute_dtype(_dtype(kernel, operand))
             text = f"float({_host(kernel, operand)})" if kind.startswith("float") else f"int({_host(kernel, operand)})"
-            # Arguments are f32; a number for f64 is a constant of the kernel.
-            letter = "g" if kind == "float64" else "f"
+            # Arguments are f32 or integers; a number for f64 is a constant of the kernel.
+            letter = {"float64": "g", "float32": "f"}.get(kind, "h")
             key = letter + text
             if key not in kernel.numbers:
                 value = float(_value(kernel, operand))
                 kernel.numbers[key] = Number(f"{letter}{len(kernel.numbers)}", text, value)
-            return Tile(kernel.numbers[key].name, (), kind)
+            name = kernel.numbers[key].name
+            return Tile(f"({name} != 0)" if kind == "int1" else name, (), kind)
+
+
+def _tensor(tile: Tile) -> Tile:
+    """A number as a tensor without axes, as functions and casts take it."""
+    return Tile(f"tl.full([], {tile.text}, tl.{tile.dtype})", (), tile.dtype)
 
 
 def _value(kernel: Kernel, operand: Operand) -> Any:
@@ -104,11 +110,11 @@ def _value(kernel: Kernel, operand: Operand) -> Any:
 
 
 def literal(value: float | bool, dtype: str) -> str:
-    """A number as it stands in a kernel."""
+    """A number as it stands in a kernel; of an integer type, the identities of maxima are its limits."""
     if dtype == "int1":
         return str(bool(value))
-    if dtype.startswith("int") and isinstance(value, int):
-        return str(int(value))
+    if dtype.startswith("int"):
+        return str(int(value) if math.isfinite(value) else _INTEGER_LIMITS[dtype][value > 0])
     value = float(value)
     return repr(value) if math.isfinite(value) else f'float("{value}")'
 
@@ -168,6 +174,10 @@ def _elementwise(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> Tile:
     spelling = SPELLINGS[op]
     if spelling.helper is not None:
         kernel.helpers.add(spelling.helper)
+        texts = [
+            t if any(operand_names((arg,))) else _tensor(tile).text
+            for t, tile, arg in zip(texts, tiles, args, strict=True)
+        ]
     text = TRUTH[op] if result == "int1" and op in TRUTH else spelling.text
     if text.count("{0}") > 1:  # its operand is named, and not computed again
         texts = [
@@ -202,6 +212,8 @@ def _cast(kernel: Kernel, apply: Apply) -> Tile:
     """Floats keep the precision that they are computed in, whatever they are cast to: rounding is left to stores."""
     wanted = compute_dtype(apply.dtype)
     tile = _operand(kernel, apply.args[0])
+    if not any(operand_names(apply.args)):
+        tile = _tensor(tile)
     if apply.dtype == "i8" and _dtype(kernel, apply.args[0]) != "i8":
         tile = Tile(f"{tile.text}.to(tl.int8)", tile.dims, "int8")
     if tile.dtype == wanted:
@@ -257,13 +269,6 @@ def _reduce(kernel: Kernel, apply: Apply) -> Tile:
     if result == "int1":
         text = f"({text} != 0)"
     return Tile(kernel.assign(text), tuple(axes), result)
-
-
-def identity_text(value: float, dtype: str) -> str:
-    """What an accumulator of a type starts from."""
-    if dtype in _INTEGER_LIMITS and not math.isfinite(value):
-        return literal(_INTEGER_LIMITS[dtype][value > 0], dtype)
-    return literal(int(value) if dtype in _INTEGER_LIMITS else value, dtype)
 
 
 # Products
