@@ -23,6 +23,7 @@ from blockc.arguments import known, load, read_inputs
 from blockc.bench_command import bench
 from blockc.errors import BlockcError, CheckError, LimitError, UsageError, visible
 from blockc.files import check_outputs, read_source, write_arrays, write_texts
+from blockc.lint_command import lint
 from blockc.options import (
     ARRAY_FILE,
     NAME,
@@ -138,15 +139,23 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
 
 
 def kernel_source(
-    program: ArrayProgram, options: Options, machine: Machine, sizes: Mapping[str, int]
+    program: ArrayProgram, options: Options, machine: Machine, sizes: Mapping[str, int], how: str = ""
 ) -> tuple[str, dict[str, Any] | None]:
-    """The source of a program's kernels, and for a GPU what is in it. LimitError for a machine without an emitter."""
+    """The source of a program's kernels, and for a GPU what is in it; "linted": launched as that chooses.
+
+    LimitError for a machine without an emitter.
+    """
     from blockc import driver
-    from blockc.triton_kernels import BACKEND, manifest, triton_kernels
+    from blockc.linting import chosen_options, lint
+    from blockc.triton_kernels import BACKEND, launched_with, manifest, triton_kernels
 
     if machine.backend == BACKEND:
         made = triton_kernels(program, machine, sizes, options.tiles, options.split)
+        if how == "linted":
+            made = launched_with(made, program, machine, chosen_options(lint(made.source, machine)))
         return made.source.text, manifest(made, program, machine)
+    if how == "linted":
+        raise UsageError("--lint is for kernels of a GPU", "--target h200 or a100")
     driver.check_target(options.target)
     _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
     return driver.emit(plan, program, options.target), None
@@ -263,7 +272,8 @@ def simulate_only(request: Request, machine: Machine, files: Mapping[str, str], 
 @cli.command()
 @compile_options
 @click.option("-o", "folder", metavar="DIR", required=True, help="The folder to write to; it is made if need be.")
-def emit(file: str, options: Options, folder: str) -> None:
+@click.option("--lint", "linted", is_flag=True, help="Compile for the GPU, as `lint` does, and launch as that chooses.")
+def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     """Write the kernels of FILE as a Python file that runs on its own, and for a GPU manifest.json, which says what is
     in it."""
     from blockc import driver
@@ -273,7 +283,7 @@ def emit(file: str, options: Options, folder: str) -> None:
     machine = load_machine(options.target)
     sizes = driver.default_sizes(program, options.dims)
     with progress("compiling"):
-        source, contents = kernel_source(program, options, machine, sizes)
+        source, contents = kernel_source(program, options, machine, sizes, "linted" if linted else "")
     if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
     # With the target in its name the file cannot hide a module that it imports.
@@ -309,6 +319,7 @@ def verify(file: str, options: Options) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(lint)
 cli.add_command(targets)
 
 

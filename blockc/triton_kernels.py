@@ -8,13 +8,13 @@ next best one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blockc import driver
 from blockc.codegen import triton_source
 from blockc.codegen.triton_maps import Unsupported
-from blockc.codegen.triton_storage import Source
+from blockc.codegen.triton_storage import Options, Source
 from blockc.errors import LimitError, Problem, visible
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
@@ -36,9 +36,10 @@ LEAST = 16  # elements of a block along each axis of a product
 
 @dataclass(frozen=True, slots=True)
 class TritonKernels:
-    """The source of a plan for a GPU, and the plan that it was made of."""
+    """The source of a plan for a GPU, the program with masks that it was written from, and the plan."""
 
     source: Source
+    block: Program
     plan: Plan
     searched: MachinePlan
 
@@ -67,9 +68,18 @@ def triton_kernels(
         except Unsupported as error:
             whys.append(str(error))
             continue
-        return TritonKernels(source, plan, searched)
+        return TritonKernels(source, block, plan, searched)
     message = f"`{program.name}` cannot be written in Triton: {'; '.join(dict.fromkeys(whys))}"
     raise LimitError((Problem("E0293", message, None, ""),))
+
+
+def launched_with(
+    made: TritonKernels, program: ArrayProgram, machine: Machine, options: Mapping[str, Options]
+) -> TritonKernels:
+    """The same kernels, launched with other options, by function."""
+    sizes = complete_sizes(made.block, made.plan.sizes)
+    header = _header(made.plan, program, machine)
+    return replace(made, source=triton_source.emit(made.block, made.plan.tiles, sizes, header, options))
 
 
 def emitted(program: Program) -> Program:
@@ -146,8 +156,8 @@ def manifest(made: TritonKernels, program: ArrayProgram, machine: Machine) -> di
                 "arguments": dict(function.parameters),
                 "constexprs": dict(function.constants),
                 "strides": {name: source.strides[name] for name in function.parameters if name in source.strides},
-                "num_warps": source.options.warps,
-                "num_stages": source.options.stages,
+                "num_warps": function.options.warps,
+                "num_stages": function.options.stages,
                 "grid": function.grid,
             }
             for function in source.functions

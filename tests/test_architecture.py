@@ -98,7 +98,14 @@ OWNERS = {
         "blockc.explain",
         "blockc.machine_report",
     ),
-    "click": ("blockc.bench_command", "blockc.cli", "blockc.options", "blockc.printing", "blockc.targets_command"),
+    "click": (
+        "blockc.bench_command",
+        "blockc.cli",
+        "blockc.lint_command",
+        "blockc.options",
+        "blockc.printing",
+        "blockc.targets_command",
+    ),
     "platformdirs": ("blockc.machines.loading",),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),
 }

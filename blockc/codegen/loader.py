@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib.util
 import linecache
 import re
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from blockc.codegen.numpy_helpers import HELPERS
@@ -55,6 +58,29 @@ _ATTRIBUTES = frozenset(
 
 class UnsafeSourceError(Exception):
     """Generated source contains what no emitter writes: a fault of ours, or a file that was tampered with."""
+
+
+_TRITON_IMPORTS = frozenset({"functools", "torch", "triton", "triton.language"})
+
+
+def import_kernels(path: str) -> ModuleType:
+    """A file of Triton kernels as a module: Triton reads functions from files. UnsafeSourceError if it has anything but
+    imports of torch and triton and functions."""
+    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+        match node:
+            case ast.FunctionDef():
+                continue
+            case ast.Import(names=names) if {alias.name for alias in names} <= _TRITON_IMPORTS:
+                continue
+            case ast.ImportFrom(module=origin) if origin in _TRITON_IMPORTS:
+                continue
+            case _:
+                raise UnsafeSourceError(f"line {node.lineno} of a kernel file is neither an import nor a function")
+    spec = importlib.util.spec_from_file_location("kernels", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def load(source: str) -> Callable[..., Any]:

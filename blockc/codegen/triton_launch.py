@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from blockc.codegen.numpy_launch import packed_shape, size_lines, sizes_of
-from blockc.codegen.triton_storage import Function, Options, Storage
+from blockc.codegen.triton_storage import Function, Storage
 from blockc.codegen.triton_values import Array, Number
 from blockc.ir.array_program import Argument
 from blockc.ir.block import Program
@@ -22,7 +22,6 @@ def launcher_lines(
     functions: list[Function],
     lengths: Mapping[str, int],
     numbers: Mapping[str, Number],
-    options: Options,
 ) -> Iterator[str]:
     names = parameter_names(program)
     name = launcher_name(program)
@@ -81,7 +80,7 @@ def launcher_lines(
         lines.append("if grid > 0:")
         lines.append(f"    {function.name}[(grid,)](")
         lines += [f"        {argument}," for argument in arguments]
-        lines.append(f"        num_warps={options.warps}, num_stages={options.stages},")
+        lines.append(f"        num_warps={function.options.warps}, num_stages={function.options.stages},")
         lines.append("    )")
     results = {
         result.argument.name: _result(program, storage, result.value, result.argument) for result in program.outputs

@@ -35,7 +35,7 @@ _PARAMETERS = re.compile(r"\b(?:[ax]\d+(?:_s\d+)?|[dfgh]\d+|T\d+|SHORT\d+)\b")
 _HELPERS = re.compile(r"\b_(?:maximum|minimum|tanh|pow)\b")
 
 
-DEFAULT = Options()
+DEFAULT: Mapping[str, Options] = {}  # by function; others have those of `Options`
 
 
 def emit(
@@ -43,13 +43,13 @@ def emit(
     tiles: Mapping[str, int],
     sizes: Mapping[str, int],
     header: tuple[str, ...] = (),
-    options: Options = DEFAULT,
+    options: Mapping[str, Options] = DEFAULT,
 ) -> Source:
     """The Triton source of a program with masks for padding and without reductions of lists.
 
-    `tiles` are powers of two for all dimensions that are cut, `sizes` those that it is tuned for; the file takes others
-    too, as long as those that are whole are not larger than a power of two above. Unsupported if the program has lists
-    inside kernels.
+    `tiles` are powers of two for all dimensions that are cut, `sizes` those that it is tuned for, `options` how its
+    functions are launched. The file takes other sizes too; those that are whole may be as large as the next power of
+    two. Unsupported if the program accumulates lists.
     """
     storage = Storage(program)
     lengths = _lengths(program, tiles, sizes)
@@ -63,17 +63,21 @@ def emit(
     }
     constants.update((number.name, number.value) for number in numbers.values())
     functions = [
-        replace(f, constants={name: constants[name] for name, kind in f.parameters.items() if kind == "constexpr"})
-        for f in functions
+        replace(
+            found,
+            constants={name: constants[name] for name, kind in found.parameters.items() if kind == "constexpr"},
+            options=options.get(found.name, Options()),
+        )
+        for found in functions
     ]
     code = [line for function in functions for line in ("", "", *function.text)]
     used = dict.fromkeys(name for line in code for name in _HELPERS.findall(line))
     helpers = [line for name in HELPERS if name in used for line in ("", *HELPERS[name].rstrip("\n").split("\n"))]
-    body = [*helpers, *code, "", "", *launcher_lines(program, storage, functions, lengths, numbers, options)]
+    body = [*helpers, *code, "", "", *launcher_lines(program, storage, functions, lengths, numbers)]
     top = [_comment(line) for text in header for line in text.split("\n")]
     text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers), *body]) + "\n"
     strides = _strides(program, storage, lengths, sizes)
-    return Source(text, launcher_name(program), tuple(functions), lengths, strides, options)
+    return Source(text, launcher_name(program), tuple(functions), lengths, strides)
 
 
 def _comment(text: str) -> str:
@@ -211,7 +215,7 @@ def _function(
     ordered = sorted(names, key=_order)
     texts = [f"{name}: tl.constexpr" if name[0] in "gTS" else name for name in ordered]
     text = ("@triton.jit", f"def {title}({', '.join(texts)}):", *body)
-    return Function(title, text, {entry: _type_of(entry, storage) for entry in ordered}, {}, grid)
+    return Function(title, text, {entry: _type_of(entry, storage) for entry in ordered}, {}, grid, Options())
 
 
 _POINTERS = {

@@ -22,13 +22,15 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Function:
     """A launch: its name, its text, its parameters in order with their types as Triton writes them, what constants
-    among them are at the sizes that the file is tuned for, and how many programs there are, as an expression."""
+    among them are at the sizes that the file is tuned for, how many programs there are, as an expression, and how it
+    is launched."""
 
     name: str
     text: tuple[str, ...]
     parameters: Mapping[str, str]
     constants: Mapping[str, int | bool | float]
     grid: str
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,6 @@ class Source:
     functions: tuple[Function, ...]
     lengths: Mapping[str, int]
     strides: Mapping[str, int]
-    options: Options
 
 
 def exact_values(program: Program) -> frozenset[str]:

@@ -1,0 +1,105 @@
+"""The command `lint`: kernels compiled for a GPU that need not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockc.arguments import load
+from blockc.errors import CheckError, LimitError, Problem
+from blockc.options import Options, compile_options
+from blockc.printing import print_json, progress
+
+if TYPE_CHECKING:
+    from blockc.linting import Candidate
+
+
+@click.command()
+@compile_options
+def lint(file: str, options: Options) -> None:
+    """Compile the Triton kernels of FILE for a GPU, which need not be there, and print what they need.
+
+    Exit code 4 if a kernel has no way without spills, waiting products or too much shared memory. Needs triton.
+    """
+    from blockc import driver
+    from blockc.linting import gpu_of
+    from blockc.linting import lint as lint_source
+    from blockc.machines.loading import load_machine
+    from blockc.triton_kernels import BACKEND, triton_kernels
+
+    program = load(file, options, kernels=False)
+    machine = load_machine(options.target)
+    if machine.backend != BACKEND:
+        message = f"kernels for `{machine.name}` are not compiled: its backend is {machine.backend}"
+        raise LimitError((Problem("E0294", message, None, "--target h200 or a100"),))
+    gpu_of(machine)
+    sizes = driver.default_sizes(program, options.dims)
+    with progress("choosing and compiling"):
+        made = triton_kernels(program, machine, sizes, options.tiles, options.split)
+        found = lint_source(made.source, machine)
+    if options.form == "json":
+        tiles = dict(made.plan.tiles)
+        print_json(
+            {
+                "program": program.name,
+                "target": machine.name,
+                "dims": sizes,
+                "tiles": tiles,
+                "candidates": [as_json(candidate) for candidate in found],
+            }
+        )
+    else:
+        click.echo("\n".join(lines(program.name, machine.name, made.plan.tiles, found)))
+    if problems := tuple(failures(found)):
+        raise CheckError(problems)
+
+
+def failures(found: tuple[Candidate, ...]) -> Iterator[Problem]:
+    """A problem for each kernel that no way is chosen for."""
+    for name in dict.fromkeys(candidate.function for candidate in found):
+        if not any(candidate.chosen for candidate in found if candidate.function == name):
+            message = f"`{name}` spills, waits, needs too much shared memory or does not compile in every way"
+            yield Problem("E0296", message, None, "smaller blocks (--tile) need less")
+
+
+def as_json(candidate: Candidate) -> dict[str, Any]:
+    """A candidate in the object that `blockc lint --json` prints."""
+    return {
+        "kernel": candidate.function,
+        "num_warps": candidate.options.warps,
+        "num_stages": candidate.options.stages,
+        "registers": candidate.registers,
+        "spill_bytes": candidate.spill_bytes,
+        "shared_bytes": candidate.shared_bytes,
+        "occupancy": candidate.occupancy,
+        "warnings": list(candidate.warnings),
+        "error": candidate.error,
+        "chosen": candidate.chosen,
+    }
+
+
+def lines(program: str, target: str, tiles: Any, found: tuple[Candidate, ...]) -> Iterator[str]:
+    """What `blockc lint` prints for a person."""
+    from blockc.explain import listed, table
+
+    yield f"program   {program}, target {target}"
+    yield f"blocks    {listed(tiles) or 'everything is whole'}"
+    yield ""
+    rows: list[tuple[str, ...]] = [("kernel", "warps", "stages", "registers", "spilled", "shared", "occupancy", "")]
+    for candidate in found:
+        rows.append(
+            (
+                candidate.function + (" *" if candidate.chosen else ""),
+                f"{candidate.options.warps}",
+                f"{candidate.options.stages}",
+                f"{candidate.registers}",
+                f"{candidate.spill_bytes:,}",
+                f"{candidate.shared_bytes:,}",
+                f"{candidate.occupancy:.0%}",
+                candidate.error or "; ".join(candidate.warnings),
+            )
+        )
+    yield from table(rows, frozenset(range(1, 7)))
+    yield "  * is chosen; registers of a thread, spilled and shared in bytes, occupancy of a multiprocessor's warps"
