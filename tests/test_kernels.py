@@ -60,7 +60,8 @@ def lengths_for(kernel: Kernel, length: int) -> dict[str, int]:
 def test_every_example_is_right_at_ragged_sizes(path: Path, name: str, dtype: str) -> None:
     whole = blockc.compile(path, dtype=dtype, program=name)
     cut = {dim.name: 8 for dim in whole.program.dims if dim.name in ("m", "n", "v", "z", "e")}
-    for kernel in (whole, blockc.compile(path, dtype=dtype, program=name, tiles=cut)):
+    small = blockc.compile(path, dtype=dtype, program=name, tiles=cut)
+    for kernel in (whole, small) if dtype == "f32" else (small,):
         for length in LENGTHS if dtype == "f32" else FEWER_LENGTHS:
             arrays = random_arrays(kernel.program, lengths_for(kernel, length), seed=length)
             check(kernel, arrays, f"{dtype}, length {length}, tiles {dict(kernel.tiles)}")

@@ -50,7 +50,7 @@ CASES = (
     "cross_entropy/f32/ordinary,shifted",
 )
 PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "names")
-RANDOM = 24
+RANDOM = 16
 
 
 @cache
