@@ -57,7 +57,7 @@ def cuts(program: Program) -> list[Program]:
     return [cut for cut in found if cut is not None]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(12), 1838])  # the last one could not be made safe
 def test_random_programs_mean_and_move_the_same_as_predicted(seed: int) -> None:
     case, derivation = random_case(seed), random_derivation(seed)
     for snapshot in derivation.snapshots:

@@ -48,7 +48,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from blockc.ir.block import Definition, Fresh, Graph, Map, Output, Port, Program, Type, walk
-from blockc.ir.verify import verify
+from blockc.ir.verify import VerifyError, verify
+from blockc.passes.choose import safe
 from blockc.passes.normalise import normalise
 from blockc.passes.rules.interchange_maps import Stuck, loops_outside
 from blockc.passes.rules.split_reduction import with_chunks
@@ -56,7 +57,7 @@ from blockc.passes.rules.split_reduction import with_chunks
 
 def cut_again(program: Program, loop: str | None) -> Program | None:
     """The program with a second cut of every kernel whose blocks read the same; None if there is no such kernel, or a
-    loop over `loop` is not there or cannot be outside."""
+    loop over `loop` is not there or cannot be outside, or the result cannot be made safe."""
     kernels = {node.defines: dims for node in program.body if isinstance(node, Map) and (dims := shared(program, node))}
     if not kernels or program.chunks:
         return None
@@ -80,7 +81,16 @@ def cut_again(program: Program, loop: str | None) -> Program | None:
     kept = tuple(dim for dim in chunked.dims if dim.chunks_of is None or dim.name in used)
     result = normalise(replace(chunked, dims=kept, body=tuple(body)))
     verify(result)
-    return result
+    return result if _can_be_safe(result) else None
+
+
+def _can_be_safe(program: Program) -> bool:
+    """False where exponents become lists of which something outside the map over them would read the elements."""
+    try:
+        safe(program)
+    except VerifyError:
+        return False
+    return True
 
 
 def kernels_in_chunks(program: Program) -> tuple[str, ...]:
