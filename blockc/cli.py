@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -128,7 +128,7 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
         return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
     machine = load_machine(options.target)
     if stage == "kernel":
-        return kernel_source(program, options, machine, sizes)[0]
+        return kernel_source(program, options, machine, sizes)
     if stage == "schedule" or not driver.has_kernels(machine):
         parts = partition(program, machine, sizes, options.tiles, options.split).parts
         if stage == "schedule":
@@ -138,27 +138,16 @@ def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: in
     return plan_text(plan, program)
 
 
-def kernel_source(
-    program: ArrayProgram, options: Options, machine: Machine, sizes: Mapping[str, int], how: str = ""
-) -> tuple[str, dict[str, Any] | None]:
-    """The source of a program's kernels, and for a GPU what is in it; "linted": launched as that chooses.
-
-    LimitError for a machine without an emitter.
-    """
+def kernel_source(program: ArrayProgram, options: Options, machine: Machine, sizes: Mapping[str, int]) -> str:
+    """The source of a program's kernels. LimitError for a machine without an emitter."""
     from blockc import driver
-    from blockc.linting import chosen_options, lint
-    from blockc.triton_kernels import BACKEND, launched_with, manifest, triton_kernels
+    from blockc.triton_kernels import BACKEND, triton_kernels
 
     if machine.backend == BACKEND:
-        made = triton_kernels(program, machine, sizes, options.tiles, options.split)
-        if how == "linted":
-            made = launched_with(made, program, machine, chosen_options(lint(made.source, machine)))
-        return made.source.text, manifest(made, program, machine)
-    if how == "linted":
-        raise UsageError("--lint is for kernels of a GPU", "--target h200 or a100")
+        return triton_kernels(program, machine, sizes, options.tiles, options.split).source.text
     driver.check_target(options.target)
     _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
-    return driver.emit(plan, program, options.target), None
+    return driver.emit(plan, program, options.target)
 
 
 def plan_text(plan: Plan, program: ArrayProgram) -> str:
@@ -277,19 +266,28 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     """Write the kernels of FILE as a Python file that runs on its own, and for a GPU manifest.json, which says what is
     in it."""
     from blockc import driver
+    from blockc.linting import chosen_options
+    from blockc.linting import lint as lint_source
     from blockc.machines.loading import load_machine
+    from blockc.triton_kernels import BACKEND, launched_with, manifest, triton_kernels
 
     program = load(file, options, kernels=False)
     machine = load_machine(options.target)
     sizes = driver.default_sizes(program, options.dims)
+    if linted and machine.backend != BACKEND:
+        raise UsageError("--lint is for kernels of a GPU", "--target h200 or a100")
+    file = f"{program.name}_{machine.name}.py"  # with the target it cannot hide a module that it imports
     with progress("compiling"):
-        source, contents = kernel_source(program, options, machine, sizes, "linted" if linted else "")
+        if machine.backend == BACKEND:
+            made = triton_kernels(program, machine, sizes, options.tiles, options.split)
+            if linted:
+                made = launched_with(made, program, machine, chosen_options(lint_source(made.source, machine)))
+            contents = {"file": file, **manifest(made, program, machine)}
+            texts = {file: made.source.text, "manifest.json": json.dumps(contents, indent=2) + "\n"}
+        else:
+            texts = {file: kernel_source(program, options, machine, sizes)}
     if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
-    # With the target in its name the file cannot hide a module that it imports.
-    texts = {f"{program.name}_{machine.name}.py": source}
-    if contents is not None:
-        texts["manifest.json"] = json.dumps({"file": next(iter(texts)), **contents}, indent=2) + "\n"
     paths = write_texts(folder, texts)
     if options.form == "json":
         print_json({"program": program.name, "target": options.target, "dims": dict(sizes), "files": list(paths)})

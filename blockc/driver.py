@@ -38,7 +38,7 @@ Tiles = Mapping[str, int | None]  # elements of a block; None keeps the dimensio
 Split = Mapping[str, int]  # into how many chunks loops over a dimension are cut
 UNSPLIT: Split = {}
 
-EMITTERS = ("numpy",)  # the backends that kernels can be emitted for
+EMITTERS = ("numpy",)  # the backends whose kernels blockc runs itself
 OUTER_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
 REMEMBERED = 64  # sizes whose plan a kernel keeps
 
@@ -58,17 +58,18 @@ def load_program(source: str | Path, program: str | None = None, dtype: str | No
 
 def check_target(target: str) -> Machine:
     """The machine of a target, a name or a path. UsageError for one that is not known, BlockcError for a machine file
-    with problems, LimitError for one that nothing can be emitted for."""
+    with problems, LimitError for one whose kernels blockc cannot run."""
     machine = load_machine(target)
     if has_kernels(machine):
         return machine
-    message = f"no kernels can be emitted for `{visible(target)}`: its backend is {machine.backend}"
-    hint = f"`explain` and `run --simulate` work; kernels are for the backend {', '.join(EMITTERS)}, such as cpu"
+    message = f"no kernels can be run for `{visible(target)}`: its backend is {machine.backend}"
+    backends = ", ".join(EMITTERS)
+    hint = f"`explain` and `run --simulate` work, and for triton `emit`; kernels run for {backends}, such as cpu"
     raise LimitError((Problem("E0291", message, None, hint),))
 
 
 def has_kernels(machine: Machine) -> bool:
-    """True if kernels can be emitted for a machine; for others there are plans, costs and simulations."""
+    """True if blockc runs kernels of a machine; for others there are plans, costs and simulations."""
     return machine.backend in EMITTERS
 
 

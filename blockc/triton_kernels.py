@@ -15,6 +15,7 @@ from blockc import driver
 from blockc.codegen import triton_source
 from blockc.codegen.triton_maps import Unsupported
 from blockc.codegen.triton_storage import Options, Source
+from blockc.codegen.triton_tiles import LEAST
 from blockc.errors import LimitError, Problem, visible
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
@@ -31,7 +32,6 @@ from blockc.passes.rules import fuse_map_with_reduce
 from blockc.planning import MachinePlan, search_plan
 
 BACKEND = "triton"  # of the machines that kernels are emitted for here
-LEAST = 16  # elements of a block along each axis of a product
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,7 +355,7 @@ def test_torch_is_imported_only_to_measure_against_it() -> None:
 def test_a_target_without_kernels_is_a_limit(bench: Bench) -> None:
     code, out, err = bench(ATTENTION, "--target", "h200")
     assert (code, out) == (3, "")
-    assert err.startswith("error[E0291]: no kernels can be emitted for `h200`")
+    assert err.startswith("error[E0291]: no kernels can be run for `h200`")
 
 
 def test_what_needs_more_memory_than_there_is_is_a_limit(bench: Bench) -> None:

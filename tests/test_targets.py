@@ -120,7 +120,7 @@ def test_a_target_is_a_name_or_a_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["toy", "h200", "ascend"])
 def test_a_target_that_nothing_can_be_emitted_for_is_a_limit(target: str) -> None:
-    with pytest.raises(LimitError, match=f"no kernels can be emitted for `{target}`: its backend is .*\n.*such as cpu"):
+    with pytest.raises(LimitError, match=f"no kernels can be run for `{target}`: its backend is .*\n.*such as cpu"):
         driver.check_target(target)
 
 

@@ -23,7 +23,7 @@ from blockc.codegen.numpy_values import (
 from blockc.codegen.scratch import Scope, new_tile, tile_in
 from blockc.ir.block import Apply, Constant, Expression, Operand, Size, Type, operand_names
 from blockc.ir.dtypes import DTYPES, is_float
-from blockc.ir.ops import OPERATORS, Result, result_dtype
+from blockc.ir.ops import OPERATORS, Result, operand_dtype, result_dtype
 
 _REDUCTIONS = {"sum": "add", "max": "maximum", "min": "minimum"}
 _INTEGER_LIMITS = {"i32": (-(2**31), 2**31 - 1), "i8": (-(2**7), 2**7 - 1)}
@@ -96,7 +96,9 @@ def _operands(
             case str():
                 given.append(Given(kernel.tile(arg), dies=arg in dying and here[arg] == uses[arg]))
             case Expression(op, inner) if any(operand_names(inner)):
-                compute = compute_dtype(result_dtype(op, tuple(_dtype(kernel, operand) for operand in inner)))
+                compute = compute_dtype(
+                    result_dtype(op, tuple(operand_dtype(kernel.types, operand) for operand in inner))
+                )
                 given.append(_composed(kernel, scope, op, inner, uses, dying, compute))
             case _:
                 given.append(Given(number(kernel, arg)))
@@ -136,7 +138,7 @@ def number(kernel: Kernel, operand: Constant | Size | Expression) -> Number:
         case Size(dim):
             return Number(kernel.size(dim))
         case Expression():
-            convert = DTYPES[_dtype(kernel, operand)].kind
+            convert = DTYPES[operand_dtype(kernel.types, operand)].kind
             return Number(kernel.named_constant(f"{convert}({_number_text(kernel, operand)})"))
         case _:
             assert_never(operand)
@@ -166,21 +168,6 @@ def literal(value: float | bool) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "np.nan" if math.isnan(value) else "np.inf" if value > 0 else "-np.inf"
     return repr(value)
-
-
-def _dtype(kernel: Kernel, operand: Operand) -> str:
-    """The element type of an operand."""
-    match operand:
-        case str():
-            return kernel.types[operand].dtype
-        case Constant(value):
-            return "bool" if isinstance(value, bool) else "i32" if isinstance(value, int) else "f32"
-        case Size():
-            return "i32"
-        case Expression(op, args):
-            return result_dtype(op, tuple(_dtype(kernel, arg) for arg in args))
-        case _:
-            assert_never(operand)
 
 
 # Elementwise operators
@@ -394,7 +381,7 @@ def _index(kernel: Kernel, scope: Scope, dim: str) -> Tile:
 def _cast(kernel: Kernel, scope: Scope, given: Given, apply: Apply) -> Tile:
     """Floats keep the precision that they are computed in, whatever they are cast to: rounding is left to stores."""
     compute = compute_dtype(apply.dtype)
-    source = _dtype(kernel, apply.args[0])
+    source = operand_dtype(kernel.types, apply.args[0])
     tile = given.value
     if isinstance(tile, Tile) and tile.dtype == compute and (apply.dtype != "i8" or source == "i8"):
         if tile.buffer is not None:

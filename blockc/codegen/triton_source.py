@@ -27,9 +27,10 @@ from blockc.codegen.triton_maps import (
 )
 from blockc.codegen.triton_ops import HELPERS
 from blockc.codegen.triton_storage import Function, Options, Source, Storage
+from blockc.codegen.triton_tiles import LEAST
 from blockc.codegen.triton_values import Array, Kernel, Number, Tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Program, kernels, walk
-from blockc.ir.parallel import nested_maps
+from blockc.ir.parallel import needed, nested_maps
 
 _PARAMETERS = re.compile(r"\b(?:[ax]\d+(?:_s\d+)?|[dfgh]\d+|T\d+|SHORT\d+)\b")
 _HELPERS = re.compile(r"\b_(?:maximum|minimum|tanh|pow)\b")
@@ -109,7 +110,7 @@ def _lengths(program: Program, tiles: Mapping[str, int], sizes: Mapping[str, int
         if dim.name in tiles:
             result[dim.name] = tiles[dim.name]
         else:
-            least = 16 if dim.name in products else 1
+            least = LEAST if dim.name in products else 1
             result[dim.name] = max(least, 1 << max(0, sizes[dim.name] - 1).bit_length())
     return result
 
@@ -161,26 +162,18 @@ class _Launch:
 def _launches(group: Graph, kept: Container[str]) -> Iterator[_Launch]:
     """The launches of a kernel: each parallel map computes for itself what it needs of tile operators. `kept` are
     values that lie in memory."""
-    applies = [node for node in group if isinstance(node, Apply)]
+    applies = tuple(node for node in group if isinstance(node, Apply))
     rest: list[Definition] = []
     taken: set[str] = set()
     for node in group:
         if isinstance(node, Map) and not node.is_loop:
-            needed = _needed(node, applies)
-            taken.update(apply.name for apply in needed)
-            yield _Launch(needed, node, ())
+            before = needed(node, applies)
+            taken.update(apply.name for apply in before)
+            yield _Launch(before, node, ())
         else:
             rest.append(node)
     if any(not isinstance(node, Apply) or node.name not in taken or node.name in kept for node in rest):
         yield _Launch((), None, tuple(rest))
-
-
-def _needed(node: Map, applies: list[Apply]) -> tuple[Apply, ...]:
-    wanted = set(node.uses)
-    for apply in reversed(applies):
-        if apply.name in wanted:
-            wanted |= apply.uses
-    return tuple(apply for apply in applies if apply.name in wanted)
 
 
 def _function(

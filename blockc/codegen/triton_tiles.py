@@ -12,7 +12,7 @@ import numpy as np
 from blockc.codegen.triton_ops import SPELLINGS, TRUTH
 from blockc.codegen.triton_values import Kernel, Number, Tile, compute_dtype, expanded
 from blockc.ir.block import Apply, Constant, Expression, Operand, Size, operand_names
-from blockc.ir.ops import OPERATORS, Result, result_dtype
+from blockc.ir.ops import OPERATORS, Result, operand_dtype, result_dtype
 
 _INTEGER_LIMITS = {"int32": (-(2**31), 2**31 - 1)}  # what stands for infinity
 _COMBINE = {"max": "_maximum", "min": "_minimum"}
@@ -78,7 +78,7 @@ def number(kernel: Kernel, operand: Constant | Size | Expression, dtype: str = "
         case Size(dim) if dtype in ("", "int32"):
             return Tile(kernel.size(dim), (), "int32")
         case _:
-            kind = dtype or compute_dtype(_dtype(kernel, operand))
+            kind = dtype or compute_dtype(operand_dtype(kernel.program.types, operand))
             text = f"float({_host(kernel, operand)})" if kind.startswith("float") else f"int({_host(kernel, operand)})"
             # Arguments are f32 or integers; a number for f64 is a constant of the kernel.
             letter = {"float64": "g", "float32": "f"}.get(kind, "h")
@@ -140,22 +140,9 @@ def _folded(texts: Sequence[str], spelling: str, folds: bool) -> str:
     return text
 
 
-def _dtype(kernel: Kernel, operand: Operand) -> str:
-    """The element type of an operand."""
-    match operand:
-        case str():
-            return kernel.program.types[operand].dtype
-        case Constant(value):
-            return "bool" if isinstance(value, bool) else "i32" if isinstance(value, int) else "f32"
-        case Size():
-            return "i32"
-        case Expression(op, args):
-            return result_dtype(op, tuple(_dtype(kernel, arg) for arg in args))
-
-
 def _elementwise(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> Tile:
     """An elementwise operator as an expression."""
-    given = tuple(_dtype(kernel, arg) for arg in args)
+    given = tuple(operand_dtype(kernel.program.types, arg) for arg in args)
     result = compute_dtype(result_dtype(op, given))
     match OPERATORS[op].result:
         case Result.REAL | Result.NUMBER:
@@ -214,7 +201,7 @@ def _cast(kernel: Kernel, apply: Apply) -> Tile:
     tile = _operand(kernel, apply.args[0])
     if not any(operand_names(apply.args)):
         tile = _tensor(tile)
-    if apply.dtype == "i8" and _dtype(kernel, apply.args[0]) != "i8":
+    if apply.dtype == "i8" and operand_dtype(kernel.program.types, apply.args[0]) != "i8":
         tile = Tile(f"{tile.text}.to(tl.int8)", tile.dims, "int8")
     if tile.dtype == wanted:
         return tile if tile.text.isidentifier() else Tile(kernel.assign(tile.text), tile.dims, tile.dtype)

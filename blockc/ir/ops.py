@@ -7,14 +7,15 @@ within a tile, `index`, `broadcast`) are not elementwise and are part of the gra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
 from blockc.ir import dtypes
+from blockc.ir.block import Constant, Expression, Operand, Size, Type
 
 
 class Result(Enum):
@@ -128,3 +129,18 @@ def result_dtype(name: str, operands: tuple[str, ...]) -> str:
         case Result.SELECT:
             chosen = operands[1:]
             return "bool" if set(chosen) == {"bool"} else dtypes.number(*chosen)
+
+
+def operand_dtype(types: Mapping[str, Type], operand: Operand) -> str:
+    """The element type of an operand, by the types of names."""
+    match operand:
+        case str():
+            return types[operand].dtype
+        case Constant(value):
+            return "bool" if isinstance(value, bool) else "i32" if isinstance(value, int) else "f32"
+        case Size():
+            return "i32"
+        case Expression(op, args):
+            return result_dtype(op, tuple(operand_dtype(types, arg) for arg in args))
+        case _:
+            assert_never(operand)

@@ -35,3 +35,12 @@ def only_map(program: Program, node: Map) -> Map | None:
         return None
     stacked = [output.values[0] for output in node.outputs]
     return inner if sorted(stacked) == sorted(inner.defines) else None
+
+
+def needed(node: Map, before: tuple[Apply, ...]) -> tuple[Apply, ...]:
+    """The operators of a kernel ahead of a map that the map needs, in their order: each of its tasks repeats them."""
+    wanted = set(node.uses)
+    for apply in reversed(before):
+        if apply.name in wanted:
+            wanted |= apply.uses
+    return tuple(apply for apply in before if apply.name in wanted)

@@ -32,7 +32,7 @@ from blockc.ir.block import (
 from blockc.ir.conditions import readings
 from blockc.ir.machine import Machine
 from blockc.ir.monoids import MONOIDS, identity
-from blockc.ir.parallel import nested_maps
+from blockc.ir.parallel import needed, nested_maps
 from blockc.ir.schedule import (
     Accumulator,
     Combine,
@@ -166,7 +166,7 @@ class _Placer:
             if name in self.placement and not self.program.types[name].is_item and name not in kept:
                 statements += self.stage(name, scope)
         parallel = [node for node in group if isinstance(node, Map) and not node.is_loop]
-        before: dict[str, Apply] = {node.name: node for node in group if isinstance(node, Apply)}
+        before = tuple(node for node in group if isinstance(node, Apply))
         inside = {node.defines: needed(node, before) for node in parallel}
         for node in sorted(group, key=lambda node: node not in parallel):  # tasks have computed for themselves
             if isinstance(node, Apply):
@@ -445,15 +445,6 @@ def without_reductions(program: Program) -> Program:
     if not any(isinstance(node, Reduce) for node in walk(program.body)):
         return program
     return with_body(program, graph(program.body))
-
-
-def needed(node: Map, before: Mapping[str, Apply]) -> tuple[Apply, ...]:
-    """The operators of a kernel ahead of a map that the map needs, in their order."""
-    wanted = set(node.uses)
-    for apply in reversed(tuple(before.values())):
-        if apply.name in wanted:
-            wanted |= apply.uses
-    return tuple(apply for apply in before.values() if apply.name in wanted)
 
 
 def together(node: Map, program: Program) -> dict[str, list[str]]:
