@@ -38,6 +38,10 @@ class BlockcError(Exception):
         super().__init__("\n\n".join(render(problem, source, filename) for problem in problems))
 
 
+class BlockcWarning(UserWarning):
+    """Something is not as it should be, and what is computed is right all the same."""
+
+
 class UsageError(BlockcError):
     """An option or an array that does not fit the program."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -36,8 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts under tests/data")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     rare_collections()
+    if not hasattr(config, "workerinput"):  # workers and what they start inherit it
+        os.environ["BLOCKC_CACHE"] = tempfile.mkdtemp(prefix="blockc-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["BLOCKC_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -106,7 +106,7 @@ OWNERS = {
         "blockc.printing",
         "blockc.targets_command",
     ),
-    "platformdirs": ("blockc.machines.loading",),
+    "platformdirs": ("blockc.cache", "blockc.machines.loading"),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),
 }
 LATE_OWNERS = ("blockc.codegen", "blockc.eager_torch", "blockc.integrations")
@@ -171,11 +171,11 @@ def placeless(module: Module) -> Iterator[str]:
             yield f"{number}: {line.strip()}"
 
 
-VARIABLES = {"NO_COLOR", "BLOCKC_DEBUG"}
+VARIABLES = {"NO_COLOR", "BLOCKC_CACHE", "BLOCKC_DEBUG"}
 
 
 def explicit(module: Module) -> Iterator[str]:
-    """Behaviour does not come from environment variables, but for two."""
+    """Behaviour does not come from environment variables, but for three."""
     for node in ast.walk(module.tree):
         match node:
             case ast.Call(func=ast.Attribute(attr="getenv"), args=[ast.Constant(value=name), *_]):
