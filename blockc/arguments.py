@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
 
 
-def load(file: str, options: Options, kernels: bool = True) -> ArrayProgram:
+def load(file: str, options: Options, kernels: bool = True, device: str | None = None) -> ArrayProgram:
     """The checked program of a file, once all options that do not need more have been checked as well: among them,
-    whether `kernels` can be emitted for the target."""
+    whether `kernels` can be run for the target, on a device if it is a GPU."""
     from blockc import driver
     from blockc.language import parse
     from blockc.machines.loading import load_machine
 
     if kernels:
-        driver.check_target(options.target)
+        driver.check_target(options.target, device)
     else:
         load_machine(options.target)
     text, name = read_source(file)

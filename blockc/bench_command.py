@@ -6,7 +6,16 @@ import click
 
 from blockc.arguments import load, read_inputs
 from blockc.errors import CheckError, UsageError, visible
-from blockc.options import Options, Pair, compile_options, inputs_option, seed_option, threads_option, unique
+from blockc.options import (
+    Options,
+    Pair,
+    compile_options,
+    device_option,
+    inputs_option,
+    seed_option,
+    threads_option,
+    unique,
+)
 from blockc.printing import print_json, progress
 
 
@@ -19,6 +28,7 @@ from blockc.printing import print_json, progress
 @inputs_option
 @seed_option
 @threads_option
+@device_option
 def bench(
     file: str,
     options: Options,
@@ -27,19 +37,21 @@ def bench(
     inputs: tuple[Pair, ...],
     seed: int,
     threads: int | None,
+    device: str | None,
 ) -> None:
     """Time FILE beside the same program in NumPy or torch, operator by operator, and check all results.
 
     Nothing looks for operators that a library has under one name: torch runs what the program says, not its own
     attention. Its arithmetic is plain, so that exponentials may overflow. Exit code 4 if the result of blockc is wrong.
+    If the target is a GPU, torch runs there too, and a time ends when the GPU is done.
     """
     from blockc import bench_report, benchmarking, running
 
     names = competitors(against, tuple(benchmarking.LIBRARIES))
-    program = load(file, options)
+    program = load(file, options, device=device)
     arrays = read_inputs(program, unique(inputs, "--input"))
     request = running.Request(
-        program, options.target, options.dims, options.tiles, arrays, seed, threads, options.split
+        program, options.target, options.dims, options.tiles, arrays, seed, threads, options.split, device
     )
     with progress("compiling, checking and timing"):
         found = benchmarking.bench(request, names, rounds)

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from blockc import running
+from blockc import driver, running
 from blockc.accuracy import Comparison
+from blockc.codegen import triton_runtime
 from blockc.eager import Library, peak_bytes, translate
 from blockc.eager_numpy import numpy_library
 from blockc.eager_torch import torch_library
@@ -71,14 +72,14 @@ class Benchmark:
 def bench(request: running.Request, against: tuple[str, ...], rounds: int | None) -> Benchmark:
     """Compile, check and time. LimitError for a library that is not installed, a target without kernels, and sizes that
     are too large for this computer."""
-    libraries = {name: LIBRARIES[name]() for name in against}
+    libraries = {name: library(name, request) for name in against}
     ready = running.prepare(request)
     check_sizes(request, ready.sizes)
     cost = machine_plan(request.program, load_machine(request.target), ready.sizes, request.tiles, request.split).cost
     with ExitStack() as limits:
         if request.threads is not None:
-            for library in libraries.values():
-                limits.enter_context(library.limited(request.threads))
+            for other in libraries.values():
+                limits.enter_context(other.limited(request.threads))
         calls, plain = candidates(request, ready, libraries)
         compared = compare_all(ready, {name: plain[name](call()) for name, call in calls.items()})
         times = measured(calls, rounds)
@@ -92,8 +93,16 @@ def bench(request: running.Request, against: tuple[str, ...], rounds: int | None
         {name: _ratio(times[BLOCKC], times[name]) for name in against},
         cost.seconds,
         cost.bottleneck,
-        computer(libraries),
+        computer(libraries, ready.kernel),
     )
+
+
+def library(name: str, request: running.Request) -> Library:
+    """A library: torch on the GPU, if the target is one that is there."""
+    if name == "torch" and load_machine(request.target).backend == driver.GPU_BACKEND:
+        driver.check_target(request.target, request.device)
+        return torch_library(request.device or triton_runtime.GPU)
+    return LIBRARIES[name]()
 
 
 def check_sizes(request: running.Request, sizes: Mapping[str, int]) -> None:
@@ -114,12 +123,34 @@ def candidates(
     plain: dict[str, Callable[[Any], dict[str, Array]]] = {
         BLOCKC: lambda results: running.by_name(request.program, results)
     }
-    for name, library in libraries.items():
-        eager = translate(request.program, ready.sizes, library)
-        own = {given: library.own(array) for given, array in arrays.items()}
-        calls[name] = _bound(eager, own)
-        plain[name] = _plain(library)
+    kernel = ready.kernel
+    if type(kernel) is not driver.Kernel:
+        from blockc.gpu_kernel import GpuKernel, as_arrays, on_gpu
+
+        assert isinstance(kernel, GpuKernel)
+        own = on_gpu(kernel, arrays)
+        device, on_it = kernel.device, kernel
+        calls[BLOCKC] = _waited(lambda: on_it(**own), device)
+        plain[BLOCKC] = lambda results: as_arrays(on_it, results)
+    for name, other in libraries.items():
+        eager = translate(request.program, ready.sizes, other)
+        tensors = {given: other.own(array) for given, array in arrays.items()}
+        calls[name] = _bound(eager, tensors)
+        if name == "torch" and type(kernel) is not driver.Kernel:
+            calls[name] = _waited(calls[name], device)
+        plain[name] = _plain(other)
     return calls, plain
+
+
+def _waited(call: Call, device: str) -> Call:
+    """A call that returns when its device is done."""
+
+    def waited() -> Any:
+        results = call()
+        triton_runtime.wait(device)
+        return results
+
+    return waited
 
 
 def _bound(function: Callable[[Any], Any], argument: Any) -> Call:
@@ -168,8 +199,9 @@ def _ratio(own: list[float], others: list[float]) -> float:
     return statistics.median(mine / other for mine, other in zip(own, others, strict=True))
 
 
-def computer(libraries: Mapping[str, Library]) -> dict[str, Any]:
+def computer(libraries: Mapping[str, Library], kernel: driver.Kernel) -> dict[str, Any]:
     """What the numbers depend on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {"numpy": np.__version__, **{name: library.version for name, library in libraries.items()}}
-    return {"processor": processor(), "cores": cores, "python": platform.python_version(), **versions}
+    gpu = {"gpu": name} if (name := running.device_of(kernel)) else {}
+    return {"processor": processor(), "cores": cores, **gpu, "python": platform.python_version(), **versions}

@@ -30,6 +30,7 @@ from blockc.options import (
     Options,
     Pair,
     compile_options,
+    device_option,
     inputs_option,
     program_options,
     seed_option,
@@ -196,6 +197,7 @@ def explain(file: str, options: Options) -> None:
 @click.option("--output", "outputs", type=ARRAY_FILE, multiple=True, help="Write an output to a .npy file. Repeatable.")
 @seed_option
 @threads_option
+@device_option
 @click.option("--simulate", is_flag=True, help="Count every byte moved, on a simulated target.")
 def run(
     file: str,
@@ -204,26 +206,28 @@ def run(
     outputs: tuple[Pair, ...],
     seed: int,
     threads: int | None,
+    device: str | None,
     simulate: bool,
 ) -> None:
     """Compile FILE, run it, time it, and check its result against the float64 meaning.
 
-    Inputs without --input are random. Dimensions whose size nothing tells get a default size.
+    Inputs without --input are random. Dimensions whose size nothing tells get a default size. Arrays are copied to a
+    GPU before the time is taken, and its outputs back afterwards.
     """
     from blockc import driver, run_report, running, simulating
     from blockc.machines.loading import load_machine
     from blockc.simulation_report import disagreements
 
-    program = load(file, options, kernels=not simulate)
+    program = load(file, options, kernels=not simulate, device=device)
     machine = load_machine(options.target)
     files = unique(outputs, "--output")
     known(program, files, tuple(result.argument.name for result in program.outputs), "output")
     check_outputs(files)
     arrays = read_inputs(program, unique(inputs, "--input"))
     request = running.Request(
-        program, options.target, options.dims, options.tiles, arrays, seed, threads, options.split
+        program, options.target, options.dims, options.tiles, arrays, seed, threads, options.split, device
     )
-    if not driver.has_kernels(machine):
+    if simulate and not driver.has_kernels(machine):
         simulate_only(request, machine, files, options.form)
         return
     with progress("compiling, running and checking"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blockc import files, meaning
-from blockc.codegen import loader, numpy_source
+from blockc.codegen import loader, numpy_source, triton_runtime
 from blockc.data import numpy_dtype, sizes_of
 from blockc.errors import LimitError, Problem, UsageError, visible
 from blockc.explain import Explanation, explain_plan
@@ -38,7 +38,8 @@ Tiles = Mapping[str, int | None]  # elements of a block; None keeps the dimensio
 Split = Mapping[str, int]  # into how many chunks loops over a dimension are cut
 UNSPLIT: Split = {}
 
-EMITTERS = ("numpy",)  # the backends whose kernels blockc runs itself
+EMITTERS = ("numpy",)  # the backends whose kernels blockc runs itself, everywhere
+GPU_BACKEND = "triton"  # and where there is a GPU
 OUTER_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
 REMEMBERED = 64  # sizes whose plan a kernel keeps
 
@@ -56,15 +57,25 @@ def load_program(source: str | Path, program: str | None = None, dtype: str | No
     return parse(text, filename, program, dtype)
 
 
-def check_target(target: str) -> Machine:
+def check_target(target: str, device: str | None = None) -> Machine:
     """The machine of a target, a name or a path. UsageError for one that is not known, BlockcError for a machine file
-    with problems, LimitError for one whose kernels blockc cannot run."""
+    with problems, LimitError for one whose kernels blockc cannot run here, on a device of torch if they are for one."""
     machine = load_machine(target)
     if has_kernels(machine):
+        if device is not None:
+            raise UsageError(f"kernels for `{visible(target)}` take NumPy arrays and no device")
         return machine
-    message = f"no kernels can be run for `{visible(target)}`: its backend is {machine.backend}"
     backends = ", ".join(EMITTERS)
-    hint = f"`explain` and `run --simulate` work, and for triton `emit`; kernels run for {backends}, such as cpu"
+    message = f"no kernels can be run for `{visible(target)}`: its backend is {machine.backend}"
+    hint = f"`explain` and `run --simulate` work; kernels run for {backends}, such as cpu"
+    if machine.backend == GPU_BACKEND:
+        obstacle = triton_runtime.obstacle(device or triton_runtime.GPU)
+        if not obstacle:
+            return machine
+        message += f", and {obstacle}"
+        hint = (
+            f"without one `emit`, `lint`, `explain` and `run --simulate` work; kernels run for {backends}, such as cpu"
+        )
     raise LimitError((Problem("E0291", message, None, hint),))
 
 
@@ -368,15 +379,16 @@ def compile(
     program: str | None = None,
     threads: int | None = None,
     split: Split | None = None,
+    device: str | None = None,
 ) -> Kernel:
     """Compile a program, given as text or as a path to a `.blk` file, to a callable kernel.
 
     `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float
     types; `program` names one of several; `threads` limits the worker threads; `split` cuts the loops over
-    a dimension into so many chunks that may run in parallel. Raises BlockcError: the program is wrong, or an option
-    does not fit it.
+    a dimension into so many chunks that may run in parallel; `device` is the GPU, as torch calls it, if the target is
+    one. Raises BlockcError: the program is wrong, an option does not fit it, or there is no GPU.
     """
-    check_target(target)
+    machine = check_target(target, device)
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"unknown type `{dtype}`", f"known: {', '.join(DTYPES)}")
     loaded = load_program(source, program, dtype)
@@ -385,9 +397,19 @@ def compile(
     blocks = {name: cut.get(name) for name in tiles or {}}
     chunks = whole_numbers("split", split or {})
     check_dims(loaded, sizes, blocks, chunks)
-    kernel = Kernel(loaded, target, sizes, blocks, threads, chunks)
+    kernel = kernel_for(machine, Kernel(loaded, target, sizes, blocks, threads, chunks), device)
     kernel.specialise(default_sizes(loaded, kernel.dims))
     return kernel
+
+
+def kernel_for(machine: Machine, kernel: Kernel, device: str | None) -> Kernel:
+    """The kernel, as it is for the CPU, as one for a GPU if the machine is one."""
+    if machine.backend != GPU_BACKEND:
+        return kernel
+    from blockc.gpu_kernel import GpuKernel
+
+    options = (kernel.program, kernel.target, kernel.dims, kernel.tiles, kernel.threads, kernel.split)
+    return GpuKernel(*options, machine=machine, device=device or triton_runtime.GPU)
 
 
 def reference(source: str | Path, /, program: str | None = None, **arrays: Any) -> Any:

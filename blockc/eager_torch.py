@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def torch_library() -> Library:
-    """torch on the CPU. LimitError if it is not installed."""
+def torch_library(device: str = "cpu") -> Library:
+    """torch on a device. LimitError if it is not installed."""
     try:
         import torch
     except ImportError as error:
@@ -68,13 +68,13 @@ def torch_library() -> Library:
         product=torch.matmul,
         permuted=torch.permute,
         expanded=lambda x, shape: x.expand(shape),
-        constant=lambda value, held: torch.tensor(value, dtype=_dtype(held)),
-        positions=lambda size: torch.arange(size, dtype=torch.int32),
+        constant=lambda value, held: torch.tensor(value, dtype=_dtype(held), device=device),
+        positions=lambda size: torch.arange(size, dtype=torch.int32, device=device),
         converted=lambda x, held: x.to(_dtype(held)),
         rounded=lambda x, dtype: x.to(_dtype(dtype)).to(x.dtype),
         truncated=_truncated,
         stored=lambda x, dtype: x.to(_dtype(dtype)),
-        own=as_tensor,
+        own=lambda array: as_tensor(array).to(device),
         plain=as_array,
         quiet=torch.inference_mode,
         limited=_limited,

@@ -89,6 +89,9 @@ inputs_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For random inputs."
 )
+device_option = click.option(
+    "--device", metavar="NAME", help="The GPU, as torch calls it, if the target is one (default: cuda)."
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads (default: as BLAS has)."
 )

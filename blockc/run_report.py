@@ -37,6 +37,7 @@ def as_json(report: Report, simulation: Simulation | None, measured: Measured | 
     return {
         "program": report.program,
         "target": report.target,
+        **({"device": report.device} if report.device else {}),
         "dims": dict(report.sizes),
         "kernels": report.kernels,
         "seconds": report.seconds,
@@ -56,6 +57,8 @@ def lines(
     plan = report.plan
     sizes = ", ".join(f"{dim}={size}" for dim, size in report.sizes.items())
     yield f"program   {report.program}, target {report.target}"
+    if report.device:
+        yield f"device    {report.device}"
     yield f"sizes     {sizes}"
     if report.defaults:
         yield f"          {', '.join(report.defaults)}: default, give others with --dim"

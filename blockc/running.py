@@ -19,6 +19,7 @@ import numpy as np
 
 from blockc import driver, meaning
 from blockc.accuracy import Comparison, compare, computed_dtype
+from blockc.codegen import triton_runtime
 from blockc.data import array_shape, random_arrays, sizes_of
 from blockc.errors import LimitError, Problem
 from blockc.ir import array_program
@@ -53,11 +54,13 @@ class Request:
     seed: int
     threads: int | None
     split: driver.Split = field(default_factory=dict)
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came out. `seconds` is the median of `runs`; `rows` maps a dimension to how many positions were checked."""
+    """What came out. `seconds` is the median of `runs`; `rows` maps a dimension to how many positions were checked;
+    `device` is what the GPU calls itself, if it ran on one."""
 
     program: str
     target: str
@@ -70,6 +73,7 @@ class Report:
     comparison: Comparison
     rows: Mapping[str, int]
     outputs: Mapping[str, Array]
+    device: str = ""
 
     @property
     def predicted_bytes(self) -> int:
@@ -132,13 +136,15 @@ class Prepared:
 
 def prepare(request: Request) -> Prepared:
     """Settle sizes, compile, and make the arrays. LimitError for what is too large for this machine."""
-    driver.check_target(request.target)
+    machine = driver.check_target(request.target, request.device)
     driver.check_dims(request.program, request.dims, request.tiles, request.split)
     sizes, defaults = sizes_for(request)
-    kernel = driver.Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads, request.split)
+    plain = driver.Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads, request.split)
+    kernel = driver.kernel_for(machine, plain, request.device)
     plan = kernel.specialise(sizes).plan
     check_memory(request.program, plan)
-    check_work(plan)
+    if kernel is plain:
+        check_work(plan)
     positions = meaning.sample(request.program, sizes, request.seed, CHECKED_ELEMENTS)
     check_reference(request.program, sizes, positions)
     return Prepared(kernel, plan, sizes, defaults, positions, inputs_for(request, sizes))
@@ -148,7 +154,7 @@ def run(request: Request) -> tuple[Report, dict[str, Array]]:
     """Compile, run, time and check. Returns the report and the input arrays that were used."""
     ready = prepare(request)
     arrays = dict(ready.arrays)
-    outputs, times = timed(ready.kernel, arrays)
+    outputs, times = timed_where_it_runs(ready.kernel, arrays)
     output, comparison = checked(ready, expected(ready), outputs)
     report = Report(
         request.program.name,
@@ -162,8 +168,29 @@ def run(request: Request) -> tuple[Report, dict[str, Array]]:
         comparison,
         {dim: len(chosen) for dim, chosen in ready.positions.items()},
         outputs,
+        device_of(ready.kernel),
     )
     return report, arrays
+
+
+def timed_where_it_runs(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
+    """The outputs by name, and the seconds of every run but the first; on a GPU without the copies there and back."""
+    if type(kernel) is driver.Kernel:
+        return timed(kernel, arrays)
+    from blockc.gpu_kernel import GpuKernel, timed_on_gpu
+
+    assert isinstance(kernel, GpuKernel)
+    return timed_on_gpu(kernel, arrays)
+
+
+def device_of(kernel: driver.Kernel) -> str:
+    """What the GPU of a kernel calls itself, or "" if it runs on arrays."""
+    if type(kernel) is driver.Kernel:
+        return ""
+    from blockc.gpu_kernel import GpuKernel
+
+    assert isinstance(kernel, GpuKernel)
+    return triton_runtime.name_of(kernel.device)
 
 
 def check_shapes(program: ArrayProgram, sizes: Mapping[str, int]) -> None:

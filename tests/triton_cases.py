@@ -33,7 +33,7 @@ import torch
 import triton
 import triton_interpreter  # noqa: F401  (repairs the interpreter)
 from generator import random_program, random_sizes
-from oracle import EXAMPLES
+from triton_data import FAMILIES, SIZES, Arrays, data, example_programs
 
 from blockc import driver
 from blockc.accuracy import compare, computed_dtype
@@ -45,18 +45,13 @@ from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation
-from blockc.language import parse_all, program_names
+from blockc.language import parse_all
 from blockc.meaning import baseline, evaluate
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
 from blockc.triton_kernels import emitted, triton_tiles, with_sums_in_loops
 
-Arrays = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
-
-SIZES = {"b": 1, "h": 2, "m": 19, "n": 37, "d": 24, "e": 20, "k": 21, "z": 18, "v": 35, "kv": 2, "g": 2}
 BATCHES = ("b", "h", "kv")
-FAMILIES = ("ordinary", "large", "shifted", "strange")
-
 
 # What examples and random programs do not have, by what it is about.
 PROGRAMS = {
@@ -160,36 +155,6 @@ def judged(made: Source, program: ArrayProgram, arrays: Arrays) -> str:
 
 
 # Cases
-
-
-def data(program: ArrayProgram, sizes: Mapping[str, int], family: str) -> Arrays:
-    """Arrays of a family."""
-    arrays = dict(random_arrays(program, sizes, seed=7))
-    for name, value in arrays.items():
-        if value.dtype.kind not in "fV":
-            continue
-        wide = np.array(value, np.float32)
-        match family:
-            case "large":
-                wide = wide * 30  # so that products of two are times 900
-            case "shifted":
-                wide = wide - 20
-            case "strange" if wide.ndim > 1 and wide.size:
-                rows = wide.reshape(-1, wide.shape[-1])
-                for at, row in enumerate((np.nan, np.inf, -np.inf, 0.0)):
-                    rows[at % len(rows), :: 1 + at] = row
-        with np.errstate(over="ignore"):
-            arrays[name] = wide.astype(value.dtype)
-    return arrays
-
-
-def example_programs(only: str) -> Iterator[tuple[str, str]]:
-    """The text and name of every program of the examples."""
-    for path in sorted(EXAMPLES.glob("*.blk")):
-        text = path.read_text()
-        for name in program_names(text, str(path)):
-            if only in name:
-                yield text, name
 
 
 def run_example(text: str, name: str, dtype: str, families: tuple[str, ...]) -> Iterator[Outcome]:

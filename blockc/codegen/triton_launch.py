@@ -27,7 +27,7 @@ def launcher_lines(
     name = launcher_name(program)
     if numbers:
         sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
-        yield from ("def _number(value):", "    return torch.tensor(value, dtype=torch.float64)", "", "")
+        yield from ("def _number(value):", '    return torch.tensor(value, dtype=torch.float64, device="cpu")', "", "")
         yield from ("@lru_cache(maxsize=256)", f"def _numbers({sizes}):")
         yield from ("    return (", *(f"        {number.text}," for number in numbers.values()), "    )")
         yield from ("", "")

@@ -1,0 +1,224 @@
+"""Kernels that run on a GPU: torch tensors in and out, on the current stream.
+
+A call does nothing but look up the kernel for the shapes and launch it: no copy, no synchronisation, so that it may be
+captured in a CUDA graph. While torch records a graph (`torch.compile`, `torch.export`), it sees one operator.
+
+Sizes that are not fixed fall into classes, up to the next power of two, and each class has one kernel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from blockc.codegen import triton_runtime
+from blockc.codegen.triton_tiles import LEAST
+from blockc.data import sizes_of
+from blockc.driver import Compiled, Kernel
+from blockc.errors import LimitError, Problem, UsageError
+from blockc.integrations import as_array, as_tensor, is_tensor
+from blockc.ir import array_program
+from blockc.ir.machine import Machine
+from blockc.ir.plan import Plan
+from blockc.passes.cost import cost
+from blockc.triton_kernels import TritonKernels, triton_kernels
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SMALLER = 6  # times that blocks are halved for a GPU that has too little shared memory
+
+
+@dataclass(slots=True)
+class GpuKernel(Kernel):
+    """A program compiled for a GPU. Call it with tensors on that GPU, in declared order or by name; it returns tensors:
+    one output as it is, several as a dictionary."""
+
+    machine: Machine | None = None
+    device: str = triton_runtime.GPU
+    _made: dict[tuple[tuple[str, int], ...], TritonKernels] = field(default_factory=dict)
+    _launches: dict[tuple[object, ...], Callable[..., Any]] = field(default_factory=dict)
+    _is_traced: Callable[[Sequence[Any]], bool] = field(init=False)
+    operator: Callable[..., Any] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._is_traced = triton_runtime.traced()
+        self.operator = triton_runtime.operator(operator_name(self), self.program, self._in_order)
+
+    def __call__(self, /, *tensors: Any, **named: Any) -> Any:
+        if named or len(tensors) != len(self.program.inputs):
+            tensors = self._ordered(tensors, named)
+        if self.operator is not None and self._is_traced(tensors):
+            results = self.operator(*tensors)
+            names = [result.argument.name for result in self.program.outputs]
+            return results if len(names) == 1 else dict(zip(names, results, strict=True))
+        return self._run(tensors)
+
+    def _ordered(self, tensors: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        given = self._bind(tensors, named)
+        for argument in self.program.inputs:
+            if argument.name not in given:
+                kind = array_program.argument_type(argument)
+                raise UsageError(f"input `{argument.name}` is missing: it is {kind}")
+        if len(given) > len(self.program.inputs):
+            names = [argument.name for argument in self.program.inputs]
+            unknown = next(name for name in given if name not in names)
+            hint = f"its inputs: {', '.join(names)}"
+            raise UsageError(f"program `{self.program.name}` has no input `{unknown}`", hint)
+        return tuple(given[argument.name] for argument in self.program.inputs)
+
+    def _in_order(self, *tensors: Any) -> tuple[Any, ...]:
+        """The outputs in declared order: what the operator does."""
+        results = self._run(tensors)
+        return tuple(results.values()) if len(self.program.outputs) > 1 else (results,)
+
+    def _run(self, tensors: Sequence[Any]) -> Any:
+        try:
+            key = tuple([(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors])
+            launch = self._launches.get(key)
+        except (AttributeError, TypeError):  # no tensors: the check below says so
+            key, launch = (), None
+        return launch(*tensors) if launch is not None else self._first_run(tensors, key)
+
+    def _first_run(self, tensors: Sequence[Any], key: tuple[object, ...]) -> Any:
+        """Check the tensors, and launch what is compiled for their sizes; smaller blocks if it does not fit the GPU."""
+        self.check_tensors(tensors)
+        named = {argument.name: tensor for argument, tensor in zip(self.program.inputs, tensors, strict=True)}
+        sizes = sizes_of(self.program, named, self.dims)
+        device = tensors[0].device if tensors else None
+        for _ in range(SMALLER):
+            launch = self.specialise(sizes).launch
+            if device is not None:
+                launch = triton_runtime.on_device(launch, device)
+            try:
+                results = launch(*tensors)
+            except triton_runtime.too_large() as error:
+                self._make_smaller(sizes, str(error))
+                continue
+            if len(self._launches) >= REMEMBERED_SHAPES:
+                self._launches.clear()
+            self._launches[key] = launch
+            return results
+        raise self._does_not_fit("blocks were halved several times")
+
+    def check_tensors(self, tensors: Sequence[Any]) -> None:
+        """UsageError for what is no tensor on the GPU of the right type."""
+        for argument, tensor in zip(self.program.inputs, tensors, strict=True):
+            name = argument.name
+            if not is_tensor(tensor):
+                hint = f"kernels copy nothing by themselves: torch.as_tensor({name}).to({self.device!r}), for example"
+                raise UsageError(f"input `{name}` must be a torch tensor on {self.device}, not {type(tensor)}", hint)
+            if str(tensor.dtype) != triton_runtime.type_name(argument.dtype):
+                hint = "convert it, or compile the program for another float type (`--dtype`, in Python `dtype=`)"
+                raise UsageError(f"input `{name}` must be {argument.dtype}, not {tensor.dtype}", hint)
+            first = tensors[0].device
+            if tensor.device != first:
+                raise UsageError(f"inputs are on one device: `{name}` is on {tensor.device}, the first one on {first}")
+            kind, _, index = self.device.partition(":")
+            if tensor.device.type != kind or (index and tensor.device.index != int(index)):
+                hint = f"kernels copy nothing by themselves: {name}.to({self.device!r})"
+                raise UsageError(f"input `{name}` is on {tensor.device}, and the kernel runs on {self.device}", hint)
+
+    def _choose(self, sizes: Mapping[str, int]) -> Compiled:
+        shapes = shape_class(sizes, array_program.sizes(self.program, self.dims))
+        key = tuple(shapes.items())
+        if key not in self._made:
+            assert self.machine is not None
+            self._made[key] = triton_kernels(self.program, self.machine, shapes, self.tiles, self.split)
+        made = self._made[key]
+        text = made.source.text
+        if (text,) not in self._kernels:
+            self._kernels[text,] = text, triton_runtime.load(text, made.source.launcher, len(self._kernels))
+        plan = priced(made.plan, sizes)
+        return Compiled(made.searched.chosen.derivation, plan, *self._kernels[text,])
+
+    def _make_smaller(self, sizes: Mapping[str, int], why: str) -> None:
+        """Halve the largest block that nobody asked for, in the kernel for some sizes."""
+        shapes = shape_class(sizes, array_program.sizes(self.program, self.dims))
+        key = tuple(shapes.items())
+        tiles = {dim: tile for dim, tile in self._made[key].plan.tiles.items() if tile > LEAST}
+        free = {dim: tile for dim, tile in tiles.items() if dim not in self.tiles}
+        if not free:
+            raise self._does_not_fit(why)
+        largest = max(free, key=free.__getitem__)
+        asked = {**self._made[key].plan.tiles, **self.tiles, largest: free[largest] // 2}
+        assert self.machine is not None
+        self._made[key] = triton_kernels(self.program, self.machine, shapes, asked, self.split)
+        self._by_sizes.clear()
+        self._launches.clear()
+
+    def _does_not_fit(self, why: str) -> LimitError:
+        message = f"the kernels of `{self.program.name}` need more than this GPU has: {why}"
+        return LimitError((Problem("E0297", message, None, "smaller blocks (--tile) need less"),))
+
+    def explain(self) -> Any:
+        """The derivation and the choice for the machine, at the sizes of that specialisation."""
+        from blockc.machine_report import explain_for
+        from blockc.partition import partition
+
+        assert self.machine is not None
+        sizes = self._current().plan.sizes
+        return explain_for(self.target, partition(self.program, self.machine, sizes, self.tiles, self.split))
+
+
+REMEMBERED_SHAPES = 1024  # of tensors whose kernel is found without a look at sizes
+
+
+def shape_class(sizes: Mapping[str, int], fixed: Mapping[str, int]) -> dict[str, int]:
+    """The sizes that a kernel for these sizes is chosen for: those that are not fixed, up to a power of two."""
+    return {dim: size if dim in fixed else 1 << max(0, size - 1).bit_length() for dim, size in sizes.items()}
+
+
+def priced(plan: Plan, sizes: Mapping[str, int]) -> Plan:
+    """The plan with what it costs at other sizes."""
+    if dict(plan.sizes) == dict(sizes):
+        return plan
+    return replace(plan, sizes=dict(sizes), costs=(cost(plan.program, sizes, plan.tiles),))
+
+
+def operator_name(kernel: GpuKernel) -> str:
+    """A name of an operator in torch that says what it computes and how: the same in every process."""
+    facts = (
+        array_program.text(kernel.program),
+        kernel.program.source,
+        repr(kernel.machine),
+        kernel.device,
+        *(repr(sorted(values.items())) for values in (kernel.dims, kernel.tiles, kernel.split)),
+    )
+    digest = sha256("\0".join(facts).encode()).hexdigest()[:16]
+    return f"{re.sub(r'[^A-Za-z0-9]', '_', kernel.program.name)[:60]}_{digest}"
+
+
+def on_gpu(kernel: GpuKernel, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Copies of arrays as tensors on the GPU of a kernel. LimitError if it has not enough memory."""
+    needed = sum(array.nbytes for array in arrays.values())
+    free = triton_runtime.free_bytes(kernel.device)
+    if free is not None and needed > free:
+        raise no_memory(f"the arrays need {needed / 2**30:,.1f} GiB, and the GPU has {free / 2**30:,.1f} GiB left")
+    own = {name: np.asarray(array, array.dtype.newbyteorder("=")) for name, array in arrays.items()}
+    with triton_runtime.memory_errors(no_memory):
+        return {name: triton_runtime.placed(as_tensor(array), kernel.device) for name, array in own.items()}
+
+
+def timed_on_gpu(kernel: GpuKernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
+    """The outputs as arrays by name, and the seconds of several runs, without the copies to the GPU and back."""
+    tensors = on_gpu(kernel, arrays)
+    with triton_runtime.memory_errors(no_memory):
+        outputs = as_arrays(kernel, kernel(**tensors))
+        return outputs, triton_runtime.seconds(lambda: kernel(**tensors), kernel.device)
+
+
+def as_arrays(kernel: GpuKernel, results: Any) -> dict[str, Array]:
+    """What a kernel returned, as arrays by name: copies."""
+    names = [result.argument.name for result in kernel.program.outputs]
+    tensors = results if len(names) > 1 else {names[0]: results}
+    return {name: as_array(tensors[name]) for name in names}
+
+
+def no_memory(why: str) -> LimitError:
+    """The message for a GPU that has too little memory."""
+    return LimitError((Problem("E0902", why, None, "give smaller sizes with --dim"),))

@@ -1,0 +1,215 @@
+"""Kernels for a GPU without one: in Triton's interpreter, and around the launch, which is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from gpu_bodies import BODIES, STATISTICS, TARGET
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_data import example_programs
+
+import blockc
+from blockc import cli, driver, gpu_kernel
+from blockc.codegen import triton_runtime
+from blockc.data import array_shape, numpy_dtype, sizes_of
+from blockc.errors import LimitError, UsageError
+from blockc.gpu_kernel import GpuKernel, operator_name, shape_class
+from blockc.language import parse_all
+from blockc.machines.loading import load_machine
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+
+
+@cache
+def interpreted() -> dict[str, str]:
+    """What `gpu_interpreted.py` prints: what is wrong, by name of the body."""
+    asked = ["--heads", "46", "--examples", "rmsnorm_qkv/f16/strange"]
+    command = [sys.executable, "-W", "ignore", str(HERE / "gpu_interpreted.py"), *asked]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=HERE)
+    assert found.stdout, found.stderr
+    return {name: problem for name, problem, _ in map(json.loads, found.stdout.splitlines())}
+
+
+def test_everything_but_the_gpu_itself_holds_in_the_interpreter() -> None:
+    """`test_gpu.py` runs the same on a GPU."""
+    assert len(interpreted()) == len(BODIES) + 2
+    assert {name: problem for name, problem in interpreted().items() if problem} == {}
+
+
+def gpu(text: str, name: str | None = None, dtype: str | None = None, **options: Any) -> GpuKernel:
+    """A kernel of which nothing is chosen yet."""
+    program = parse_all(text, "program.blk", dtype)
+    chosen = program[name] if name is not None else next(iter(program.values()))
+    return GpuKernel(chosen, TARGET, options.get("dims", {}), options.get("tiles", {}), machine=load_machine(TARGET))
+
+
+@pytest.mark.parametrize("name", [name for _, name in example_programs("")])
+def test_torch_is_told_what_an_example_returns(name: str) -> None:
+    """Shapes, types and strides of contiguous outputs, from shapes of inputs, without a kernel."""
+    text = next(text for text, found in example_programs("") if found == name)
+    kernel = gpu(text, name, "bf16")
+    sizes = driver.default_sizes(kernel.program, {})
+    assert kernel.operator is not None
+    with FakeTensorMode():
+        tensors = [
+            torch.empty(array_shape(argument, sizes), dtype=getattr(torch, numpy_dtype(argument.dtype).name))
+            for argument in kernel.program.inputs
+        ]
+        results = kernel.operator(*tensors)
+    for result, found in zip(
+        kernel.program.outputs, results if isinstance(results, tuple | list) else (results,), strict=True
+    ):
+        assert tuple(found.shape) == array_shape(result.argument, sizes) and found.is_contiguous()
+        assert str(found.dtype) == triton_runtime.type_name(result.argument.dtype)
+
+
+def test_shapes_that_do_not_fit_are_refused_while_torch_records() -> None:
+    kernel = gpu("program p(A: f32[m, k], B: f32[k, n]) -> C: f32[m, n] {\n    C = dot[k](A, B)\n}\n")
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="sizes that do not fit"):
+        kernel(torch.empty(3, 4), torch.empty(5, 6))
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="another number of axes"):
+        kernel(torch.empty(3), torch.empty(5, 6))
+
+
+def test_the_name_of_an_operator_says_what_it_computes() -> None:
+    names = {
+        operator_name(gpu(STATISTICS)),
+        operator_name(gpu(STATISTICS, dtype="f16")),
+        operator_name(gpu(STATISTICS.replace("0.5", "0.25"))),
+        operator_name(gpu(STATISTICS, tiles={"m": 16})),
+        operator_name(gpu(STATISTICS, dims={"m": 16})),
+    }
+    assert len(names) == 5 and all(name.isidentifier() and name.startswith("p_") for name in names)
+    assert operator_name(gpu(STATISTICS)) == operator_name(gpu(STATISTICS))
+
+
+# Without a GPU
+
+
+def test_without_a_gpu_a_message_says_what_works() -> None:
+    if not triton_runtime.obstacle(triton_runtime.GPU):
+        pytest.skip("there is a GPU")
+    with pytest.raises(LimitError, match=r"no kernels can be run for `h200`.*torch finds no GPU\n.*`emit`, `lint`"):
+        blockc.compile(STATISTICS, target="h200")
+    with pytest.raises(LimitError, match="on cpu in its interpreter only"):
+        blockc.compile(STATISTICS, target="h200", device="cpu")
+    with pytest.raises(LimitError, match="torch knows no device 'abacus'"):
+        blockc.compile(STATISTICS, target="a100", device="abacus")
+    with pytest.raises(UsageError, match="kernels for `cpu` take NumPy arrays and no device"):
+        blockc.compile(STATISTICS, device="cuda")
+    found = CliRunner().invoke(cli.cli, ["run", str(EXAMPLES / "mlp.blk"), "--target", "h200", "--device", "cuda:7"])
+    assert isinstance(found.exception, LimitError) and "its backend is triton" in str(found.exception)
+
+
+@pytest.mark.parametrize("missing", ["torch", "triton"])
+def test_a_missing_package_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert triton_runtime.obstacle("cuda") == f"{missing} is not installed (pip install 'blockc[triton]')"
+
+
+# Around the launch
+
+
+class Launches:
+    """Stands for what is loaded: computes nothing, and fails where a block is larger than a limit."""
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.limit, self.texts, self.calls = limit, list[str](), 0
+
+    def load(self, source: str, launcher: str, number: int) -> Any:
+        self.texts.append(source)
+        blocks = [int(line.split()[-1]) for line in source.splitlines() if line.startswith("#   d") and "cut" in line]
+
+        def launch(*tensors: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if max(blocks) > self.limit:
+                from triton.runtime.errors import OutOfResources
+
+                raise OutOfResources(max(blocks), self.limit, "shared memory")
+            return tensors[0]
+
+        return launch
+
+
+PRODUCT = "program p(X: f16[m, k], W: f16[k, n]) -> Y: f16[m, n] {\n    Y = dot[k](X, W)\n}\n"
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    found = Launches()
+    monkeypatch.setattr(triton_runtime, "load", found.load)
+    return found
+
+
+def on_cpu(text: str, **options: Any) -> GpuKernel:
+    """A kernel that takes tensors on the CPU."""
+    kernel = gpu(text, **options)
+    kernel.device = "cpu"
+    return kernel
+
+
+def test_sizes_are_looked_at_once_for_each_shape(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = on_cpu(PRODUCT)
+    looks: list[Any] = []
+
+    def looked(*given: Any) -> dict[str, int]:
+        looks.append(given)
+        return sizes_of(*given)
+
+    monkeypatch.setattr(gpu_kernel, "sizes_of", looked)
+    x, w = torch.empty(100, 64, dtype=torch.float16), torch.empty(64, 70, dtype=torch.float16)
+    for _ in range(3):
+        kernel(x, w)
+        kernel(W=w, X=x)
+    assert (len(looks), len(launches.texts), launches.calls) == (1, 1, 6)
+    kernel(x[:90], w)
+    assert (len(looks), len(launches.texts)) == (2, 1), "100 and 90 rows are up to 128, and have one kernel"
+    kernel(x[:2], w)
+    assert len(launches.texts) == 2
+
+
+def test_sizes_fall_into_classes_unless_they_are_fixed() -> None:
+    assert shape_class({"m": 0, "n": 1, "k": 65, "d": 80, "b": 64}, {"d": 80}) == {
+        "m": 1,
+        "n": 1,
+        "k": 128,
+        "d": 80,
+        "b": 64,
+    }
+
+
+def test_costs_are_those_of_the_sizes_and_not_of_their_class(launches: Launches) -> None:
+    kernel = on_cpu("program p(X: f32[m, n]) -> Y: f32[m] {\n    Y = sum[n](X)\n}\n")
+    kernel(torch.empty(100, 70))
+    assert kernel.cost.traffic_bytes == 4 * (100 * 70 + 100)
+    assert dict(kernel.explain().to_json()["dims"]) == {"m": 100, "n": 70}
+
+
+def test_blocks_that_do_not_fit_become_smaller(launches: Launches) -> None:
+    launches.limit = 32
+    kernel = on_cpu(PRODUCT)
+    x = torch.empty(512, 512, dtype=torch.float16)
+    assert kernel(x, x) is x
+    before = len(launches.texts)
+    assert before > 1
+    kernel(x, x)
+    assert len(launches.texts) == before
+
+
+def test_blocks_that_were_asked_for_stay(launches: Launches) -> None:
+    launches.limit = 32
+    kernel = on_cpu(PRODUCT, tiles={"m": 64, "n": 64, "k": 64})
+    x = torch.empty(512, 512, dtype=torch.float16)
+    with pytest.raises(LimitError, match=r"need more than this GPU has.*\n.*smaller blocks"):
+        kernel(x, x)
