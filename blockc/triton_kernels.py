@@ -13,6 +13,7 @@ from typing import Any
 
 from blockc import driver
 from blockc.codegen import triton_source
+from blockc.codegen.triton_grid import device_of
 from blockc.codegen.triton_maps import Unsupported
 from blockc.codegen.triton_storage import Options, Source
 from blockc.codegen.triton_tiles import LEAST
@@ -64,7 +65,9 @@ def triton_kernels(
         plan = _plan(candidate.choice.snapshot, snapshot, sizes, blocks)
         every = complete_sizes(block, sizes)
         try:
-            source = triton_source.emit(block, blocks, every, _header(plan, program, machine))
+            source = triton_source.emit(
+                block, blocks, every, _header(plan, program, machine), device=device_of(machine)
+            )
         except Unsupported as error:
             whys.append(str(error))
             continue
@@ -79,7 +82,9 @@ def launched_with(
     """The same kernels, launched with other options, by function."""
     sizes = complete_sizes(made.block, made.plan.sizes)
     header = _header(made.plan, program, machine)
-    return replace(made, source=triton_source.emit(made.block, made.plan.tiles, sizes, header, options))
+    return replace(
+        made, source=triton_source.emit(made.block, made.plan.tiles, sizes, header, options, device_of(machine))
+    )
 
 
 def emitted(program: Program) -> Program:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -25,21 +28,25 @@ from triton.compiler import ASTSource
 
 from blockc import driver, linting
 from blockc.cli import cli
+from blockc.codegen.triton_grid import Order, order_lines
 from blockc.codegen.triton_launch import identifier
+from blockc.codegen.triton_scales import scale_of
 from blockc.codegen.triton_source import emit
 from blockc.codegen.triton_storage import Options, Source
+from blockc.codegen.triton_values import Array, Kernel
 from blockc.errors import CheckError, LimitError
 from blockc.ir.array_program import sizes as complete_sizes
+from blockc.ir.block import Constant, Expression, Size
 from blockc.machines.loading import load_machine
 from blockc.passes.lower import lower
-from blockc.triton_kernels import TritonKernels, emitted, triton_kernels, triton_tiles
+from blockc.triton_kernels import TritonKernels, emitted, launched_with, triton_kernels, triton_tiles
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 
 
 CASES = (
-    "causal_attention/f16/ordinary,large,strange",
+    "causal_attention/f16/ordinary,large,strange/descriptors",
     "sliding_window/f32/ordinary",
     "packed_documents/f32/ordinary",
     "attention_lse/bf16/ordinary,shifted",
@@ -49,7 +56,7 @@ CASES = (
     "matmul_gelu/f16/large",
     "cross_entropy/f32/ordinary,shifted",
 )
-PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "names")
+PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "names")
 RANDOM = 16
 
 
@@ -131,11 +138,45 @@ def compiled(made: TritonKernels, folder: Path, capability: int) -> Iterator[Any
 def test_examples_compile_for_tensor_cores(
     name: str, target: str, capability: int, instruction: str, tmp_path: Path
 ) -> None:
-    made = chosen(name, target)
     limit = {"h200": 232_448, "a100": 166_912}[target]
-    kernels = list(compiled(made, tmp_path, capability))
+    kernels = list(compiled(chosen(name, target), tmp_path, capability))
     assert any(instruction in kernel.asm["ptx"] for kernel in kernels)
     assert all(kernel.metadata.shared <= limit for kernel in kernels)
+
+
+@cache
+def described() -> TritonKernels:
+    """Attention whose kernel loads tiles by descriptors."""
+    program = driver.load_program(EXAMPLES / "attention.blk")
+    return launched_with(
+        chosen("attention", "h200"), program, load_machine("h200"), {"kernel0": Options(loads="descriptors")}
+    )
+
+
+def test_descriptors_are_copied_by_the_gpu(tmp_path: Path) -> None:
+    (kernel,) = compiled(described(), tmp_path, 90)
+    assert "cp.async.bulk.tensor" in kernel.asm["ptx"] and "wgmma.mma_async" in kernel.asm["ptx"]
+    assert "tensordesc<fp16[1, 1, 64, 64]>" in described().source.functions[0].parameters.values()
+    assert "descriptor" not in chosen("attention", "h200").source.text, "only where it is asked for"
+
+
+def test_a_tensor_that_no_descriptor_takes_is_loaded_by_pointers(tmp_path: Path) -> None:
+    text = described().source.text
+    assert re.search(r"if DESC0:\n.* = .*t0\.load\(.*\n +elif SHORT.*\n.* = tl\.load\(", text)
+    assert "DESC0=t0 is not None" in text
+    descriptor = loaded(described(), tmp_path)._descriptor
+    good = torch.zeros(2, 32, 64, dtype=torch.float16)
+    found = descriptor(good, [1, 16, 64])
+    assert found.block_shape == [1, 16, 64] and list(found.shape) == [2, 32, 64]
+    assert descriptor(good[:, :, 8:], [1, 16, 16]) is not None
+    for bad in (
+        good[:, :, 1:33],  # the address
+        torch.zeros(2, 32, 65, dtype=torch.float16),  # the stride of rows
+        good.transpose(1, 2),  # the last axis
+        good[:1].expand(2, 32, 64),
+        good[:0],
+    ):
+        assert descriptor(bad, [1, 16, 16]) is None
 
 
 def test_loops_carry_one_type(tmp_path: Path) -> None:
@@ -180,6 +221,86 @@ def test_products_are_added_as_they_are_computed_and_operands_keep_their_type() 
     assert scores.count(".to(") == 0
     total = weighted.split(" = ")[0]
     assert f", {total}, " in weighted and weighted.count(".to(tl.float16)") == 1
+
+
+def test_exponentials_of_differences_take_the_scale_of_the_scores() -> None:
+    program = driver.load_program(EXAMPLES / "attention_lse.blk")
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {"m": 16, "n": 16})
+    (function,) = made.source.functions
+    inside = [line for line in function.text if line.startswith("        ") and "#" not in line]
+    assert [line.count("tl.exp2((") for line in inside if re.search(r"\bf\d", line)] == [1, 1]
+    assert "tl.exp(" not in made.source.text
+    assert "rsqrt" in made.source.text and "1.4426950408889634" in made.source.text
+    assert re.search(r"\* f\d", made.source.text.split("tl.log(")[1]), "the log-sum-exp is of scaled scores"
+
+
+def test_a_scale_that_may_not_wait_does_not() -> None:
+    size, root = Size("n"), Expression("rsqrt", (Size("n"),))
+    assert scale_of("mul", ("x", root), (None, None)) is not None
+    assert scale_of("mul", ("x", size), (None, None)) is None, "0 times -inf is not a number"
+    assert scale_of("mul", ("x", Constant(-2.0)), (None, None)) is None
+    assert scale_of("mul", ("x", Constant(1e-40)), (None, None)) is None
+    assert scale_of("mul", ("x", "y", Constant(2.0)), (None,) * 3) is None
+    assert scale_of("sub", ("x", "y"), (root, None)) is None
+    assert scale_of("where", ("c", "x", Constant(-math.inf)), (None, root, None)) == root
+    assert scale_of("maximum", ("x", Constant(1.0)), (root, None)) is None
+
+
+# In which order tasks start
+
+
+def kernel_of(dims: str, sizes: dict[str, int], tiles: dict[str, int]) -> Kernel:
+    """A kernel with a task for each block of all dimensions."""
+    program = lower(driver.load_program(f"program p(X: f32[{dims}]) -> Y: f32[{dims}] {{\n Y = X\n}}\n"), frozenset())
+    kernel = Kernel(program, tiles, sizes, {}, set(), lambda name, tasks: Array("x9", (), "float32"))
+    kernel.tasks = tuple(dims.split(", "))
+    return kernel
+
+
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("inner", ["a", "b", "c"])
+def test_every_block_has_one_task(group: int, backwards: bool, inner: str) -> None:
+    for sizes in itertools.product((1, 5, 16), (1, 3, 9), (2, 7)):
+        extents = dict(zip("abc", sizes, strict=True))
+        kernel = kernel_of("a, b, c", extents, {"a": 4, "b": 1, "c": 2})
+        order = Order(tuple(dim for dim in "abc" if dim != inner), inner, group, backwards)
+        lines = "\n".join(order_lines(kernel, order)).replace("tl.program_id(0)", "task")
+        counts = [-(-extents[dim] // kernel.tiles[dim]) for dim in "abc"]
+        names = {f"d{kernel.number(dim)}": size for dim, size in extents.items()}
+        names |= {f"T{kernel.number(dim)}": kernel.tiles[dim] for dim in "abc"}
+        found = set()
+        for task in range(math.prod(counts)):
+            known = {**names, "task": task}
+            exec(lines, {}, known)  # noqa: S102
+            found.add(tuple(known[f"b{kernel.number(dim)}"] // kernel.tiles[dim] for dim in "abc"))
+        assert found == set(itertools.product(*map(range, counts)))
+
+
+def order_in(name: str, dims: dict[str, int], tiles: dict[str, int]) -> tuple[str, ...]:
+    """How the blocks of a kernel are found, in the dimensions' own names."""
+    program = driver.load_program(name if "\n" in name else EXAMPLES / f"{name}.blk")
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, dims), tiles)
+    text = re.sub(r"\b([bdT])(\d+)\b", lambda m: f"{m[1]}_{made.block.dims[int(m[2])].name}", made.source.text)
+    return tuple(line.strip() for line in text.splitlines() if re.match(r"    (b_\w+|first|inner) = ", line))
+
+
+def test_neighbouring_tasks_read_the_same() -> None:
+    sizes = {"h": 8, "m": 4096, "n": 4096}
+    found = order_in("attention", sizes, {"b": 1, "h": 1, "m": 64, "n": 64})
+    assert found[2] == "b_m = (pid - first * inner) * T_m", "all queries of a head, then those of the next"
+    product = "program p(A: f16[m, k], B: f16[k, n]) -> C: f16[m, n] {\n C = dot[k](A, B)\n}\n"
+    grouped = order_in(product, {"m": 8192, "n": 8192, "k": 8192}, {"m": 128, "n": 128, "k": 64})
+    assert grouped[1] in ("first = pid // (8 * inner) * 8", "first = pid // (16 * inner) * 16"), "squares of tasks"
+
+
+def test_tasks_with_most_to_do_come_first() -> None:
+    sizes, tiles = {"b": 2, "h": 64, "m": 4096, "n": 4096}, {"b": 1, "h": 1, "m": 64, "n": 64}
+    found = order_in("causal_attention", sizes, tiles)
+    assert found[1] == "first = pid // (16 * inner) * 16", "K and V of so many heads fit half of the cache"
+    assert found[2] == "b_m = (inner - 1 - pid // width) * T_m", "late queries look at more keys"
+    window = order_in("sliding_window_attention", sizes, tiles)
+    assert window[2] == "b_m = (pid - first * inner) * T_m", "all look at as many"
 
 
 def test_what_becomes_part_of_an_output_in_f32_is_not_rounded() -> None:

@@ -39,7 +39,7 @@ from blockc import driver
 from blockc.accuracy import compare, computed_dtype
 from blockc.codegen import triton_source
 from blockc.codegen.triton_maps import Unsupported
-from blockc.codegen.triton_storage import Source
+from blockc.codegen.triton_storage import Options, Source
 from blockc.data import random_arrays
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
@@ -52,6 +52,7 @@ from blockc.passes.lower import lower
 from blockc.triton_kernels import emitted, triton_tiles, with_sums_in_loops
 
 BATCHES = ("b", "h", "kv")
+POINTERS, DESCRIPTORS = Options(), Options(loads="descriptors")
 
 # What examples and random programs do not have, by what it is about.
 PROGRAMS = {
@@ -79,6 +80,18 @@ PROGRAMS = {
     "conditions": """program p(X: f32[m, n]) -> A: f32[m] {
     near = floor(index(n) / 4) <= floor(index(m) / 4) and relu(index(n) - 3) * 0.5 <= index(m)
     A = logsumexp[n](where(near and tanh(index(n) * 0.1) < 0.9 and index(n) < size(n) / sqrt(size(m)), X, -inf))
+}
+""",
+    "scales": """program p(X: f32[m, n], Y: f32[n])
+    -> (A: f32[m], B: f32[m], C: f32[m], D: f32[m], E: f32[m], F: f32[m], G: f32[m]) {
+    S = X * 20 / sqrt(size(n))
+    A = logsumexp[n](S * 7)
+    B = sum[n](S * softmax[n](S))
+    C = sum[n](exp(X * -2)) + max[n](S)
+    D = logsumexp[n](where(X > 0, S, X * 5))
+    E = dot[n](softmax[n](where(index(n) <= index(m), S + Y * 3, -inf)), Y)
+    F = max[n](exp(max(S, 0) * 0.01)) + sum[n](exp(S) / sum[n](exp(X * 0.5)))
+    G = logsumexp[n](X * (0 * size(m)))
 }
 """,
     "names": """program range(tuple: f32[m, n], float: f32[n]) -> max: f32[m] {
@@ -115,12 +128,16 @@ def snapshots(derivation: Derivation) -> Iterator[Program]:
     yield with_sums_in_loops(derivation.unfused)
 
 
-def source(derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Source:
+def source(
+    derivation: Derivation, sizes: Mapping[str, int], tiles: Mapping[str, int], options: Options = POINTERS
+) -> Source:
     """The source of the last snapshot that can be written."""
+    every = dict.fromkeys((f"kernel{number}" for number in range(100)), options)
     for snapshot in snapshots(derivation):
         block = emitted(snapshot)
         try:
-            return triton_source.emit(block, triton_tiles(block, tiles), complete_sizes(block, sizes))
+            blocks, extents = triton_tiles(block, tiles), complete_sizes(block, sizes)
+            return triton_source.emit(block, blocks, extents, options=every)
         except Unsupported:
             continue
     raise AssertionError("no snapshot can be written")
@@ -157,7 +174,9 @@ def judged(made: Source, program: ArrayProgram, arrays: Arrays) -> str:
 # Cases
 
 
-def run_example(text: str, name: str, dtype: str, families: tuple[str, ...]) -> Iterator[Outcome]:
+def run_example(
+    text: str, name: str, dtype: str, families: tuple[str, ...], options: Options = POINTERS
+) -> Iterator[Outcome]:
     """One program of the examples: with features whole and with everything cut, in some families of data."""
     program = parse_all(text, f"{name}.blk", dtype)[name]
     asked = {dim.name: dim.size or SIZES.get(dim.name, 17) for dim in program.dims if dim.same_as is None}
@@ -165,7 +184,7 @@ def run_example(text: str, name: str, dtype: str, families: tuple[str, ...]) -> 
     whole = driver.whole_dimensions(program, sizes, {}, {})
     for form in dict.fromkeys((whole, frozenset[str]())):
         derivation = fuse(lower(program, form))
-        made = source(derivation, sizes, {dim: 1 if dim in BATCHES else 16 for dim in sizes})
+        made = source(derivation, sizes, {dim: 1 if dim in BATCHES else 16 for dim in sizes}, options)
         for family in families if form == whole else families[:1]:
             title = f"{name}, {dtype}, {'whole' if form == whole else 'cut'}, {family}"
             yield Outcome(title, judged(made, program, data(program, sizes, family)), len(made.functions))
@@ -196,14 +215,15 @@ def run_random(seed: int) -> Outcome:
 def outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
     """All that is asked for."""
     for case in options.cases.split():
-        only, dtype, families = case.split("/")
+        only, dtype, families, *loads = case.split("/")
         for text, name in example_programs(only):
-            yield from run_example(text, name, dtype, tuple(families.split(",")))
+            yield from run_example(text, name, dtype, tuple(families.split(",")), DESCRIPTORS if loads else POINTERS)
     for title in options.programs.split(",") if options.programs else ():
         yield from run_text(title, PROGRAMS[title])
     for dtype in options.dtypes.split(",") if options.dtypes else ():
         for text, name in example_programs(options.only):
-            yield from run_example(text, name, dtype, tuple(options.families.split(",")))
+            loads = DESCRIPTORS if options.descriptors else POINTERS
+            yield from run_example(text, name, dtype, tuple(options.families.split(",")), loads)
     for seed in range(options.start, options.start + options.random):
         yield run_random(seed)
 
@@ -212,7 +232,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtypes", default="", help="of the examples, separated by commas; none without it")
     parser.add_argument("--only", default="", help="only examples with this in their name")
-    parser.add_argument("--cases", default="", help="instead: name/type/families, separated by blanks")
+    parser.add_argument("--cases", default="", help="instead: name/type/families[/descriptors], separated by blanks")
+    parser.add_argument("--descriptors", action="store_true", help="load tiles of examples by descriptors")
     parser.add_argument("--programs", default="", help=f"of {','.join(PROGRAMS)}, separated by commas")
     parser.add_argument("--families", default=",".join(FAMILIES), help="of data, separated by commas")
     parser.add_argument("--random", type=int, default=0, help="how many random programs")

@@ -60,7 +60,7 @@ class UnsafeSourceError(Exception):
     """Generated source contains what no emitter writes: a fault of ours, or a file that was tampered with."""
 
 
-_TRITON_IMPORTS = frozenset({"functools", "torch", "triton", "triton.language"})
+_TRITON_IMPORTS = frozenset({"functools", "torch", "triton", "triton.language", "triton.tools.tensor_descriptor"})
 
 
 def import_kernels(path: str) -> ModuleType:

@@ -126,17 +126,11 @@ def somewhere(kernel: Kernel, condition: Term) -> str:
 
 
 def _limits(kernel: Kernel, part: Term, dim: str) -> Iterator[Limits]:
-    if not isinstance(part, Condition) or part.op not in ("lt", "le", "gt", "ge", "eq"):
+    found = _compared(part, dim)
+    if found is None:
         return
-    if not all(map(is_whole, part.args)):
-        return
-    left, right = (_linear(arg, dim) for arg in part.args)
-    if left is None or right is None:
-        return
-    factor = left[0] - right[0]
-    rest = [*left[1], *((-scale, term) for scale, term in right[1])]
-    if factor not in (1, -1) or any(isinstance(term, Reading) and dim in term.dims for _, term in rest):
-        return
+    factor, rest = found
+    assert isinstance(part, Condition)
     less, more = part.op in ("lt", "le", "eq"), part.op in ("gt", "ge", "eq")
     strict, more_strict = (" - 1", " + 1") if part.op in ("lt", "gt") else ("", "")
     low, high = _sum(kernel, [(-factor * scale, term) for scale, term in rest])  # of what n is compared with
@@ -147,6 +141,38 @@ def _limits(kernel: Kernel, part: Term, dim: str) -> Iterator[Limits]:
 
 
 Sum = list[tuple[int, Term]]  # multiples, by 1 or -1, of terms
+
+
+def _compared(part: Term, dim: str) -> tuple[int, Sum] | None:
+    """A comparison as one of a position, times 1 or -1 and plus a sum, with 0; None if it is something else."""
+    if not isinstance(part, Condition) or part.op not in ("lt", "le", "gt", "ge", "eq"):
+        return None
+    if not all(map(is_whole, part.args)):
+        return None
+    left, right = (_linear(arg, dim) for arg in part.args)
+    if left is None or right is None:
+        return None
+    factor = left[0] - right[0]
+    rest = [*left[1], *((-scale, term) for scale, term in right[1])]
+    if factor not in (1, -1) or any(isinstance(term, Reading) and dim in term.dims for _, term in rest):
+        return None
+    return factor, rest
+
+
+def slope(loop: Map, dim: str) -> int:
+    """More than 0 if a loop has more blocks at later positions along another dimension, less if it has fewer, 0 if
+    neither is known."""
+    found = 0
+    for part in _parts(loop.where) if loop.where is not None else ():
+        compared = _compared(part, loop.dim)
+        if compared is None or not isinstance(part, Condition) or part.op == "eq":
+            continue
+        factor, rest = compared
+        lines = [(scale, _linear(term, dim)) for scale, term in rest]
+        rises = sum(-factor * scale * line[0] for scale, line in lines if line is not None)
+        upper = (part.op in ("lt", "le")) == (factor == 1)
+        found += rises if upper else -rises
+    return found
 
 
 def _linear(term: Term, dim: str) -> tuple[int, Sum] | None:

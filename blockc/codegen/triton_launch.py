@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from blockc.codegen.numpy_launch import packed_shape, size_lines, sizes_of
+from blockc.codegen.triton_descriptors import HELPER, Descriptors
 from blockc.codegen.triton_storage import Function, Storage
 from blockc.codegen.triton_values import Array, Number
 from blockc.ir.array_program import Argument
@@ -22,9 +23,12 @@ def launcher_lines(
     functions: list[Function],
     lengths: Mapping[str, int],
     numbers: Mapping[str, Number],
+    descriptors: Descriptors,
 ) -> Iterator[str]:
     names = parameter_names(program)
     name = launcher_name(program)
+    if descriptors.made:
+        yield from (*HELPER.strip().split("\n"), "", "")
     if numbers:
         sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
         yield from ("def _number(value):", '    return torch.tensor(value, dtype=torch.float64, device="cpu")', "", "")
@@ -73,6 +77,7 @@ def launcher_lines(
     if numbers:
         sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
         lines.append(f"{', '.join(number.name for number in numbers.values())}, = _numbers({sizes})")
+    lines += descriptors.launcher_lines()
     for function in functions:
         grid = re.sub(r"T(\d+)", lambda found: str(lengths[program.dims[int(found[1])].name]), function.grid)
         arguments = [_argument(program, storage, name, lengths) for name in function.parameters]
@@ -140,6 +145,8 @@ def _argument(program: Program, storage: Storage, name: str, lengths: Mapping[st
         return f"{name}=d{number} % {lengths[dim]} != 0"
     if name[0] == "g":
         return f"{name}={name}"
+    if name.startswith("DESC"):
+        return f"{name}=t{name.removeprefix('DESC')} is not None"
     return name
 
 
@@ -158,12 +165,14 @@ def _result(program: Program, storage: Storage, value: str, argument: Argument) 
 
 def launcher_name(program: Program) -> str:
     """The name of the function that takes tensors: that of the program, if Python has no other use for it."""
-    return identifier(program.name, {"torch", "triton", "tl", "lru_cache", *parameter_names(program)})
+    return identifier(
+        program.name, {"torch", "triton", "tl", "lru_cache", "TensorDescriptor", *parameter_names(program)}
+    )
 
 
 def parameter_names(program: Program) -> list[str]:
     """Names of the launcher's parameters: those of the arguments, where Python has no other use for them."""
-    taken: set[str] = {"torch", "triton", "tl", "grid"}
+    taken: set[str] = {"torch", "triton", "tl", "TensorDescriptor", "grid"}
     names = []
     for argument in program.arguments:
         names.append(identifier(argument.name, taken))
@@ -171,7 +180,7 @@ def parameter_names(program: Program) -> list[str]:
     return names
 
 
-_OURS = re.compile(r"(?:[adfghTx]\d+|SHORT\d+|kernel\d+|_.*)")
+_OURS = re.compile(r"(?:[adfghtTx]\d+|SHORT\d+|DESC\d+|kernel\d+|_.*)")
 
 
 def identifier(name: str, taken: set[str]) -> str:

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from blockc.codegen.exponents import may_run
 from blockc.codegen.triton_bounds import Section, sections, settled, somewhere
+from blockc.codegen.triton_descriptors import Descriptor
 from blockc.codegen.triton_ops import SPELLINGS
-from blockc.codegen.triton_tiles import apply_operator, contract, literal
+from blockc.codegen.triton_tiles import apply_operator, combined, contract, exponentials, literal, scaled
 from blockc.codegen.triton_values import Array, Kernel, Lines, Tile, Value, Waiting, compute_dtype, expanded
 from blockc.ir.block import Apply, Definition, Graph, Map, Output, Port, Term
 from blockc.ir.conditions import readings
@@ -70,7 +71,8 @@ def write_loop(kernel: Kernel, node: Map, targets: Mapping[str, Array]) -> None:
                 raise Unsupported(f"what `{name}` accumulates is a list")
             dtype, axes = compute_dtype(kind.dtype), kernel.axes(kind.axes)
             start = literal(identity(output.monoid, component), dtype)
-            results[name] = Tile(kernel.assign(f"tl.full({kernel.shape(axes)}, {start}, tl.{dtype})"), axes, dtype)
+            text = kernel.assign(f"tl.full({kernel.shape(axes)}, {start}, tl.{dtype})")
+            results[name] = Tile(text, axes, dtype, scale=kernel.scales.get(name))
     read_later = not kernel.read.isdisjoint(name for name, result in results.items() if isinstance(result, Array))
     if read_later:  # what is written here may still be read, by threads that are behind
         kernel.lines.add("tl.debug_barrier()")
@@ -141,7 +143,7 @@ def write_body(kernel: Kernel, node: Map, results: Mapping[str, Value], loaded: 
         if output.monoid == "exponent_add" and may_run(node.body, output, node.outputs):
             total = results[output.names[0]]
             assert isinstance(total, Tile)
-            kernel.running[output.values[0]] = total.text
+            kernel.running[output.values[0]] = total
     write_graph(kernel, node.body, inner_targets(node, stacked))
     for output in node.outputs:
         bound = ", ".join(f"{name}: {format_type(kernel.program.types[name])}" for name in output.names)
@@ -206,18 +208,20 @@ def load_port(kernel: Kernel, port: Port, source: Array) -> None:
 
 def load(kernel: Kernel, source: Array, axes: tuple[str, ...]) -> Tile:
     """Load a tile; behind the end of a dimension there are zeros."""
+    kernel.loaded.append(source)
     name = f"v{next(kernel.fresh)}"
     place = pointer(kernel, source, axes)
+    choices = [("", f"tl.load({place})")]
     if axes:
         short = " or ".join(f"SHORT{kernel.number(dim)}" for dim in axes)
-        kernel.lines.add(
-            f"if {short}:",
-            f"    {name} = tl.load({place}, mask={existing(kernel, axes)}, other=0.0)",
-            "else:",
-            f"    {name} = tl.load({place})",
-        )
-    else:
-        kernel.lines.add(f"{name} = tl.load({place})")
+        choices.insert(0, (short, f"tl.load({place}, mask={existing(kernel, axes)}, other=0.0)"))
+    descriptor = kernel.descriptors.of(source, axes) if kernel.descriptors is not None else None
+    if descriptor is not None:
+        choices.insert(0, (descriptor.flag, described(kernel, descriptor, axes)))
+    if len(choices) == 1:
+        kernel.lines.add(f"{name} = {choices[0][1]}")
+    for at, (condition, text) in enumerate(choices if len(choices) > 1 else ()):
+        kernel.lines.add(f"{'elif' if at else 'if'} {condition}:" if condition else "else:", f"    {name} = {text}")
     dtype = {"float64": "float64", "int32": "int32", "int8": "int32", "bool": "int1"}.get(source.element, "float32")
     same = source.element in (dtype, "bool")
     stored = name if dtype == "float32" else ""
@@ -226,6 +230,7 @@ def load(kernel: Kernel, source: Array, axes: tuple[str, ...]) -> Tile:
 
 def store(kernel: Kernel, target: Array, tile: Tile) -> None:
     """Store the tile that belongs to the current block."""
+    tile = scaled(kernel, tile)
     place = pointer(kernel, target, tile.dims)
     if not tile.dims:
         kernel.lines.add(f"tl.store({place}, {tile.text})")
@@ -254,6 +259,19 @@ def pointer(kernel: Kernel, array: Array, axes: tuple[str, ...]) -> str:
     return " + ".join([*scalar, *along])
 
 
+def described(kernel: Kernel, descriptor: Descriptor, axes: tuple[str, ...]) -> str:
+    """A tile loaded through a descriptor."""
+    dims = [descriptor.array.dims[at] for at in descriptor.order]
+    own = tuple(dim for dim in dims if dim in axes)
+    begins = [f"b{kernel.number(dim)}" if dim in kernel.mapped else "0" for dim in dims]
+    text = f"{descriptor.name}.load([{', '.join(begins)}])"
+    if len(own) < len(dims):
+        text = f"tl.reshape({text}, {kernel.shape(own)})"
+    if own != axes:
+        text = f"tl.permute({text}, {[own.index(dim) for dim in axes]})"
+    return text
+
+
 def existing(kernel: Kernel, axes: tuple[str, ...]) -> str:
     """Which elements of a tile are in front of the end of all its dimensions."""
     return " & ".join(expanded(f"in{kernel.number(dim)}", (dim,), axes) for dim in axes)
@@ -264,9 +282,10 @@ def existing(kernel: Kernel, axes: tuple[str, ...]) -> str:
 
 def _run_exponent(kernel: Kernel, name: str) -> None:
     """Replace the exponent of the current block by the largest so far, which leaves nothing of it to rescale."""
-    tile = kernel.tile(name)
-    text = SPELLINGS["maximum"].text.format(kernel.running[name], tile.text)
-    kernel.environment[name] = Tile(kernel.assign(text), tile.dims, tile.dtype)
+    total = kernel.running[name]
+    tile = scaled(kernel, kernel.tile(name), total.scale)
+    text = SPELLINGS["maximum"].text.format(total.text, tile.text)
+    kernel.environment[name] = replace(tile, text=kernel.assign(text))
 
 
 def _accumulate(kernel: Kernel, output: Output, results: Iterable[Value]) -> None:
@@ -279,7 +298,7 @@ def _accumulate(kernel: Kernel, output: Output, results: Iterable[Value]) -> Non
         lowest = repr(-(2.0 - 2.0**-23) * 2.0**127) if exponent.dtype == "float32" else repr(-1.7976931348623157e308)
         # Minus infinity becomes the lowest number, so that the difference is minus infinity and not NaN.
         floor = SPELLINGS["maximum"].text.format(now.text, lowest)
-        scale = kernel.assign(f"tl.exp({exponent.text} - {floor})")
+        scale = kernel.assign(exponentials(kernel, replace(exponent, text=f"({exponent.text} - {floor})")))
         kernel.lines.add(f"{exponent.text} = {now.text}")
         for total, value in zip(others, output.values[1:], strict=True):
             kernel.lines.add(f"{total.text} = {total.text} * {expanded(scale, exponent.dims, total.dims)}")
@@ -294,7 +313,7 @@ def _add(kernel: Kernel, total: Tile, name: str) -> None:
         comment(kernel, format_definition(kernel.program, value.apply, "")[0])
         contract(kernel, value.apply, total.text)
         return
-    tile = kernel.tile(name)
+    tile = scaled(kernel, kernel.tile(name))
     kernel.lines.add(f"{total.text} = {total.text} + {expanded(tile.text, tile.dims, total.dims)}")
 
 
@@ -302,12 +321,11 @@ def _combine(kernel: Kernel, output: Output, totals: list[Tile]) -> None:
     """Combine by the definition of the monoid, operator by operator."""
 
     def apply(op: str, *operands: Tile) -> Tile:
-        axes = kernel.program.ordered({dim for operand in operands for dim in operand.dims})
-        texts = [expanded(operand.text, operand.dims, axes) for operand in operands]
-        return Tile(kernel.assign(SPELLINGS[op].text.format(*texts)), axes, operands[0].dtype)
+        tile = combined(kernel, op, operands)
+        return replace(tile, text=kernel.assign(tile.text))
 
     values = tuple(kernel.tile(name) for name in output.values)
     made = MONOIDS[output.monoid or ""].combine(apply, tuple(totals), values)
     for total, result in zip(totals, made, strict=True):
         if result is not total:
-            kernel.lines.add(f"{total.text} = {result.text}")
+            kernel.lines.add(f"{total.text} = {scaled(kernel, result, total.scale).text}")

@@ -13,6 +13,8 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from blockc.codegen.triton_descriptors import Descriptors
+from blockc.codegen.triton_grid import ANY, Device, count_text, order_lines, order_of
 from blockc.codegen.triton_launch import launcher_lines, launcher_name
 from blockc.codegen.triton_maps import (
     comment,
@@ -26,13 +28,15 @@ from blockc.codegen.triton_maps import (
     write_definition,
 )
 from blockc.codegen.triton_ops import HELPERS
+from blockc.codegen.triton_scales import kept_without_scale
 from blockc.codegen.triton_storage import Function, Options, Source, Storage
 from blockc.codegen.triton_tiles import LEAST
 from blockc.codegen.triton_values import Array, Kernel, Number, Tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Program, kernels, walk
 from blockc.ir.parallel import needed, nested_maps
 
-_PARAMETERS = re.compile(r"\b(?:[ax]\d+(?:_s\d+)?|[dfgh]\d+|T\d+|SHORT\d+)\b")
+_PARAMETERS = re.compile(r"\b(?:[ax]\d+(?:_s\d+)?|[dfght]\d+|T\d+|SHORT\d+|DESC\d+)\b")
+_CONSTANTS = ("g", "T", "SHORT", "DESC")  # what the names of parameters begin with that kernels are compiled for
 _HELPERS = re.compile(r"\b_(?:maximum|minimum|tanh|pow)\b")
 
 
@@ -45,20 +49,29 @@ def emit(
     sizes: Mapping[str, int],
     header: tuple[str, ...] = (),
     options: Mapping[str, Options] = DEFAULT,
+    device: Device = ANY,
 ) -> Source:
     """The Triton source of a program with masks for padding and without reductions of lists.
 
     `tiles` are powers of two for all dimensions that are cut, `sizes` those that it is tuned for, `options` how its
-    functions are launched. The file takes other sizes too; those that are whole may be as large as the next power of
-    two. Unsupported if the program accumulates lists.
+    functions are launched, `device` where their tasks are started. The file takes other sizes too; those that are whole
+    may be as large as the next power of two. Unsupported if the program accumulates lists.
     """
     storage = Storage(program)
+    scales = kept_without_scale(program, storage.arrays)
     lengths = _lengths(program, tiles, sizes)
     numbers: dict[str, Number] = {}
+    descriptors = Descriptors(lengths)
     functions: list[Function] = []
     for group in kernels(program):
         for launch in _launches(group, storage.arrays):
-            functions.append(_function(program, tiles, sizes, storage, launch, f"kernel{len(functions)}", numbers))
+            title = f"kernel{len(functions)}"
+            kernel = Kernel(program, tiles, sizes, numbers, set(), storage.room, exact=storage.exact, scales=scales)
+            if options.get(title, Options()).loads == "descriptors":
+                kernel.descriptors = descriptors
+            functions.append(_function(kernel, storage, launch, title, device))
+    read = {name for function in functions for name in function.parameters}
+    numbers = {key: number for key, number in numbers.items() if number.name in read}
     constants: dict[str, int | bool | float] = {
         name: _constant(program, name, lengths, sizes) for f in functions for name in f.parameters
     }
@@ -74,9 +87,9 @@ def emit(
     code = [line for function in functions for line in ("", "", *function.text)]
     used = dict.fromkeys(name for line in code for name in _HELPERS.findall(line))
     helpers = [line for name in HELPERS if name in used for line in ("", *HELPERS[name].rstrip("\n").split("\n"))]
-    body = [*helpers, *code, "", "", *launcher_lines(program, storage, functions, lengths, numbers)]
+    body = [*helpers, *code, "", "", *launcher_lines(program, storage, functions, lengths, numbers, descriptors)]
     top = [_comment(line) for text in header for line in text.split("\n")]
-    text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers), *body]) + "\n"
+    text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers, descriptors), *body]) + "\n"
     strides = _strides(program, storage, lengths, sizes)
     return Source(text, launcher_name(program), tuple(functions), lengths, strides)
 
@@ -94,12 +107,15 @@ def _legend(program: Program, lengths: Mapping[str, int]) -> Iterator[str]:
         yield _comment(f"  d{number} is {dim.name}, {kind}, T{number} {lengths[dim.name]}")
 
 
-def _imports(numbers: Mapping[str, Number]) -> Iterator[str]:
+def _imports(numbers: Mapping[str, Number], descriptors: Descriptors) -> Iterator[str]:
     yield ""
     if numbers:
         yield "from functools import lru_cache"
         yield ""
-    yield from ("import torch", "import triton", "import triton.language as tl", "")
+    yield from ("import torch", "import triton", "import triton.language as tl")
+    if descriptors.made:
+        yield "from triton.tools.tensor_descriptor import TensorDescriptor"
+    yield ""
 
 
 def _lengths(program: Program, tiles: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
@@ -117,8 +133,8 @@ def _lengths(program: Program, tiles: Mapping[str, int], sizes: Mapping[str, int
 
 def _constant(program: Program, name: str, lengths: Mapping[str, int], sizes: Mapping[str, int]) -> int | bool:
     """What a length or a flag of a dimension is at some sizes; 0 for other names."""
-    if name[0] not in "TS":
-        return 0
+    if not name.startswith(("T", "SHORT")):
+        return name.startswith("DESC")
     dim = program.dims[int(re.sub(r"\D", "", name))].name
     if name[0] == "T":
         return lengths[dim]
@@ -176,23 +192,14 @@ def _launches(group: Graph, kept: Container[str]) -> Iterator[_Launch]:
         yield _Launch((), None, tuple(rest))
 
 
-def _function(
-    program: Program,
-    tiles: Mapping[str, int],
-    sizes: Mapping[str, int],
-    storage: Storage,
-    launch: _Launch,
-    title: str,
-    numbers: dict[str, Number],
-) -> Function:
+def _function(kernel: Kernel, storage: Storage, launch: _Launch, title: str, device: Device) -> Function:
     nodes = launch.body if launch.task is None else (launch.task,)
-    read = frozenset(port.source for node in walk(nodes) if isinstance(node, Map) for port in node.ports)
-    kernel = Kernel(program, tiles, sizes, numbers, set(), storage.room, read, storage.exact)
+    kernel.read = frozenset(port.source for node in walk(nodes) if isinstance(node, Map) for port in node.ports)
     grid = "1"
     head: list[str] = []
     kernel.environment.update(storage.arrays)
     if launch.task is not None:
-        grid, head = _write_task(kernel, launch, storage)
+        grid, head = _write_task(kernel, launch, storage, device)
     else:
         _load_items(kernel, {name for node in launch.body for name in node.uses}, storage)
         for node in launch.body:  # one program does all of it
@@ -203,12 +210,12 @@ def _function(
                 if name in targets and isinstance(value, Tile):
                     store(kernel, targets[name], value)
     body = [*head, *kernel.lines.text]
-    body = [*_ranges(program, body), *body]
+    body = [*_ranges(kernel.program, body), *body]
     names = set(_PARAMETERS.findall("\n".join(line for line in body if not line.lstrip().startswith("#"))))
     ordered = sorted(names, key=_order)
-    texts = [f"{name}: tl.constexpr" if name[0] in "gTS" else name for name in ordered]
+    texts = [f"{name}: tl.constexpr" if name.startswith(_CONSTANTS) else name for name in ordered]
     text = ("@triton.jit", f"def {title}({', '.join(texts)}):", *body)
-    return Function(title, text, {entry: _type_of(entry, storage) for entry in ordered}, {}, grid, Options())
+    return Function(title, text, {entry: _type_of(entry, kernel, storage) for entry in ordered}, {}, grid, Options())
 
 
 _POINTERS = {
@@ -224,10 +231,13 @@ _POINTERS = {
 }
 
 
-def _type_of(name: str, storage: Storage) -> str:
+def _type_of(name: str, kernel: Kernel, storage: Storage) -> str:
     """The type of a parameter, as Triton writes it."""
-    if name[0] in "gTS":
+    if name.startswith(_CONSTANTS):
         return "constexpr"
+    if name[0] == "t":
+        assert kernel.descriptors is not None
+        return kernel.descriptors.named(name).type
     if name[0] == "f":
         return "fp32"
     if name[0] in "dh" or "_s" in name:
@@ -236,7 +246,7 @@ def _type_of(name: str, storage: Storage) -> str:
 
 
 def _order(name: str) -> tuple[int, list[int]]:
-    kinds = ("a", "x", "d", "f", "h", "g", "T", "S")
+    kinds = ("a", "x", "t", "d", "f", "h", "g", "T", "S", "D")
     return kinds.index(name[0]), [int(part) for part in re.findall(r"\d+", name)]
 
 
@@ -265,7 +275,7 @@ def _given(kernel: Kernel, storage: Storage, name: str) -> set[str]:
     return {name} if isinstance(kernel.environment[name], Array) else set()
 
 
-def _write_task(kernel: Kernel, launch: _Launch, storage: Storage) -> tuple[str, list[str]]:
+def _write_task(kernel: Kernel, launch: _Launch, storage: Storage, device: Device) -> tuple[str, list[str]]:
     """Write the program of one task; the number of them, and the lines that find which one it is."""
     node = launch.task
     assert node is not None
@@ -286,24 +296,10 @@ def _write_task(kernel: Kernel, launch: _Launch, storage: Storage) -> tuple[str,
         assert set(inner.defines) == set(results)
     comment(kernel, head_text(chain[-1]))
     write_body(kernel, chain[-1], results)
-    counts = [_blocks(kernel, link.dim) for link in chain]
-    lines = ["    pid = tl.program_id(0)"]
-    for at, (link, count) in reversed(list(enumerate(zip(chain, counts, strict=True)))):
-        number = kernel.number(link.dim)
-        index = "pid" if at == 0 else f"pid % {count}"
-        lines.append(
-            f"    b{number} = {index}" if kernel.is_unit(link.dim) else f"    b{number} = ({index}) * T{number}"
-        )
-        if at > 0:
-            lines.append(f"    pid = pid // {count}")
+    order = order_of(kernel, node, kernel.loaded, device)
+    lines = [f"    {line}" for line in order_lines(kernel, order)]
     body = kernel.lines.text
     for link in reversed(chain):
         body = with_positions(kernel, link.dim, body, 1)
     kernel.lines.text = body
-    return " * ".join(counts), lines
-
-
-def _blocks(kernel: Kernel, dim: str) -> str:
-    base = kernel.program.chunks.get(dim, dim)
-    size = kernel.size(base)
-    return size if kernel.is_unit(dim) else f"((({size}) + {kernel.extent(dim)} - 1) // {kernel.extent(dim)})"
+    return " * ".join(count_text(kernel, dim) for dim in kernel.tasks), lines

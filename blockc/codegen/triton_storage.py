@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from blockc.codegen.triton_values import Array
 from blockc.ir.array_program import Argument
@@ -13,10 +14,11 @@ from blockc.ir.dtypes import DTYPES, NUMPY_NAMES
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a kernel is launched with."""
+    """What a kernel is launched with, and how it loads tiles: by descriptors only where tensors allow it."""
 
     warps: int = 4
     stages: int = 2
+    loads: Literal["pointers", "descriptors"] = "pointers"
 
 
 @dataclass(frozen=True, slots=True)

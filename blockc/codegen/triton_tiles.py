@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from blockc.codegen.triton_ops import SPELLINGS, TRUTH
+from blockc.codegen.triton_scales import LOG2_E, is_number, is_unchanged, scale_of, times
 from blockc.codegen.triton_values import Kernel, Number, Tile, compute_dtype, expanded
-from blockc.ir.block import Apply, Constant, Expression, Operand, Size, operand_names
+from blockc.ir.block import Apply, Constant, Expression, Leaf, Operand, Size, operand_names
+from blockc.ir.conditions import COMPARISONS
 from blockc.ir.ops import OPERATORS, Result, operand_dtype, result_dtype
 
 _INTEGER_LIMITS = {"int32": (-(2**31), 2**31 - 1)}  # what stands for infinity
@@ -27,14 +29,14 @@ def apply_operator(kernel: Kernel, apply: Apply) -> Tile:
         case "cast":
             return _cast(kernel, apply)
         case "broadcast":
-            tile = _operand(kernel, apply.args[0], compute_dtype(apply.dtype))
+            tile = _kept(kernel, apply, _operand(kernel, apply.args[0], compute_dtype(apply.dtype)))
             axes = kernel.axes(kernel.program.types[apply.name].axes)
             text = expanded(tile.text, tile.dims, axes)
             shape = kernel.shape(axes)
             full = (
                 f"tl.full({shape}, {text}, tl.{tile.dtype})" if not tile.dims else f"tl.broadcast_to({text}, {shape})"
             )
-            return Tile(kernel.assign(full), axes, tile.dtype) if axes else tile
+            return Tile(kernel.assign(full), axes, tile.dtype, scale=tile.scale) if axes else tile
         case "sum" | "max" | "min":
             return _reduce(kernel, apply)
         case "contract":
@@ -42,15 +44,16 @@ def apply_operator(kernel: Kernel, apply: Apply) -> Tile:
         case "where" if (dim := guarded(kernel, apply.args[0])) is not None:
             return _guard(kernel, apply, dim)
         case _:
-            tile = _elementwise(kernel, apply.op, apply.args)
-            return Tile(kernel.assign(tile.text), tile.dims, tile.dtype, within_one=tile.within_one)
+            tile = _kept(kernel, apply, _elementwise(kernel, apply.op, apply.args))
+            text = kernel.assign(tile.text)
+            return Tile(text, tile.dims, tile.dtype, within_one=tile.within_one, scale=tile.scale)
 
 
 # Elementwise operators
 
 
 def _operand(kernel: Kernel, operand: Operand, dtype: str = "") -> Tile:
-    """An operand as an expression, converted to a type if one is given."""
+    """An operand as an expression, perhaps with a scale, converted to a type if one is given."""
     match operand:
         case str():
             tile = kernel.tile(operand)
@@ -58,7 +61,28 @@ def _operand(kernel: Kernel, operand: Operand, dtype: str = "") -> Tile:
             tile = _elementwise(kernel, op, args)
         case _:
             tile = number(kernel, operand, dtype)
-    return converted(tile, dtype) if dtype else tile
+    return converted(scaled(kernel, tile), dtype) if dtype not in ("", tile.dtype) else tile
+
+
+def _read(kernel: Kernel, operand: Operand, dtype: str = "") -> Tile:
+    """An operand as an expression of its value."""
+    return scaled(kernel, _operand(kernel, operand, dtype))
+
+
+def scaled(kernel: Kernel, tile: Tile, wanted: Leaf | None = None) -> Tile:
+    """The tile with another scale, or without one."""
+    if tile.scale == wanted:
+        return tile
+    factors = [] if tile.scale is None else [tile.scale]
+    if wanted is not None:
+        factors.append(Expression("recip", (wanted,)))
+    text = f"({tile.text} * {number(kernel, times(*factors), tile.dtype).text})"
+    return Tile(text, tile.dims, tile.dtype, within_one=tile.within_one, scale=wanted)
+
+
+def _kept(kernel: Kernel, apply: Apply, tile: Tile) -> Tile:
+    """What is kept of a result: its value, unless that waits for an exponential."""
+    return tile if apply.name in kernel.scales else scaled(kernel, tile)
 
 
 def converted(tile: Tile, dtype: str) -> Tile:
@@ -157,6 +181,21 @@ def _elementwise(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> Tile:
         chosen = tiles[1 if kernel.settled[args[0]] else 2]
         if chosen.dims == axes:
             return chosen
+    tile = _of_tiles(kernel, op, args, tiles)
+    return replace(tile, dtype=result, within_one=_is_within_one(op, args))
+
+
+def combined(kernel: Kernel, op: str, operands: tuple[Tile, ...]) -> Tile:
+    """An elementwise operator of floats as an expression."""
+    return _of_tiles(kernel, op, tuple(operand.text for operand in operands), list(operands))
+
+
+def _of_tiles(kernel: Kernel, op: str, args: tuple[Operand, ...], tiles: list[Tile]) -> Tile:
+    axes = kernel.program.ordered({dim for tile in tiles for dim in tile.dims})
+    dtype = tiles[-1].dtype
+    if op == "exp":
+        return Tile(exponentials(kernel, tiles[0]), axes, dtype)
+    tiles, scale = _scales(kernel, op, args, tiles)
     texts = [expanded(tile.text, tile.dims, axes) for tile in tiles]
     spelling = SPELLINGS[op]
     if spelling.helper is not None:
@@ -165,12 +204,31 @@ def _elementwise(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> Tile:
             t if any(operand_names((arg,))) else _tensor(tile).text
             for t, tile, arg in zip(texts, tiles, args, strict=True)
         ]
-    text = TRUTH[op] if result == "int1" and op in TRUTH else spelling.text
+    text = TRUTH[op] if dtype == "int1" and op in TRUTH else spelling.text
     if text.count("{0}") > 1:  # its operand is named, and not computed again
         texts = [
             kernel.assign(t) if not t.isidentifier() and tile.dims else t for t, tile in zip(texts, tiles, strict=True)
         ]
-    return Tile(_folded(texts, text, spelling.folds), axes, result, within_one=_is_within_one(op, args))
+    return Tile(texts[0] if len(tiles) < len(args) else _folded(texts, text, spelling.folds), axes, dtype, scale=scale)
+
+
+def _scales(kernel: Kernel, op: str, args: tuple[Operand, ...], tiles: list[Tile]) -> tuple[list[Tile], Leaf | None]:
+    """What an operator is computed of, and the scale that its result then has. Of a product the numbers wait."""
+    if op in COMPARISONS and any(map(is_unchanged, args)):
+        return [replace(tile, scale=None) for tile in tiles], None
+    scale = scale_of(op, args, [tile.scale for tile in tiles]) if tiles[-1].dtype == "float32" else None
+    if scale is None:
+        return [scaled(kernel, tile) for tile in tiles], None
+    if op == "mul":
+        tiles = [tile for tile, arg in zip(tiles, args, strict=True) if not is_number(arg)]
+    return tiles, scale
+
+
+def exponentials(kernel: Kernel, tile: Tile) -> str:
+    """The exponentials of a tile: with a scale, powers of two."""
+    if tile.scale is None:
+        return SPELLINGS["exp"].text.format(tile.text)
+    return f"tl.exp2({tile.text} * {number(kernel, times(tile.scale, LOG2_E), tile.dtype).text})"
 
 
 def _common(dtypes: tuple[str, ...]) -> str:
@@ -198,13 +256,16 @@ def _index(kernel: Kernel, dim: str) -> Tile:
 def _cast(kernel: Kernel, apply: Apply) -> Tile:
     """Floats keep the precision that they are computed in, whatever they are cast to: rounding is left to stores."""
     wanted = compute_dtype(apply.dtype)
-    tile = _operand(kernel, apply.args[0])
+    tile = _kept(kernel, apply, _operand(kernel, apply.args[0]))
     if not any(operand_names(apply.args)):
         tile = _tensor(tile)
     if apply.dtype == "i8" and operand_dtype(kernel.program.types, apply.args[0]) != "i8":
         tile = Tile(f"{tile.text}.to(tl.int8)", tile.dims, "int8")
     if tile.dtype == wanted:
-        return tile if tile.text.isidentifier() else Tile(kernel.assign(tile.text), tile.dims, tile.dtype)
+        if tile.text.isidentifier():
+            return tile
+        return Tile(kernel.assign(tile.text), tile.dims, tile.dtype, scale=tile.scale)
+    tile = scaled(kernel, tile)
     return Tile(kernel.assign(converted(tile, wanted).text), tile.dims, wanted)
 
 
@@ -223,14 +284,17 @@ def _guard(kernel: Kernel, apply: Apply, dim: str) -> Tile:
     """A choice that matters only behind the end of a dimension, so only where a block is not full."""
     result = compute_dtype(apply.dtype)
     inside, outside = (_operand(kernel, arg, result) for arg in apply.args[1:])
+    scale = scale_of("where", apply.args, [None, inside.scale, outside.scale])
+    if scale is None or apply.name not in kernel.scales:
+        inside, outside, scale = scaled(kernel, inside), scaled(kernel, outside), None
     if kernel.is_unit(dim):
-        return Tile(kernel.assign(inside.text), inside.dims, result, within_one=inside.within_one)
+        return Tile(kernel.assign(inside.text), inside.dims, result, within_one=inside.within_one, scale=scale)
     axes = kernel.program.ordered({dim, *inside.dims, *outside.dims})
     number = kernel.number(dim)
     name = kernel.assign(expanded(inside.text, inside.dims, axes))
     texts = expanded(f"in{number}", (dim,), axes), name, expanded(outside.text, outside.dims, axes)
     kernel.lines.add(f"if SHORT{number}:", f"    {name} = tl.where({', '.join(texts)})")
-    return Tile(name, axes, result, within_one=inside.within_one)
+    return Tile(name, axes, result, within_one=inside.within_one, scale=scale)
 
 
 # Reductions
@@ -240,6 +304,9 @@ def _reduce(kernel: Kernel, apply: Apply) -> Tile:
     """A reduction over axes of a tile, one after the other."""
     result = compute_dtype(apply.dtype)
     tile = _operand(kernel, apply.args[0], "int32" if result == "int1" else result)
+    scale = scale_of(apply.op, apply.args, [tile.scale])
+    if scale is None or apply.name not in kernel.scales:
+        tile, scale = scaled(kernel, tile), None
     dims = [dim for dim in apply.dims if not kernel.is_unit(dim)]
     text, axes = tile.text, list(tile.dims)
     for dim in dims:
@@ -255,7 +322,7 @@ def _reduce(kernel: Kernel, apply: Apply) -> Tile:
             text = f"tl.reduce({text}, {at}, {_COMBINE[apply.op]})"
     if result == "int1":
         text = f"({text} != 0)"
-    return Tile(kernel.assign(text), tuple(axes), result)
+    return Tile(kernel.assign(text), tuple(axes), result, scale=scale)
 
 
 # Products
@@ -285,7 +352,7 @@ def contract(kernel: Kernel, apply: Apply, onto: str) -> Tile:
     On tensor cores where both sides have rows of their own; else element by element.
     """
     result = compute_dtype(apply.dtype)
-    a, b = (_operand(kernel, arg) for arg in apply.args)
+    a, b = (_read(kernel, arg) for arg in apply.args)
     roles = _roles(kernel, apply, a, b)
     both = set(roles.reduced) <= set(a.dims) and set(roles.reduced) <= set(b.dims)
     if not (roles.left and roles.right and roles.reduced and both) or result != "float32":

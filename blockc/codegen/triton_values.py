@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from blockc.ir.block import Apply, Operand, Program
+from blockc.ir.block import Apply, Leaf, Operand, Program
 from blockc.ir.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from blockc.codegen.triton_descriptors import Descriptors
 
 
 def compute_dtype(dtype: str) -> str:
@@ -21,7 +25,8 @@ def compute_dtype(dtype: str) -> str:
 class Tile:
     """An item: an expression with one axis for each of `dims`, in canonical order, in the type `dtype`.
 
-    `stored` is the same as it was loaded, in the element type `element`, for products that take that.
+    `stored` is the same as it was loaded, in the element type `element`, for products that take that. The item is
+    `text` times the number `scale`, if there is one: multiplied where somebody reads it (`triton_scales.py`).
     """
 
     text: str
@@ -30,6 +35,7 @@ class Tile:
     stored: str = ""
     element: str = ""
     within_one: bool = False  # between 0 and 1, NaN aside
+    scale: Leaf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +94,13 @@ class Kernel:
     room: Callable[[str, tuple[str, ...]], Array]  # memory for a list that each task makes for itself
     read: frozenset[str] = frozenset()  # the lists that something in this kernel reads
     exact: frozenset[str] = frozenset()  # the values that become part of outputs in f32 or f64
+    scales: Mapping[str, Leaf] = field(default_factory=dict)  # of the values that are kept without their scale
     tasks: tuple[str, ...] = ()  # the dimensions whose blocks are tasks
+    descriptors: Descriptors | None = None  # None where tiles are loaded by pointers
+    loaded: list[Array] = field(default_factory=list)  # what tiles are loaded of
     lines: Lines = field(default_factory=Lines)
     environment: dict[str, Value] = field(default_factory=dict)
-    running: dict[str, str] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
+    running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
     mapped: tuple[str, ...] = ()
     settled: dict[Operand, bool] = field(default_factory=dict)  # conditions that have one value in all these blocks
     fresh: Iterator[int] = field(default_factory=itertools.count)
