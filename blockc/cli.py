@@ -39,6 +39,7 @@ from blockc.options import (
 )
 from blockc.printing import print_json, problem_json, progress
 from blockc.targets_command import targets
+from blockc.tune_command import tune
 
 if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
@@ -273,7 +274,8 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     from blockc.linting import chosen_options
     from blockc.linting import lint as lint_source
     from blockc.machines.loading import load_machine
-    from blockc.triton_kernels import BACKEND, launched_with, manifest, triton_kernels
+    from blockc.triton_kernels import BACKEND, launched_with, manifest
+    from blockc.tuning import best_known
 
     program = load(file, options, kernels=False)
     machine = load_machine(options.target)
@@ -283,7 +285,7 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     file = f"{program.name}_{machine.name}.py"  # with the target it cannot hide a module that it imports
     with progress("compiling"):
         if machine.backend == BACKEND:
-            made = triton_kernels(program, machine, sizes, options.tiles, options.split)
+            made = best_known(program, machine, sizes, options.tiles, options.split)
             if linted:
                 made = launched_with(made, program, machine, chosen_options(lint_source(made.source, machine)))
             contents = {"file": file, **manifest(made, program, machine)}
@@ -323,6 +325,7 @@ def verify(file: str, options: Options) -> None:
 cli.add_command(bench)
 cli.add_command(lint)
 cli.add_command(targets)
+cli.add_command(tune)
 
 
 def wants_colour() -> bool:

@@ -27,6 +27,7 @@ from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.passes.cost import cost
 from blockc.triton_kernels import TritonKernels, triton_kernels
+from blockc.tuning import best_known
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -128,11 +129,12 @@ class GpuKernel(Kernel):
         key = tuple(shapes.items())
         if key not in self._made:
             assert self.machine is not None
-            self._made[key] = triton_kernels(self.program, self.machine, shapes, self.tiles, self.split)
+            asked = (self.program, self.machine, shapes, self.tiles, self.split)
+            self._made[key] = best_known(*asked, triton_runtime.name_of(self.device))
         made = self._made[key]
         text = made.source.text
         if (text,) not in self._kernels:
-            self._kernels[text,] = text, triton_runtime.load(text, made.source.launcher, len(self._kernels))
+            self._kernels[text,] = text, triton_runtime.load(text, made.source.launcher)
         plan = priced(made.plan, sizes)
         return Compiled(made.searched.chosen.derivation, plan, *self._kernels[text,])
 

@@ -105,6 +105,7 @@ OWNERS = {
         "blockc.options",
         "blockc.printing",
         "blockc.targets_command",
+        "blockc.tune_command",
     ),
     "platformdirs": ("blockc.cache", "blockc.machines.loading"),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),

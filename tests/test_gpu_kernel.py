@@ -127,7 +127,7 @@ class Launches:
     def __init__(self, limit: int = 1 << 30) -> None:
         self.limit, self.texts, self.calls = limit, list[str](), 0
 
-    def load(self, source: str, launcher: str, number: int) -> Any:
+    def load(self, source: str, launcher: str) -> Any:
         self.texts.append(source)
         blocks = [int(line.split()[-1]) for line in source.splitlines() if line.startswith("#   d") and "cut" in line]
 

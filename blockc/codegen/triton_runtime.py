@@ -9,8 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 from blockc.codegen.loader import import_kernels
@@ -57,11 +56,12 @@ def _folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="blockc-kernels-")
 
 
-def load(source: str, launcher: str, number: int) -> Launch:
-    """The function of a Triton file that takes tensors. `number` sets files of one process apart."""
-    path = Path(_folder().name) / f"kernels_{number}.py"
-    path.write_text(source, encoding="utf-8")
-    launch: Launch = getattr(import_kernels(str(path)), launcher)
+def load(source: str, launcher: str) -> Launch:
+    """The function of a Triton file that takes tensors."""
+    with NamedTemporaryFile("w", dir=_folder().name, suffix=".py", delete=False, encoding="utf-8") as file:
+        file.write(source)
+    path = file.name
+    launch: Launch = getattr(import_kernels(path), launcher)
     return launch
 
 
@@ -226,6 +226,25 @@ def free_bytes(device: str) -> int | None:
     import torch
 
     return int(torch.cuda.mem_get_info(device)[0]) if torch.device(device).type == GPU else None
+
+
+def versions() -> str:
+    """Those of torch and Triton."""
+    import torch
+    import triton
+
+    return f"torch {torch.__version__}, Triton {triton.__version__}"
+
+
+@contextlib.contextmanager
+def unusable(otherwise: Callable[[str], Exception]) -> Iterator[None]:
+    """What Triton and torch raise for a kernel that does not compile or fit, as another exception."""
+    from triton.errors import TritonError
+
+    try:
+        yield
+    except (TritonError, RuntimeError) as error:  # passes of the compiler raise the second
+        raise otherwise(" ".join(str(error).split())[:200]) from error
 
 
 @contextlib.contextmanager
