@@ -48,6 +48,31 @@ def test_tiles_of_attention() -> None:
     assert choose_tiles((last("attention", "d e"),), sizes, {}) == {"b": 1, "h": 1, "m": TILE, "n": TILE}
 
 
+@pytest.mark.parametrize(("rows", "block"), [(1, 4096), (64, 4096), (256, 1024), (4096, TILE)])
+def test_few_rows_leave_room_for_larger_blocks(rows: int, block: int) -> None:
+    sizes = {"b": 1, "h": 1, "m": rows, "n": 32768, "d": 64, "e": 64}
+    tiles = choose_tiles((last("attention", "d e"),), sizes, {})
+    assert tiles["n"] == block and tiles["n"] * max(64, tiles["m"]) <= LARGEST_TILE
+
+
+def test_blocks_of_loops_that_leave_some_out_stay_small() -> None:
+    programs = ready(fuse(lower(parse(example("causal_attention")), frozenset("de"))))
+    sizes = {"b": 1, "h": 1, "m": 32768, "n": 32768, "d": 64, "e": 64}
+    assert choose_tiles(programs, sizes, {"m": 16})["n"] == TILE
+
+
+def test_what_is_computed_at_the_same_time_stays_in_many_blocks() -> None:
+    program = parse("program p(X: f32[m]) -> Y: f32[m] { Y = exp(X) }")
+    for size, block in ((512, 512), (3000, 512), (10_000, 2048), (2**22, 2**18)):
+        assert choose_tiles(ready(fuse(lower(program, frozenset()))), {"m": size}, {})["m"] == block
+
+
+def test_what_is_asked_for_changes_no_blocks_that_it_has_nothing_to_do_with() -> None:
+    programs = ready(fuse(lower(parse(example("rmsnorm_swiglu")), frozenset("d"))))
+    sizes = {"m": 4096, "z": 4096, "e": 512, "d": 512}
+    assert choose_tiles(programs, sizes, {"m": 512, "z": 1024})["e"] == 256  # as many as fit with z, and not one
+
+
 def test_what_is_asked_for_is_taken() -> None:
     tiles = choose_tiles((last("attention", "d e"),), {"m": 100, "n": 100, "d": 64, "e": 64}, {"m": 7, "b": 3})
     assert (tiles["m"], tiles["b"]) == (7, 3)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy as np
 import oracle
 import pytest
 
+import blockc
 from blockc.codegen import loader, numpy_source
 from blockc.codegen.numpy_values import element_dtype
 from blockc.data import random_arrays
@@ -229,11 +233,52 @@ def test_results_do_not_depend_on_threads_or_repetition(name: str) -> None:
     sizes = complete_sizes(program, sizes | {dim.name: dim.size for dim in program.dims if dim.size is not None})
     arrays = inputs_of(program, sizes)
     # Even small work goes to the pool.
-    source = numpy_source.emit(program, tiles_of(program, 16)).replace("work < 200_000", "work < 0")
-    launch = loader.load(source)
+    source = numpy_source.emit(program, tiles_of(program, 16))
+    assert source.count("work >= 200_000") == 1
+    launch = loader.load(source.replace("work >= 200_000", "work >= 0"))
     expected = {key: array.tobytes() for key, array in launch(arrays, 1).items()}
     for threads in (1, 2, 3, None) * 5:
         assert {key: array.tobytes() for key, array in launch(arrays, threads).items()} == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """Those that a kernel keeps do not exist in a child: waiting for one of them would take forever."""
+    lines = (
+        "import os, sys, numpy as np, blockc",
+        "kernel = blockc.compile('program p(A: f32[m, n]) -> S: f32[m] {\\n S = sum[n](A * A)\\n}')",
+        "A = np.ones((4096, 64), np.float32)",
+        "expected = kernel(A)",
+        "child = os.fork()",
+        "if child == 0:",
+        "    os._exit(0 if np.array_equal(kernel(A), expected) else 1)",
+        "sys.exit(os.waitpid(child, 0)[1])",
+    )
+    command = [sys.executable, "-W", "ignore", "-c", "\n".join(lines)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+
+
+def test_what_is_only_stored_is_computed_where_it_is_stored() -> None:
+    direct = [
+        ("program p(A: f32[m, d=8], B: f32[d=8, n]) -> C: f32[m, n] {\n C = dot[d](A, B)\n}", "np.matmul"),
+        ("program p(A: f32[m, n], B: f32[m, n]) -> C: f32[m, n] {\n C = A * B\n}", "np.multiply"),
+    ]
+    for text, call in direct:
+        body = blockc.compile(text).source.split("def task(")[1].split("def launch")[0]
+        assert call in body and not re.search(r"^\s*x\d+\[", body, re.M)  # no copy into the output
+    copied = ("f16", "f32"), ("C: f32[m, n]", "C: f32[n, m]")  # another type, another order
+    for old, new in ((copied[0][1], copied[0][0]), copied[1]):
+        body = blockc.compile(direct[0][0].replace(old, new)).source.split("def task(")[1].split("def launch")[0]
+        assert re.search(r"^\s*x\d+\[", body, re.M) or "x0[" in body and "np.copyto" in body
+
+
+def test_a_product_with_a_reciprocal_is_a_quotient() -> None:
+    text = "program p(A: f32[m, n], B: f32[m, n]) -> C: f32[m, n] {\n C = A * sigmoid(B)\n}"
+    source = blockc.compile(text).source
+    assert source.count("np.divide(") == 1 and "np.multiply(" not in source
+    row = "program p(A: f32[m, n], B: f32[m]) -> C: f32[m, n] {\n C = A / B\n}"
+    source = blockc.compile(row).source  # one reciprocal for a row
+    assert source.count("np.divide(1.0, ") == 1 and "np.multiply(" in source
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

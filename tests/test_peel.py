@@ -84,13 +84,13 @@ def test_the_scale_of_an_operand_is_computed_once_for_both_parts() -> None:
 @pytest.mark.parametrize(("length", "peeled"), [(0, set()), (1, {"n"}), (512, {"n"}), (1024, {"n"}), (1025, set())])
 def test_loops_of_few_blocks_are_peeled(length: int, peeled: set[str]) -> None:
     kernel = blockc.compile(ATTENTION)
-    plan = kernel.specialise({"b": 2, "h": 2, "m": 64, "d": 16, "n": length, "e": 16}).plan
+    plan = kernel.specialise({"b": 2, "h": 2, "m": 512, "d": 16, "n": length, "e": 16}).plan
     assert peeled_dimensions(plan.program) == peeled
 
 
 def test_few_and_many_blocks_have_kernels_of_their_own() -> None:
     kernel = blockc.compile(ATTENTION)
-    sizes = {"b": 2, "h": 2, "m": 64, "d": 16, "e": 16}
+    sizes = {"b": 2, "h": 2, "m": 512, "d": 16, "e": 16}
     few, more, many = (kernel.specialise({**sizes, "n": length}).source for length in (600, 1000, 5000))
     assert few == more != many
     assert "map n first" in few and "map n first" not in many
@@ -127,7 +127,7 @@ def test_schedules_are_made_of_whole_loops(target: str, peeled: set[str]) -> Non
 def test_explain_names_peeled_loops() -> None:
     program = parse(ATTENTION)
     for length, expected in ((64, ["n"]), (4096, [])):
-        derivation, plan = driver.planned(driver.Forms(program, {}), {**SIZES, "n": length})
+        derivation, plan = driver.planned(driver.Forms(program, {}), {**SIZES, "m": 512, "n": length})
         explained = explain_plan(program, "cpu", derivation, plan)
         line = "  the first iteration of the loop over n is ahead of it (rule 7)"
         assert (line in str(explained).splitlines()) == bool(expected)

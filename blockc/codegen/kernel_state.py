@@ -43,6 +43,7 @@ class Kernel:
     masks: dict[tuple[Operand, bool], str] = field(
         default_factory=dict
     )  # what holds in some blocks to what says if not
+    places: dict[str, Tile] = field(default_factory=dict)  # values that are computed where they are stored
     positions: dict[str, str] = field(default_factory=dict)  # dimension to the array of all positions along it
     ones: dict[tuple[str, str], str] = field(default_factory=dict)  # length and type to an array of ones
 

@@ -29,6 +29,7 @@ _NAMES = frozenset(
         ("concurrent.futures", "ThreadPoolExecutor"),
         ("functools", "cache"),
         ("os", "cpu_count"),
+        ("os", "getpid"),
         ("threadpoolctl", "ThreadpoolController"),
     }
 )

@@ -24,7 +24,7 @@ class _Roles:
 
 
 def contract(kernel: Kernel, scope: Scope, apply: Apply, a: Tile, b: Tile) -> Tile:
-    """Write the calls for contract[dims](a, b), both of the type that it computes in."""
+    """Write the calls for contract[dims](a, b), both of the type that it computes in, into its place if it has one."""
     found = {axis.dim: axis for axis in (*a.axes, *b.axes)}
     reduced = tuple(dim for dim in a.dims if dim in apply.dims)
     kept = tuple(found[dim] for dim in kernel.program.ordered(found) if dim not in reduced)
@@ -37,7 +37,7 @@ def contract(kernel: Kernel, scope: Scope, apply: Apply, a: Tile, b: Tile) -> Ti
         tuple(dim for dim in order if dim not in b.dims),
         tuple(dim for dim in order if dim not in a.dims),
     )
-    out = new_tile(scope, kept, a.dtype)
+    out = kernel.places.get(apply.name) or new_tile(scope, kept, a.dtype)
     if not reduced:  # blocks of one element
         scope.lines.add(f"np.multiply({aligned(a, order)}, {aligned(b, order)}, out={out.text})")
     elif not roles.left and not roles.right:

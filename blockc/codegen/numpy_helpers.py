@@ -31,6 +31,12 @@ def available():
     return max((pool["num_threads"] for pool in blas().info()), default=cpu_count() or 1)
 ''',
     "run": '''
+@cache
+def pool(process, threads):
+    """Threads that wait for work, of one process: those of its parent do not exist in a forked one."""
+    return ThreadPoolExecutor(threads)
+
+
 def run(task, scratch, indices, threads, work):
     """Call task(scratch(), *index) for each index, on up to `threads` threads. `work`: elements in all."""
     pending = deque(indices)
@@ -46,11 +52,11 @@ def run(task, scratch, indices, threads, work):
                 task(room, *index)
 
     threads = min(threads, len(pending))
-    if threads <= 1 or work < 200_000:  # starting threads takes longer than that
-        worker()
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(worker) for _ in range(threads)]:
+    others = threads - 1 if work >= 200_000 else 0  # waking a thread takes longer than less work
+    helping = [pool(getpid(), others).submit(worker) for _ in range(others)]
+    worker()
+    for future in helping:
+        if not future.cancel():  # one that has not begun has nothing left to do
             future.result()
 ''',
     "erf": '''
@@ -129,7 +135,12 @@ REQUIRES = {
         "from os import cpu_count",
         "from threadpoolctl import ThreadpoolController",
     ),
-    "run": ("from collections import deque", "from concurrent.futures import ThreadPoolExecutor"),
+    "run": (
+        "from collections import deque",
+        "from concurrent.futures import ThreadPoolExecutor",
+        "from functools import cache",
+        "from os import getpid",
+    ),
     "erf": (),
     "to_integer": (),
 }

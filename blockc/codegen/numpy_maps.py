@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
@@ -133,7 +134,7 @@ def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets, dying:
                 start = output.starts[component]
                 results[name] = accumulators[name] = _kept(kernel, scope, start, kind, start in dying)
             else:
-                accumulators[name] = tile = new_accumulator(kernel, scope, kind)
+                accumulators[name] = tile = kernel.places.get(name) or new_accumulator(kernel, scope, kind)
                 results[name] = tile if kind.is_item else as_list(tile, kind)
                 scope.lines.add(f"{tile.text}.fill({identity_text(output.monoid, component, tile.dtype)})")
     for output in node.outputs:
@@ -241,9 +242,16 @@ def write_body(
     stacked = {name: result for name, result in results.items() if isinstance(result, Listing)}
     targets = inner_targets(kernel, node, stacked)
     finals = {value for output in node.outputs for value in output.values}
+    places = _places(kernel, scope, node, stacked)
+    kernel.places.update((value, place) for value, (place, _) in places.items())
+    views = scope.lines.nest("")
     write_graph(kernel, scope, node.body, finals, targets)
     for output in node.outputs:
         comment(scope, output_text(kernel, output))
+        place, view = places.get(output.values[0], (None, ""))
+        if place is not None and kernel.environment[output.values[0]] is place:
+            views.add(view)
+            continue
         if output.monoid is not None:
             _accumulate(kernel, scope, output, [accumulators[name] for name in output.names])
         elif output.values[0] not in targets or targets[output.values[0]].text != stacked[output.names[0]].text:
@@ -251,6 +259,26 @@ def write_body(
             _store(kernel, scope, element, kernel.environment[output.values[0]])
     local = {name for definition in node.body for name in definition.defines} | scope.ports
     release(kernel, scope, finals & local)
+
+
+def _places(kernel: Kernel, scope: Scope, node: Map, stacked: Mapping[str, Listing]) -> dict[str, tuple[Tile, str]]:
+    """Where values are stored that nothing but one output of the map reads, and that may be computed there, with the
+    lines that make these views of the output's array. They have the type and the order of axes that the value is
+    computed in."""
+    made = {name for definition in node.body if not isinstance(definition, Reduce) for name in definition.defines}
+    uses = Counter(value for output in node.outputs for value in output.values)
+    uses.update(name for definition in node.body for name in definition.uses)
+    places = {}
+    for output in node.outputs:
+        value, kind = output.values[0], kernel.types[output.values[0]]
+        if output.monoid is not None or uses[value] > 1 or value not in made or not kind.is_item:
+            continue
+        element = element_of(kernel, node.dim, stacked[output.names[0]], output.names[0])
+        axes = kernel.axes(scope, kind.axes)
+        if axes and element.rest == axes and element.stored == element.dtype == compute_dtype(kind.dtype):
+            name = f"v{next(kernel.numbers)}"
+            places[value] = Tile(name, axes, element.dtype), f"{name} = {element.selected}"
+    return places
 
 
 def load_ports(kernel: Kernel, scope: Scope, node: Map) -> None:

@@ -45,15 +45,14 @@ class Given:
 def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[str]) -> Tile:
     """Write the calls for one tile operator; `dying` are the names that nothing reads afterwards."""
     compute = compute_dtype(apply.dtype)
-    uses = Counter(operand_names(apply.args))
-    if _skips_mask(kernel, apply.op, apply.args):
-        result = _masked(kernel, scope, apply.args, uses, dying, compute).value
-        assert isinstance(result, Tile)
-        return result
-    if (running := _lazy_shift(kernel, apply.op, apply.args)) is not None:
-        return _tile_of(_shifted(kernel, scope, running, apply.args, uses, dying, compute))
-    given = _operands(kernel, scope, apply.args, uses, dying)
-    match apply.op:
+    op, args = as_quotient(kernel, apply.op, apply.args)
+    uses = Counter(operand_names(args))
+    if _skips_mask(kernel, op, args):
+        return _tile_of(_masked(kernel, scope, args, uses, dying, compute))
+    if (running := _lazy_shift(kernel, op, args)) is not None:
+        return _tile_of(_shifted(kernel, scope, running, args, uses, dying, compute))
+    given = _operands(kernel, scope, args, uses, dying)
+    match op:
         case "index":
             return _index(kernel, scope, apply.dims[0])
         case "cast":
@@ -67,7 +66,8 @@ def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[
             result = contract(kernel, scope, apply, *(_tile_of(entry) for entry in operands))
             _release_temporaries(scope, [entry for entry in operands if entry not in given])
         case _:
-            return _elementwise(kernel, scope, apply.op, given, compute, _spelling(apply.op, apply.args, compute))
+            place = kernel.places.get(apply.name)
+            return _elementwise(kernel, scope, op, given, compute, _spelling(op, args, compute), place)
     _release_temporaries(scope, given)
     return result
 
@@ -115,6 +115,7 @@ def _composed(
     compute: str,
 ) -> Given:
     """The result of an operator inside another one."""
+    op, args = as_quotient(kernel, op, args)
     if _skips_mask(kernel, op, args):
         return _masked(kernel, scope, args, uses, dying, compute)
     if (running := _lazy_shift(kernel, op, args)) is not None:
@@ -173,6 +174,29 @@ def literal(value: float | bool) -> str:
 # Elementwise operators
 
 
+def as_quotient(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> tuple[str, tuple[Operand, ...]]:
+    """An operator as it is written: a product with 1/x, where x has all axes, is a quotient, which is one call less."""
+    if op != "mul":
+        return op, args
+    axes = [{axis for name in operand_names((arg,)) for axis in kernel.types[name].axes} for arg in args]
+    for position, arg in enumerate(args):
+        if axes[position] and axes[position] == set.union(*axes) and (divisor := _divisor(arg)) is not None:
+            rest = args[:position] + args[position + 1 :]
+            return "div", (rest[0] if len(rest) == 1 else Expression("mul", rest), divisor)
+    return op, args
+
+
+def _divisor(operand: Operand) -> Operand | None:
+    """x for an operand that is 1/x."""
+    match operand:
+        case Expression("recip", (divisor,)):
+            return divisor
+        case Expression("sigmoid", (value,)):
+            return Expression("add", (Expression("exp", (Expression("neg", (value,)),)), Constant(1.0)))
+        case _:
+            return None
+
+
 def _spelling(op: str, args: tuple[Operand, ...], compute: str) -> Spelling:
     """The spelling of an operator. Exponentials of differences to an exponent become powers of two where NumPy is fast
     at them: for large numbers these have fewer digits, but of such differences only small ones count."""
@@ -183,8 +207,17 @@ def _spelling(op: str, args: tuple[Operand, ...], compute: str) -> Spelling:
     return SPELLINGS[op]
 
 
-def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], compute: str, spelling: Spelling) -> Tile:
-    """Write the calls of an elementwise operator. Operands without a name give back their memory."""
+def _elementwise(
+    kernel: Kernel,
+    scope: Scope,
+    op: str,
+    given: list[Given],
+    compute: str,
+    spelling: Spelling,
+    place: Tile | None = None,
+) -> Tile:
+    """Write the calls of an elementwise operator, into its place if it has one and takes one call. Operands without a
+    name give back their memory."""
     if OPERATORS[op].result is Result.BOOLEAN:
         compute = "bool"
     entries = _converted(scope, op, given, compute)
@@ -200,7 +233,9 @@ def _elementwise(kernel: Kernel, scope: Scope, op: str, given: list[Given], comp
         ),
         None,
     )
-    if isinstance(target, Tile) and target.buffer is not None:
+    if place is not None and place.axes == axes and len(spelling.calls) == 1 and len(entries) <= 2:
+        out = place
+    elif isinstance(target, Tile) and target.buffer is not None:
         out = tile_in(scope, target.buffer, axes, compute)
     else:
         out = new_tile(scope, axes, compute)

@@ -20,6 +20,7 @@ from blockc.passes.stabilize import stabilize
 
 TILE = 512  # elements of a block: a NumPy call costs microseconds, so loops of few, large steps
 LARGEST_TILE = 2**18  # elements: 1 MiB of f32, so that the tiles of one worker stay in a second-level cache
+MANY = 8  # blocks that may be computed at the same time: of so many, two may become one where tiles are small
 ASSUMED = 512  # the size of a dimension that is not known yet
 CLOSE = 1.01  # of predicted times: what differs by less than the prediction can tell
 
@@ -28,8 +29,10 @@ def choose_tiles(programs: tuple[Program, ...], sizes: Mapping[str, int], asked:
     """The block size of every dimension that is cut, chunks aside, for all snapshots of a program as they are emitted.
 
     1 along a batch dimension (one that every operand of every contraction with it has, and nothing reduces, in every
-    snapshot), 512 along others; then, while a tile of a snapshot has more than 2**18 elements, the outermost dimension
-    whose tile is above 16 is halved, and after that the outermost above 1. `asked` overrides.
+    snapshot), 512 along others; then, while a tile of a snapshot has more than 2**18 elements, the outermost of its
+    dimensions whose block is above 16 is halved, and after that the outermost above 1. Where few rows leave all tiles
+    smaller, the innermost dimension is doubled that has a loop, or 8 blocks or more, unless a loop over it leaves out
+    blocks. `asked` overrides.
     """
     batch = set.intersection(*(batch_dimensions(program) - reduced_dimensions(program) for program in programs))
     tiles: dict[str, int] = {}
@@ -40,12 +43,26 @@ def choose_tiles(programs: tuple[Program, ...], sizes: Mapping[str, int], asked:
     shapes = set().union(*map(item_shapes, programs))
     for floor in (16, 1):
         while True:
-            largest = max((math.prod(tiles.get(a, sizes.get(a, ASSUMED)) for a in axes) for axes in shapes), default=0)
-            shrinkable = [dim for dim in tiles if tiles[dim] > floor and dim not in asked]
-            if largest <= LARGEST_TILE or not shrinkable:
+            large = {dim for axes in shapes if largest_tile([axes], sizes, tiles) > LARGEST_TILE for dim in axes}
+            shrinkable = [dim for dim in tiles if dim in large and tiles[dim] > floor and dim not in asked]
+            if not shrinkable:
                 break
             tiles[shrinkable[0]] //= 2
+    maps = [node for program in programs for node in walk(program.body) if isinstance(node, Map)]
+    fixed = batch.union(asked, (node.dim for node in maps if node.where is not None))
+    loops = {node.dim for node in maps if node.is_loop}
+    for name in [name for name in reversed(tiles) if name not in fixed]:
+        while sizes.get(name, 0) > tiles[name] * (1 if name in loops else MANY - 1):
+            doubled = {**tiles, name: 2 * tiles[name]}
+            if largest_tile(shapes, sizes, doubled) > LARGEST_TILE:
+                break
+            tiles = doubled
     return tiles
+
+
+def largest_tile(shapes: Collection[tuple[str, ...]], sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+    """The elements of the largest of tiles with these axes."""
+    return max((math.prod(tiles.get(dim, sizes.get(dim, ASSUMED)) for dim in axes) for axes in shapes), default=0)
 
 
 def item_shapes(program: Program) -> set[tuple[str, ...]]:
