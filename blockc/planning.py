@@ -122,7 +122,8 @@ def search_plan(
     searched = searched or Searched()
     candidates: list[Candidate] = []
     for form, derivation, programs in _forms(program, sizes, tiles, split):
-        found = search(programs, machine, sizes, asked, searched)
+        counts = {chunk: split[dim] for one in programs for chunk, dim in one.chunks.items() if dim in split}
+        found = search(programs, machine, sizes, {**asked, **counts}, searched)
         candidates += [Candidate(form, derivation, programs, choice) for choice in found]
     chosen = _best(candidates)
     if chosen is not None and not split and _tasks(chosen) < machine.units:

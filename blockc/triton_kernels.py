@@ -7,7 +7,8 @@ next best one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,25 +103,35 @@ def with_sums_in_loops(program: Program) -> Program:
 
 
 def triton_tiles(program: Program, tiles: Mapping[str, int]) -> dict[str, int]:
-    """Blocks that Triton takes: powers of two, along the axes of products 1 or at least 16, and chunks of whole ones.
+    """Blocks that Triton takes: powers of two, where the axes that a product has on one side only, or sums over,
+    together have 1 element or at least 16; and chunks of whole ones.
 
-    Where one side of a product has several axes of its own, one of 16 is enough, and smaller ones become 1.
+    So several axes of one side, such as queries and heads that share keys, fill a tile together.
     """
     result = {dim: power_of_two(tile) for dim, tile in tiles.items() if dim not in (*program.chunks, *program.whole)}
-    small = {dim for dim in triton_source.product_dims(program) if 1 < result.get(dim, 1) < LEAST}
-    enough = set()
+    groups = list(dict.fromkeys(_merged(program)))
+    small = True
+    while small:
+        small = False
+        for group in groups:
+            elements = math.prod(result.get(dim, LEAST) for dim in group)
+            if 1 < elements < LEAST:
+                last = [dim for dim in group if result[dim] > 1][-1]
+                result[last] *= LEAST // elements
+                small = True
+    for chunk, base in program.chunks.items():
+        result[chunk] = -(-tiles[chunk] // result[base]) * result[base]
+    return result
+
+
+def _merged(program: Program) -> Iterator[tuple[str, ...]]:
+    """The axes that become one in each product of matrices: those of one side only, and those that are summed over."""
     for node in program.facts.applies.values():
         if node.op == "contract" and node.name in program.types:
             sides = [set(program.types[name].axes) for name in node.uses]
             for side in sides:
-                own = side.difference(*(other for other in sides if other is not side), node.dims)
-                if any(result.get(dim, LEAST) >= LEAST for dim in own):
-                    enough |= own & small
-    reduced = {dim for node in program.facts.applies.values() for dim in node.dims if node.op == "contract"}
-    result.update((dim, 1 if dim in enough - reduced else LEAST) for dim in small)
-    for chunk, base in program.chunks.items():
-        result[chunk] = -(-tiles[chunk] // result[base]) * result[base]
-    return result
+                yield program.ordered(side.difference(*(other for other in sides if other is not side), node.dims))
+            yield program.ordered(node.dims)
 
 
 def _plan(snapshot: int, program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:

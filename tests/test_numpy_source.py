@@ -269,7 +269,7 @@ def test_what_is_only_stored_is_computed_where_it_is_stored() -> None:
     copied = ("f16", "f32"), ("C: f32[m, n]", "C: f32[n, m]")  # another type, another order
     for old, new in ((copied[0][1], copied[0][0]), copied[1]):
         body = blockc.compile(direct[0][0].replace(old, new)).source.split("def task(")[1].split("def launch")[0]
-        assert re.search(r"^\s*x\d+\[", body, re.M) or "x0[" in body and "np.copyto" in body
+        assert re.search(r"^\s*x\d+\[", body, re.M) or ("x0[" in body and "np.copyto" in body)
 
 
 def test_a_product_with_a_reciprocal_is_a_quotient() -> None:

@@ -56,7 +56,7 @@ CASES = (
     "matmul_gelu/f16/large",
     "cross_entropy/f32/ordinary,shifted",
 )
-PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "names")
+PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "decode", "names")
 RANDOM = 16
 
 
@@ -303,6 +303,21 @@ def test_tasks_with_most_to_do_come_first() -> None:
     assert window[2] == "b_m = (pid - first * inner) * T_m", "all look at as many"
 
 
+def test_chunks_are_tasks_of_one_launch_and_a_second_one_combines_them() -> None:
+    assert [case[2] for case in interpreted() if case[0].startswith("decode")] == [2, 2]
+    text = "program p(Q: f16[kv, g, d=64], K: f16[kv, n, d], V: f16[kv, n, e=64]) -> O: f16[kv, g, e] {\n"
+    program = driver.load_program(text + " O = dot[n](softmax[n](dot[d](Q, K)), V)\n}\n")
+    sizes = driver.default_sizes(program, {"kv": 8, "g": 8, "n": 32768})
+    for split, chunk in (({"n": 16}, 2048), ({}, 0)):
+        made = triton_kernels(program, load_machine("h200"), sizes, {"n": 128}, split)
+        first, second = made.source.functions
+        assert made.plan.tiles["n_chunk"] == (chunk or made.plan.tiles["n_chunk"]) < 32768, "asked for, or chosen"
+        tile = made.block.rank["n_chunk"]
+        assert f"T{tile}" in first.grid and f"T{tile}" not in second.grid
+        assert [sum("tl.dot(" in line for line in function.text) > 0 for function in (first, second)] == [True, False]
+        assert made.plan.tiles["g"] == 16, "the heads that share keys are one side of the products"
+
+
 def test_what_becomes_part_of_an_output_in_f32_is_not_rounded() -> None:
     program = driver.load_program(
         "program p(A: f16[m, k], B: f16[k, n]) -> C: f32[m, n] {\n C = dot[k](exp(A), B)\n}\n"
@@ -347,8 +362,9 @@ def test_names_that_python_needs_are_changed() -> None:
 def test_blocks_are_powers_of_two_and_fit_tensor_cores() -> None:
     text = "program p(Q: f16[g, m, d=64], K: f16[n, d]) -> S: f16[g, m, n] {\n S = dot[d](Q, K)\n}\n"
     program = lower(driver.load_program(text), frozenset("d"))
-    assert triton_tiles(program, {"g": 2, "m": 4, "n": 100}) == {"g": 16, "m": 16, "n": 128}
-    assert triton_tiles(program, {"g": 2, "m": 64, "n": 1}) == {"g": 1, "m": 64, "n": 1}
+    assert triton_tiles(program, {"g": 2, "m": 4, "n": 100}) == {"g": 2, "m": 8, "n": 128}
+    assert triton_tiles(program, {"g": 8, "m": 1, "n": 20}) == {"g": 16, "m": 1, "n": 32}
+    assert triton_tiles(program, {"g": 2, "m": 64, "n": 1}) == {"g": 2, "m": 64, "n": 1}
 
 
 # The command

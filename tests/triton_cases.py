@@ -49,9 +49,11 @@ from blockc.language import parse_all
 from blockc.meaning import baseline, evaluate
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
+from blockc.passes.split import split
 from blockc.triton_kernels import emitted, triton_tiles, with_sums_in_loops
 
 BATCHES = ("b", "h", "kv")
+IN_CHUNKS = ("decode",)  # what of PROGRAMS runs with the loop over n in chunks
 POINTERS, DESCRIPTORS = Options(), Options(loads="descriptors")
 
 # What examples and random programs do not have, by what it is about.
@@ -92,6 +94,11 @@ PROGRAMS = {
     E = dot[n](softmax[n](where(index(n) <= index(m), S + Y * 3, -inf)), Y)
     F = max[n](exp(max(S, 0) * 0.01)) + sum[n](exp(S) / sum[n](exp(X * 0.5)))
     G = logsumexp[n](X * (0 * size(m)))
+}
+""",
+    "decode": """program decode(Q: f16[kv, g, m, d=16], K: f16[kv, n, d], V: f16[kv, n, e=24]) -> O: f16[kv, g, m, e] {
+    P = softmax[n](where(index(n) < size(n) - 3, dot[d](Q, K) * 4, -inf))
+    O = dot[n](P, V)
 }
 """,
     "names": """program range(tuple: f32[m, n], float: f32[n]) -> max: f32[m] {
@@ -191,12 +198,17 @@ def run_example(
 
 
 def run_text(title: str, text: str) -> Iterator[Outcome]:
-    """A program with n whole and with everything cut."""
+    """A program with n whole and with everything cut, or with loops over n in chunks if it is for that."""
     program = driver.load_program(text)
-    sizes = driver.default_sizes(program, {"m": 11, "n": 23})
-    for whole in (frozenset("n"), frozenset[str]()):
-        made = source(fuse(lower(program, whole)), sizes, dict.fromkeys(sizes, 4))
-        name = f"{title}, {'n whole' if whole else 'cut'}"
+    sizes = driver.default_sizes(program, {"m": 11, "n": 23} | ({"m": 3} if title in IN_CHUNKS else {}))
+    for whole in (frozenset("de" if title in IN_CHUNKS else "n"), frozenset[str]()):
+        derivation = fuse(lower(program, whole))
+        if title in IN_CHUNKS:
+            derivation = split(derivation, {"n"})
+        dims = {dim for snapshot in derivation.snapshots for dim in snapshot.dims}
+        tiles = {dim.name: 12 if dim.chunks_of else 4 for dim in dims}
+        made = source(derivation, sizes, tiles)
+        name = f"{title}, {'n whole' if 'n' in whole else 'in chunks' if title in IN_CHUNKS else 'cut'}"
         yield Outcome(name, judged(made, program, random_arrays(program, sizes, seed=7)), len(made.functions))
 
 

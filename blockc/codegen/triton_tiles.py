@@ -367,13 +367,15 @@ def contract(kernel: Kernel, apply: Apply, onto: str) -> Tile:
     made = (*roles.batch, *roles.left, *roles.right)
     axes = kernel.program.ordered(made)
     plain = made == axes and len(roles.left) == len(roles.right) == 1 and len(roles.batch) <= 1
-    text = f"tl.dot({first}, {second}, {f'{onto}, ' if plain and onto else ''}{precision}out_dtype=tl.float32)"
+    sums = ""
+    if onto:
+        sums = onto if plain else _grouped(kernel, onto, axes, (roles.batch, roles.left, roles.right))
+        sums += ", "
+    text = f"tl.dot({first}, {second}, {sums}{precision}out_dtype=tl.float32)"
     if not plain:
         text = f"tl.reshape({text}, {kernel.shape(made)})"
         if made != axes:
             text = f"tl.permute({text}, {[made.index(dim) for dim in axes]})"
-        if onto:
-            text = f"{onto} + {text}"
     if onto:
         kernel.lines.add(f"{onto} = {text}")
         return Tile(onto, axes, result)
