@@ -28,7 +28,7 @@ from triton.compiler import ASTSource
 
 from blockc import driver, linting
 from blockc.cli import cli
-from blockc.codegen.triton_grid import Order, order_lines
+from blockc.codegen.triton_grid import Device, Order, order_lines, order_of
 from blockc.codegen.triton_launch import identifier
 from blockc.codegen.triton_scales import scale_of
 from blockc.codegen.triton_source import emit
@@ -36,7 +36,7 @@ from blockc.codegen.triton_storage import Options, Source
 from blockc.codegen.triton_values import Array, Kernel
 from blockc.errors import CheckError, LimitError
 from blockc.ir.array_program import sizes as complete_sizes
-from blockc.ir.block import Constant, Expression, Size
+from blockc.ir.block import Constant, Expression, Map, Size
 from blockc.machines.loading import load_machine
 from blockc.passes.lower import lower
 from blockc.triton_kernels import TritonKernels, emitted, launched_with, triton_kernels, triton_tiles
@@ -292,6 +292,14 @@ def test_neighbouring_tasks_read_the_same() -> None:
     product = "program p(A: f16[m, k], B: f16[k, n]) -> C: f16[m, n] {\n C = dot[k](A, B)\n}\n"
     grouped = order_in(product, {"m": 8192, "n": 8192, "k": 8192}, {"m": 128, "n": 128, "k": 64})
     assert grouped[1] in ("first = pid // (8 * inner) * 8", "first = pid // (16 * inner) * 16"), "squares of tasks"
+
+
+def test_nothing_to_do_has_an_order_too() -> None:
+    kernel = kernel_of("a, b", {"a": 0, "b": 5}, {"a": 4, "b": 1})
+    node = kernel.program.body[0]
+    assert isinstance(node, Map)
+    order = order_of(kernel, node, [Array("a0", ("a", "b"), "float32"), Array("a1", ("a",), "float32")], Device(4, 100))
+    assert {*order.outer, order.inner} == {"a", "b"}
 
 
 def test_tasks_with_most_to_do_come_first() -> None:

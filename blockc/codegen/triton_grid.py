@@ -77,8 +77,8 @@ def _has(kernel: Kernel, array: Array, dim: str) -> bool:
 
 
 def _count(kernel: Kernel, dim: str) -> int:
-    """How many blocks a dimension of tasks has at the sizes that the kernel is tuned for."""
-    return -(-kernel.sizes[kernel.program.chunks.get(dim, dim)] // kernel.tiles[dim])
+    """How many blocks a dimension of tasks has at the sizes that the kernel is tuned for, at least 1."""
+    return max(1, -(-kernel.sizes[kernel.program.chunks.get(dim, dim)] // kernel.tiles[dim]))
 
 
 def _bytes(kernel: Kernel, array: Array, blocks: Mapping[str, int]) -> int:
@@ -93,9 +93,9 @@ def _bytes(kernel: Kernel, array: Array, blocks: Mapping[str, int]) -> int:
 def _per_task(kernel: Kernel, arrays: tuple[Array, ...], outer: tuple[str, int], inner: str, device: Device) -> float:
     """What must be read for each of the tasks that run at the same time, if they are in groups of a size."""
     group = min(outer[1], _count(kernel, outer[0]))
-    along = max(min(_count(kernel, inner), device.units // group), 1)
+    along = min(_count(kernel, inner), max(device.units // group, 1))
     read = sum(_bytes(kernel, array, {outer[0]: group, inner: along}) for array in arrays)
-    return read / max(group * along, 1)
+    return read / (group * along)
 
 
 def order_lines(kernel: Kernel, order: Order) -> Iterator[str]:
