@@ -398,7 +398,9 @@ def compile(
     chunks = whole_numbers("split", split or {})
     check_dims(loaded, sizes, blocks, chunks)
     kernel = kernel_for(machine, Kernel(loaded, target, sizes, blocks, threads, chunks), device)
-    kernel.specialise(default_sizes(loaded, kernel.dims))
+    usual = default_sizes(loaded, kernel.dims)
+    if has_kernels(machine) or array_program.sizes(loaded, sizes) == usual:  # for a GPU no plan is made to no purpose
+        kernel.specialise(usual)
     return kernel
 
 

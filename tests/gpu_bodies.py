@@ -63,11 +63,17 @@ STATISTICS = (
 CONSTANT = "program p(X: f32[m, n]) -> Y: f32[m] {\n    Y = sum[n](X) * rsqrt(size(n)) + size(m) / 3\n}\n"
 
 
+KERNELS: dict[str, GpuKernel] = {}  # by program, device and options
+
+
 def kernel_of(text: str, device: str, **options: Any) -> GpuKernel:
-    """A program compiled for a device."""
-    kernel = blockc.compile(text, target=TARGET, device=device, **options)
-    assert isinstance(kernel, GpuKernel)
-    return kernel
+    """A program compiled for a device, once."""
+    key = repr((text, device, options))
+    if key not in KERNELS:
+        kernel = blockc.compile(text, target=TARGET, device=device, **options)
+        assert isinstance(kernel, GpuKernel)
+        KERNELS[key] = kernel
+    return KERNELS[key]
 
 
 def on(arrays: Arrays, device: str) -> dict[str, torch.Tensor]:

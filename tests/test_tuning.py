@@ -26,7 +26,7 @@ from blockc.tuning import Book, Entry, Setting, UnusableError
 
 TEXT = "program p(X: f16[m, k], W: f16[k, n]) -> Y: f16[m, n] {\n    Y = dot[k](X, W)\n}\n"
 PROGRAM = parse(TEXT, "p.blk")
-SIZES = {"m": 256, "k": 256, "n": 256}
+SIZES = {"m": 64, "k": 64, "n": 64}
 MACHINE = load_machine("h200")
 GPU = "a GPU"
 
@@ -168,11 +168,11 @@ TUNED = Setting({"m": 32, "k": 16, "n": 32}, {"kernel0": Options(2, 5)})
 
 def test_what_is_kept_is_used_for_sizes_of_its_class(own_files: Path) -> None:
     keep(own_files, TUNED)
-    made = tuning.best_known(PROGRAM, MACHINE, {"m": 200, "k": 250, "n": 129}, {})
+    made = tuning.best_known(PROGRAM, MACHINE, {"m": 50, "k": 60, "n": 33}, {})
     assert dict(made.plan.tiles) == TUNED.tiles and made.source.functions[0].options == Options(2, 5)
     for sizes, tiles, device in (
-        ({**SIZES, "m": 257}, {}, None),
-        (SIZES, {"m": 64}, None),
+        ({**SIZES, "m": 65}, {}, None),
+        (SIZES, {"m": 16}, None),
         (SIZES, {}, "another GPU"),
     ):
         other = tuning.best_known(PROGRAM, MACHINE, sizes, tiles, device=device)
