@@ -271,10 +271,10 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     """Write the kernels of FILE as a Python file that runs on its own, and for a GPU manifest.json, which says what is
     in it."""
     from blockc import driver
-    from blockc.linting import chosen_options
-    from blockc.linting import lint as lint_source
+    from blockc.cache import usual_store
+    from blockc.linting import lint as lint_kernels
     from blockc.machines.loading import load_machine
-    from blockc.triton_kernels import BACKEND, launched_with, manifest
+    from blockc.triton_kernels import BACKEND, launched_with, manifest, ranked
     from blockc.tuning import best_known
 
     program = load(file, options, kernels=False)
@@ -285,11 +285,14 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     file = f"{program.name}_{machine.name}.py"  # with the target it cannot hide a module that it imports
     with progress("compiling"):
         if machine.backend == BACKEND:
-            made = best_known(program, machine, sizes, options.tiles, options.split)
             if linted:
-                made = launched_with(made, program, machine, chosen_options(lint_source(made.source, machine)))
-            contents = {"file": file, **manifest(made, program, machine)}
-            texts = {file: made.source.text, "manifest.json": json.dumps(contents, indent=2) + "\n"}
+                choices = ranked(program, machine, sizes, options.tiles, options.split)
+                chosen = lint_kernels(choices, machine, usual_store())
+                made = launched_with(chosen.made, program, machine, chosen.options())
+            else:
+                made = best_known(program, machine, sizes, options.tiles, options.split)
+            contents = json.dumps(manifest(made, program, machine, file), indent=2)
+            texts = {file: made.source.text, "manifest.json": f"{contents}\n"}
         else:
             texts = {file: kernel_source(program, options, machine, sizes)}
     if not NAME.fullmatch(program.name) or len(program.name) > 200:

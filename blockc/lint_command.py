@@ -13,7 +13,7 @@ from blockc.options import Options, compile_options
 from blockc.printing import print_json, progress
 
 if TYPE_CHECKING:
-    from blockc.linting import Candidate
+    from blockc.linting import Candidate, Linted
 
 
 @click.command()
@@ -24,10 +24,11 @@ def lint(file: str, options: Options) -> None:
     Exit code 4 if a kernel has no way without spills, waiting products or too much shared memory. Needs triton.
     """
     from blockc import driver
+    from blockc.cache import usual_store
     from blockc.linting import gpu_of
-    from blockc.linting import lint as lint_source
+    from blockc.linting import lint as lint_kernels
     from blockc.machines.loading import load_machine
-    from blockc.triton_kernels import BACKEND, triton_kernels
+    from blockc.triton_kernels import BACKEND, ranked
 
     program = load(file, options, kernels=False)
     machine = load_machine(options.target)
@@ -37,30 +38,29 @@ def lint(file: str, options: Options) -> None:
     gpu_of(machine)
     sizes = driver.default_sizes(program, options.dims)
     with progress("choosing and compiling"):
-        made = triton_kernels(program, machine, sizes, options.tiles, options.split)
-        found = lint_source(made.source, machine)
+        found = lint_kernels(ranked(program, machine, sizes, options.tiles, options.split), machine, usual_store())
     if options.form == "json":
-        tiles = dict(made.plan.tiles)
         print_json(
             {
                 "program": program.name,
                 "target": machine.name,
+                "capability": machine.capability,
                 "dims": sizes,
-                "tiles": tiles,
-                "candidates": [as_json(candidate) for candidate in found],
+                "tiles": dict(found.made.plan.tiles),
+                "candidates": [as_json(candidate) for candidate in found.candidates],
             }
         )
     else:
-        click.echo("\n".join(lines(program.name, machine.name, made.plan.tiles, found)))
+        click.echo("\n".join(lines(program.name, machine.name, found)))
     if problems := tuple(failures(found)):
         raise CheckError(problems)
 
 
-def failures(found: tuple[Candidate, ...]) -> Iterator[Problem]:
+def failures(found: Linted) -> Iterator[Problem]:
     """A problem for each kernel that no way is chosen for."""
-    for name in dict.fromkeys(candidate.function for candidate in found):
-        if not any(candidate.chosen for candidate in found if candidate.function == name):
-            message = f"`{name}` spills, waits, needs too much shared memory or does not compile in every way"
+    for function in found.made.source.functions:
+        if function.name not in found.options():
+            message = f"`{function.name}` spills, waits, needs too much shared memory or does not compile in every way"
             yield Problem("E0296", message, None, "smaller blocks (--tile) need less")
 
 
@@ -68,11 +68,14 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
     """A candidate in the object that `blockc lint --json` prints."""
     return {
         "kernel": candidate.function,
+        "tiles": dict(candidate.tiles),
         "num_warps": candidate.options.warps,
         "num_stages": candidate.options.stages,
         "registers": candidate.registers,
         "spill_bytes": candidate.spill_bytes,
         "shared_bytes": candidate.shared_bytes,
+        "predicted_shared_bytes": candidate.predicted,
+        "predicted_seconds": candidate.seconds,
         "occupancy": candidate.occupancy,
         "warnings": list(candidate.warnings),
         "error": candidate.error,
@@ -80,15 +83,20 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def lines(program: str, target: str, tiles: Any, found: tuple[Candidate, ...]) -> Iterator[str]:
+def lines(program: str, target: str, found: Linted) -> Iterator[str]:
     """What `blockc lint` prints for a person."""
     from blockc.explain import listed, table
 
     yield f"program   {program}, target {target}"
-    yield f"blocks    {listed(tiles) or 'everything is whole'}"
+    yield f"blocks    {listed(found.made.plan.tiles) or 'everything is whole'}"
     yield ""
-    rows: list[tuple[str, ...]] = [("kernel", "warps", "stages", "registers", "spilled", "shared", "occupancy", "")]
-    for candidate in found:
+    several = len({tuple(candidate.tiles.items()) for candidate in found.candidates}) > 1
+    rows: list[tuple[str, ...]] = [
+        ("kernel", "warps", "stages", "registers", "spilled", "shared", "of predicted", "occupancy", "")
+    ]
+    for candidate in found.candidates:
+        blocks = listed({dim: tile for dim, tile in candidate.tiles.items() if tile > 1}) if several else ""
+        notes = (blocks, candidate.error or "; ".join(candidate.warnings))
         rows.append(
             (
                 candidate.function + (" *" if candidate.chosen else ""),
@@ -97,9 +105,10 @@ def lines(program: str, target: str, tiles: Any, found: tuple[Candidate, ...]) -
                 f"{candidate.registers}",
                 f"{candidate.spill_bytes:,}",
                 f"{candidate.shared_bytes:,}",
+                f"{candidate.predicted:,}",
                 f"{candidate.occupancy:.0%}",
-                candidate.error or "; ".join(candidate.warnings),
+                "  ".join(filter(None, notes)),
             )
         )
-    yield from table(rows, frozenset(range(1, 7)))
+    yield from table(rows, frozenset(range(1, 8)))
     yield "  * is chosen; registers of a thread, spilled and shared in bytes, occupancy of a multiprocessor's warps"

@@ -1,49 +1,75 @@
 """Kernels for a GPU: the plan that is chosen for its machine file, as Triton source with a manifest.
 
 Triton's tiles have a power of two of elements along each axis, and 16 or more where tensor cores multiply them, so the
-blocks of the plan are made so. A plan that cannot be written as it is (one that accumulates a list) gives way to the
-next best one.
+blocks of the plan are made so. What the kernels need of a multiprocessor is estimated; where that is more than it has,
+other blocks near those of the plan are taken, the ones with the least predicted time first. A plan that cannot be
+written as it is (one that accumulates a list) gives way to the next best one.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from blockc import driver
 from blockc.codegen import triton_source
+from blockc.codegen.triton_estimate import Launch, Needs, needs
 from blockc.codegen.triton_grid import device_of
 from blockc.codegen.triton_maps import Unsupported
-from blockc.codegen.triton_storage import Options, Source
+from blockc.codegen.triton_storage import Function, Options, Source, Storage
 from blockc.codegen.triton_tiles import LEAST
+from blockc.codegen.triton_types import read
 from blockc.errors import LimitError, Problem, visible
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
-from blockc.ir.block import Program
+from blockc.ir.block import Program, kernels
 from blockc.ir.decisions import Match
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
+from blockc.machines.gpus import FLOAT8, GPUS, Gpu, occupancy
 from blockc.passes.bound_loops import bound_loops
 from blockc.passes.choose import compose, power_of_two, safe
-from blockc.passes.cost import cost
+from blockc.passes.cost import cost, launch_figures
+from blockc.passes.machine_cost import estimate
+from blockc.passes.machine_model import model
 from blockc.passes.padding import mask
 from blockc.passes.place import without_reductions
 from blockc.passes.rules import fuse_map_with_reduce
+from blockc.passes.search import Choice
 from blockc.planning import MachinePlan, search_plan
 
 BACKEND = "triton"  # of the machines that kernels are emitted for here
+WAYS = tuple(Options(warps, stages) for warps in (4, 8) for stages in (2, 3))  # to launch a kernel
+ENOUGH = 215  # estimated registers, up to which spills are not likely
+BUSY = 0.25  # of the warps of a multiprocessor: more do not help products
+STEPS: tuple[float, ...] = (
+    0.125,
+    0.25,
+    0.5,
+    1,
+    2,
+)  # blocks that are tried, as parts and multiples of those of the plan
+MOST_BLOCKS, MOST_WRITTEN, MOST_PLANS = 700, 40, 3  # choices of blocks that are priced and written, for so many plans
+NOTHING = Source("", "", (), {}, {})
 
 
 @dataclass(frozen=True, slots=True)
 class TritonKernels:
-    """The source of a plan for a GPU, the program with masks that it was written from, and the plan."""
+    """The source of a plan for a GPU, the program with masks that it was written from, the plan, its predicted seconds,
+    and what each function probably needs, launched as the source says. `likely`: that is what a multiprocessor has."""
 
     source: Source
     block: Program
     plan: Plan
     searched: MachinePlan
+    seconds: float
+    needs: Mapping[str, Needs]
+    likely: bool
 
 
 def triton_kernels(
@@ -54,38 +80,140 @@ def triton_kernels(
     split: driver.Split = driver.UNSPLIT,
 ) -> TritonKernels:
     """The Triton kernels of a program. LimitError if there are none."""
+    return next(ranked(program, machine, sizes, tiles, split))
+
+
+def ranked(
+    program: ArrayProgram,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    tiles: driver.Tiles,
+    split: driver.Split = driver.UNSPLIT,
+) -> Iterator[TritonKernels]:
+    """The Triton kernels of a program with several choices of blocks, each once: for each plan those that probably need
+    what a multiprocessor has, with the least predicted time first; then the others, the nearest to it first. Blocks
+    that `tiles` asks for are kept. LimitError if there are none."""
     searched = search_plan(program, machine, sizes, tiles, split)
     possible = [candidate for candidate in searched.candidates if candidate.choice.cost is not None]
     snapshots = [(found, found.derivation.snapshots[found.choice.snapshot]) for found in possible]
     # Where all accumulate lists: the unfused program, in which only items are accumulated.
-    snapshots.append((possible[0], with_sums_in_loops(possible[0].derivation.unfused)))
-    whys = []
+    last = replace(possible[0], choice=replace(possible[0].choice, schedule=None))
+    snapshots.append((last, with_sums_in_loops(last.derivation.unfused)))
+    asked = {dim for dim, tile in tiles.items() if tile is not None}
+    gpu = gpu_of(machine)
+    whys: list[str] = []
+    others: list[TritonKernels] = []
+    written = 0
     for candidate, snapshot in snapshots:
-        block = emitted(snapshot)
-        blocks = triton_tiles(block, candidate.choice.tiles)
-        plan = _plan(candidate.choice.snapshot, snapshot, sizes, blocks)
-        every = complete_sizes(block, sizes)
+        if written >= MOST_PLANS or (written and candidate is last):
+            break
+        block, ready = emitted(snapshot), bound_loops(compose(safe(snapshot)))
+        found = _near(block, candidate.choice, machine, sizes, asked)
         try:
-            source = triton_source.emit(
-                block, blocks, every, _header(plan, program, machine), device=device_of(machine)
-            )
+            for blocks, seconds in found[:MOST_WRITTEN]:
+                plan = _plan(candidate.choice.snapshot, ready, sizes, blocks)
+                made = _made(program, machine, gpu, TritonKernels(NOTHING, block, plan, searched, seconds, {}, False))
+                if made.likely:
+                    yield made
+                else:
+                    others.append(made)
+            written += 1
         except Unsupported as error:
             whys.append(str(error))
-            continue
-        return TritonKernels(source, block, plan, searched)
-    message = f"`{program.name}` cannot be written in Triton: {'; '.join(dict.fromkeys(whys))}"
-    raise LimitError((Problem("E0293", message, None, ""),))
+    if not written:
+        message = f"`{program.name}` cannot be written in Triton: {'; '.join(dict.fromkeys(whys))}"
+        raise LimitError((Problem("E0293", message, None, ""),))
+    yield from sorted(others, key=lambda made: _excess(made.needs.values(), gpu))
+
+
+def gpu_of(machine: Machine) -> Gpu:
+    """The GPU that a machine file names, or the one with the least that is known."""
+    return GPUS.get(machine.capability) or next(iter(GPUS.values()))
+
+
+def _near(
+    block: Program, choice: Choice, machine: Machine, sizes: Mapping[str, int], asked: set[str]
+) -> list[tuple[dict[str, int], float]]:
+    """Blocks near those of a choice, as Triton takes them, with predicted seconds: first those that fit the machine's
+    tiers, the fastest first."""
+    extents = complete_sizes(block, sizes)
+    fixed = asked.union(block.whole, block.chunks, (dim for dim, tile in choice.tiles.items() if tile == 1))
+    free = [dim for dim in choice.tiles if dim not in fixed]
+    steps = STEPS
+    while len(steps) ** len(free) > MOST_BLOCKS and len(steps) > 1:
+        steps = steps[1:] if len(steps) != 3 else steps[:-1]
+    found: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+    for chosen in itertools.product(*(steps for _ in free)):
+        near = {
+            dim: max(min(LEAST, choice.tiles[dim]), min(power_of_two(extents[dim]), round(choice.tiles[dim] * step)))
+            for dim, step in zip(free, chosen, strict=True)
+        }
+        blocks = triton_tiles(block, {**choice.tiles, **near})
+        found.setdefault(tuple(blocks.items()), blocks)
+    every = list(found.values())
+    if choice.schedule is None:
+        own = triton_tiles(block, choice.tiles)
+        return sorted(((blocks, 0.0) for blocks in every), key=lambda pair: _distance(pair[0], own))
+    numbers = {dim: np.array([float(blocks[dim]) for blocks in every]) for dim in every[0]}
+    priced = estimate(model(choice.schedule), sizes, numbers)
+    fits = priced.fits(machine)
+    order = sorted(range(len(every)), key=lambda at: (not fits[at], priced.seconds[at]))
+    return [(every[at], float(priced.seconds[at])) for at in order]
+
+
+def _distance(blocks: Mapping[str, int], others: Mapping[str, int]) -> float:
+    return sum(abs(math.log2(max(1, tile) / max(1, others[dim]))) for dim, tile in blocks.items())
+
+
+def _made(program: ArrayProgram, machine: Machine, gpu: Gpu, plan: TritonKernels) -> TritonKernels:
+    """A plan with its source, launched as probably is best."""
+    source = _source(program, machine, plan, {})
+    _check_types(source, program, machine)
+    options, found = {}, {}
+    for function in source.functions:
+        kernel = read(function.text, function.parameters, function.constants)
+        ways = {way: needs(kernel, Launch(way.warps, way.stages, gpu.multiplies_in_groups)) for way in WAYS}
+        best = min(ways, key=lambda way: _badness(way, ways[way], gpu))
+        options[function.name], found[function.name] = best, ways[best]
+    source = _source(program, machine, plan, options)
+    return replace(plan, source=source, needs=found, likely=_excess(found.values(), gpu) <= 1)
+
+
+def _source(program: ArrayProgram, machine: Machine, plan: TritonKernels, options: Mapping[str, Options]) -> Source:
+    sizes = complete_sizes(plan.block, plan.plan.sizes)
+    header, device = _header(plan.plan, program, machine), device_of(machine)
+    return triton_source.emit(plan.block, plan.plan.tiles, sizes, header, options, device)
 
 
 def launched_with(
     made: TritonKernels, program: ArrayProgram, machine: Machine, options: Mapping[str, Options]
 ) -> TritonKernels:
     """The same kernels, launched with other options, by function."""
-    sizes = complete_sizes(made.block, made.plan.sizes)
-    header = _header(made.plan, program, machine)
-    return replace(
-        made, source=triton_source.emit(made.block, made.plan.tiles, sizes, header, options, device_of(machine))
-    )
+    return replace(made, source=_source(program, machine, made, options))
+
+
+def _check_types(source: Source, program: ArrayProgram, machine: Machine) -> None:
+    """LimitError for numbers that the GPU does not convert."""
+    kinds = {kind for function in source.functions for kind in function.parameters.values()}
+    if "*fp8e4nv" in kinds and 0 < machine.capability < FLOAT8:
+        message = f"`{program.name}` has values in f8e4m3, which {machine.name} does not convert"
+        hint = f"GPUs of capability {FLOAT8} and later do; f8e5m2 works on all"
+        raise LimitError((Problem("E0289", message, None, hint),))
+
+
+def _excess(found: Iterable[Needs], gpu: Gpu) -> float:
+    """How many times what a multiprocessor has kernels probably need."""
+    return max((max(need.registers / ENOUGH, need.shared_bytes / gpu.shared_of_block) for need in found), default=0.0)
+
+
+def _badness(way: Options, need: Needs, gpu: Gpu) -> tuple[float, ...]:
+    excess = max(1.0, _excess((need,), gpu))
+    return excess, *(-figure for figure in merit(way, occupancy(gpu, way.warps, need.registers, need.shared_bytes)))
+
+
+def merit(way: Options, share: float) -> tuple[float, int, int]:
+    """How good a way to launch a kernel is that keeps a share of a multiprocessor's warps busy."""
+    return min(share, BUSY), way.stages, -way.warps
 
 
 def emitted(program: Program) -> Program:
@@ -134,9 +262,8 @@ def _merged(program: Program) -> Iterator[tuple[str, ...]]:
             yield program.ordered(node.dims)
 
 
-def _plan(snapshot: int, program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
+def _plan(snapshot: int, ready: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
     """The plan of what is emitted, priced without the masks that padding needs."""
-    ready = bound_loops(compose(safe(program)))
     return Plan(ready, 0, dict(tiles), dict(sizes), (cost(ready, sizes, tiles),), (ready,), f"snapshot {snapshot}")
 
 
@@ -152,22 +279,17 @@ def _header(plan: Plan, program: ArrayProgram, machine: Machine) -> tuple[str, .
     )
 
 
-def manifest(made: TritonKernels, program: ArrayProgram, machine: Machine) -> dict[str, Any]:
+def manifest(made: TritonKernels, program: ArrayProgram, machine: Machine, file: str) -> dict[str, Any]:
     """What is in a file of kernels, for those who compile or check it elsewhere: types and constants as Triton's
-    compiler takes them, `strides` of contiguous tensors, and what all kernels together are predicted to move."""
+    compiler takes them, `strides` of contiguous tensors, and what all kernels together, and each, are predicted to move
+    and compute. `shared_bytes` is what a kernel's block needs at most."""
     source, plan = made.source, made.plan
     cost = plan.costs[0]
-    return {
-        "program": program.name,
-        "target": machine.name,
-        "launcher": source.launcher,
-        "dims": dict(plan.sizes),
-        "tiles": dict(plan.tiles),
-        "predicted_bytes": cost.traffic_bytes,
-        "flops": cost.flops,
-        "special_ops": cost.special,
-        "kernels": [
+    contents = []
+    for function, (moved, flops, special) in zip(source.functions, _figures(made), strict=True):
+        contents.append(
             {
+                "file": file,
                 "function": function.name,
                 "arguments": dict(function.parameters),
                 "constexprs": dict(function.constants),
@@ -175,7 +297,39 @@ def manifest(made: TritonKernels, program: ArrayProgram, machine: Machine) -> di
                 "num_warps": function.options.warps,
                 "num_stages": function.options.stages,
                 "grid": function.grid,
+                "predicted_bytes": moved,
+                "flops": flops,
+                "special_ops": special,
+                "shared_bytes": needs_of(function, machine, function.options).shared_bytes,
             }
-            for function in source.functions
-        ],
+        )
+    return {
+        "file": file,
+        "program": program.name,
+        "target": machine.name,
+        "capability": machine.capability,
+        "launcher": source.launcher,
+        "dims": dict(plan.sizes),
+        "tiles": dict(plan.tiles),
+        "predicted_bytes": cost.traffic_bytes,
+        "flops": cost.flops,
+        "special_ops": cost.special,
+        "predicted_seconds": made.seconds,
+        "kernels": contents,
     }
+
+
+def needs_of(function: Function, machine: Machine, way: Options) -> Needs:
+    """What a function probably needs, launched in some way."""
+    kernel = read(function.text, function.parameters, function.constants)
+    return needs(kernel, Launch(way.warps, way.stages, gpu_of(machine).multiplies_in_groups))
+
+
+def _figures(made: TritonKernels) -> Iterator[tuple[int, int, int]]:
+    """What each function moves and computes, without the masks that padding needs."""
+    program, arrays = made.plan.program, Storage(made.block).arrays
+    for group in kernels(made.block):
+        for launch in triton_source.launches(group, arrays):
+            names = {name for node in launch.nodes for name in node.defines}
+            nodes = tuple(node for node in program.body if not names.isdisjoint(node.defines))
+            yield launch_figures(program, nodes, made.plan.sizes, made.plan.tiles)

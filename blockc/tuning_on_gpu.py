@@ -39,7 +39,7 @@ def clean_ways(made: TritonKernels, kernel: GpuKernel) -> dict[str, list[Options
     assert machine is not None
     gpu = gpu_of(machine)
     found: dict[str, list[Options]] = {}
-    for candidate in sorted(lint(made.source, machine), key=lambda way: not way.chosen):
+    for candidate in sorted(lint([made], machine).candidates, key=lambda way: not way.chosen):
         if candidate.is_clean(gpu):
             found.setdefault(candidate.function, []).append(candidate.options)
     return found

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -26,15 +25,15 @@ from click.testing import CliRunner
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from blockc import driver, linting
+from blockc import driver
 from blockc.cli import cli
 from blockc.codegen.triton_grid import Device, Order, order_lines, order_of
 from blockc.codegen.triton_launch import identifier
 from blockc.codegen.triton_scales import scale_of
 from blockc.codegen.triton_source import emit
-from blockc.codegen.triton_storage import Options, Source
+from blockc.codegen.triton_storage import Options
 from blockc.codegen.triton_values import Array, Kernel
-from blockc.errors import CheckError, LimitError
+from blockc.errors import LimitError
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Constant, Expression, Map, Size
 from blockc.machines.loading import load_machine
@@ -399,67 +398,3 @@ def test_show_prints_the_source() -> None:
 def test_a_machine_without_an_emitter_says_so() -> None:
     found = CliRunner().invoke(cli, ["show", str(EXAMPLES / "mlp.blk"), "--target", "toy", "--stage", "kernel"])
     assert isinstance(found.exception, LimitError)
-
-
-# Compiling from the command line
-
-
-def source_of_attention(m: int, n: int) -> Source:
-    program = driver.load_program(EXAMPLES / "attention.blk")
-    sizes = driver.default_sizes(program, {"m": 1024, "n": 1024})
-    block = emitted(driver.derive(program, sizes, {}).snapshots[0])
-    return emit(block, {"b": 1, "h": 1, "m": m, "n": n}, complete_sizes(block, sizes))
-
-
-def test_lint_compiles_and_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linting, "WAYS", (Options(4, 2), Options(8, 16)))
-    good, deep = linting.lint(source_of_attention(64, 64), load_machine("h200"))
-    assert good.chosen and not good.error and good.spill_bytes == 0 and 32 <= good.registers <= 255
-    assert 0 < good.shared_bytes <= 232_448 and 0 < good.occupancy <= 0.5
-    assert not deep.chosen and (deep.error or deep.shared_bytes > 232_448), "16 blocks do not fit"
-    assert linting.chosen_options((good, deep)) == {"kernel0": Options(4, 2)}
-
-
-def test_what_the_compiler_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linting, "WAYS", (Options(4, 2),))
-    made = source_of_attention(64, 64)
-    broken = replace(made, text=made.text.replace("tl.arange(0, T4)", "tl.arange(0, 48)"))
-    (found,) = linting.lint(broken, load_machine("a100"))
-    assert found.error and not found.chosen and linting.chosen_options((found,)) == {}
-
-
-def test_occupancy_counts_registers_shared_memory_and_warps() -> None:
-    gpu = linting.GPUS["h200"]
-    assert linting.occupancy(gpu, 8, 128, 0) == 0.25  # 65,536 / (8 * 32 * 128) = 2 blocks of 8 of 64 warps
-    assert linting.occupancy(gpu, 4, 32, 100_000) == 2 * 4 / 64
-    assert linting.occupancy(gpu, 4, 16, 0) == 1.0
-    assert linting.occupancy(gpu, 8, 255, 240_000) == 0.0
-
-
-def fake(options: Options, **facts: Any) -> linting.Candidate:
-    known = {"registers": 100, "spill_bytes": 0, "shared_bytes": 1000, "occupancy": 0.2, "warnings": (), "error": ""}
-    return linting.Candidate("kernel0", options, **{**known, **facts})
-
-
-def test_a_way_that_spills_waits_or_does_not_fit_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = [
-        fake(Options(4, 2), spill_bytes=8, occupancy=0.3),
-        fake(Options(4, 3), warnings=("C7510: products one after the other",), occupancy=0.3),
-        fake(Options(8, 2), shared_bytes=232_449, occupancy=0.3),
-        fake(Options(8, 3), occupancy=0.1),
-    ]
-    chosen = [way.options for way in linting.with_choice(ways, linting.GPUS["h200"]) if way.chosen]
-    assert chosen == [Options(8, 3)]
-
-
-def test_the_command_prints_and_fails_without_a_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["lint", str(EXAMPLES / "mlp.blk"), "--target", "h200"]
-    monkeypatch.setattr(linting, "lint", lambda source, machine: (replace(fake(Options(4, 2)), chosen=True),))
-    found = CliRunner().invoke(cli, command)
-    assert found.exit_code == 0 and "kernel0 *" in found.output
-    as_json = json.loads(CliRunner().invoke(cli, [*command, "--json"]).output)
-    (candidate,) = as_json["candidates"]
-    assert candidate["registers"] == 100 and candidate["chosen"] is True
-    monkeypatch.setattr(linting, "lint", lambda source, machine: (fake(Options(4, 2), spill_bytes=8),))
-    assert isinstance(CliRunner().invoke(cli, command).exception, CheckError)
-    assert isinstance(CliRunner().invoke(cli, ["lint", str(EXAMPLES / "mlp.blk")]).exception, LimitError)

@@ -94,12 +94,12 @@ def test_a_setting_that_cannot_be_used_is_never_chosen() -> None:
 
 def test_settings_begin_with_what_is_chosen_without_tuning() -> None:
     choices = list(tuning.near(PROGRAM, MACHINE, SIZES))
-    ways = {"kernel0": [Options(8, 3), Options(4, 3)]}
+    ways = {"kernel0": [Options(8, 4), Options(4, 4)]}
     found = list(tuning.settings(choices, lambda made: ways))
     first = choices[0]
     own = {function.name: function.options for function in first.source.functions}
     assert found[0] == Setting(dict(first.plan.tiles), own)
-    assert [each.launches["kernel0"] for each in found[1:4]] == [*ways["kernel0"], Options(8, 3, "descriptors")]
+    assert [each.launches["kernel0"] for each in found[1:4]] == [*ways["kernel0"], Options(8, 4, "descriptors")]
     blocks = [dict(each.tiles) for each in found[4:]]
     assert blocks and all(tiles != dict(first.plan.tiles) for tiles in blocks)
     assert len({json.dumps([each.tiles, repr(each.launches)]) for each in found}) == len(found)
@@ -297,13 +297,14 @@ def test_without_a_gpu_nothing_is_tuned(tmp_path: Path) -> None:
 
 
 def test_ways_are_those_that_the_compiler_has_nothing_against(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts: dict[str, Any] = {"registers": 100, "shared_bytes": 1000, "occupancy": 0.2, "warnings": (), "error": ""}
+    facts: dict[str, Any] = {"tiles": {}, "seconds": 1.0, "predicted": 2000, "registers": 100, "shared_bytes": 1000}
+    facts |= {"function": "kernel0", "occupancy": 0.2, "warnings": (), "error": ""}
     found = (
-        linting.Candidate("kernel0", Options(4, 2), spill_bytes=0, **facts),
-        linting.Candidate("kernel0", Options(4, 3), spill_bytes=8, **facts),
-        linting.Candidate("kernel0", Options(8, 2), spill_bytes=0, **facts, chosen=True),
+        linting.Candidate(options=Options(4, 2), spill_bytes=0, **facts),
+        linting.Candidate(options=Options(4, 3), spill_bytes=8, **facts),
+        linting.Candidate(options=Options(8, 2), spill_bytes=0, **facts, chosen=True),
     )
-    monkeypatch.setattr(tuning_on_gpu, "lint", lambda source, machine: found)
+    monkeypatch.setattr(tuning_on_gpu, "lint", lambda choices, machine: linting.Linted(choices[0], found))
     kernel = GpuKernel(PROGRAM, "h200", {}, {}, machine=MACHINE)
     made = next(tuning.near(PROGRAM, MACHINE, driver.default_sizes(PROGRAM, {})))
     assert tuning_on_gpu.clean_ways(made, kernel) == {"kernel0": [Options(8, 2), Options(4, 2)]}

@@ -1,17 +1,15 @@
-"""Compiles one kernel of a Triton file for a GPU that need not be there: a job as JSON on stdin, its result on stdout.
+"""Compiles Triton kernels for GPUs that need not be there: jobs as lines of JSON on stdin, results as lines on stdout.
 
-    python -m blockc.codegen.triton_compile < job.json
+    python -m blockc.codegen.triton_compile < jobs
 
-It runs in a process of its own, since some kernels end the compiler's process; what goes wrong is the last line on
-stderr. Registers and spills are what `ptxas`
+It runs in a process of its own, since some kernels end the compiler's process. Registers and spills are what `ptxas`
 says, which comes with Triton.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from blockc.codegen.loader import import_kernels
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLS = re.compile(r"(\d+) bytes spill (?:stores|loads)")
 _SERIALIZED = re.compile(r"(C75\d\d)[^\n]*serializ", re.IGNORECASE)
+ARCHITECTURE_SPECIFIC = 90  # capabilities from here on have instructions of their own, `sm_90a`
 
 
 def compile_kernel(job: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def compile_kernel(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.ptx"
         path.write_text(made.asm["ptx"])
-        arch = f"sm_{job['capability']}{'a' if job['capability'] >= 90 else ''}"
+        arch = f"sm_{job['capability']}{'a' if job['capability'] >= ARCHITECTURE_SPECIFIC else ''}"
         command = [
             get_ptxas(job["capability"]).path,
             "-v",
@@ -68,13 +67,28 @@ def compile_kernel(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def outcome(job: dict[str, Any]) -> dict[str, Any]:
+    """What became of a job: the figures of the kernel, or the `error` that the compiler ended with."""
+    from triton.errors import TritonError
+
+    refusals = (TritonError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return compile_kernel(job)
+    except refusals as error:  # what else there may be ends this process, and another one takes the next job
+        lines = f"{type(error).__name__}: {error}".strip().splitlines()
+        return {"error": lines[-1][-300:]}
+
+
 def main() -> int:
-    """Compile the job on stdin."""
-    job = json.load(sys.stdin)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        result = compile_kernel(job)
-    print(json.dumps(result))
+    """Compile each job on stdin."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what compilers print is no answer
+    import triton  # noqa: F401 - fails here, and not in a job, where there is none
+
+    for line in sys.stdin:
+        print(json.dumps(outcome(json.loads(line))), file=answers, flush=True)
     return 0
 
 

@@ -64,7 +64,7 @@ def emit(
     descriptors = Descriptors(lengths)
     functions: list[Function] = []
     for group in kernels(program):
-        for launch in _launches(group, storage.arrays):
+        for launch in launches(group, storage.arrays):
             title = f"kernel{len(functions)}"
             kernel = Kernel(program, tiles, sizes, numbers, set(), storage.room, exact=storage.exact, scales=scales)
             if options.get(title, Options()).loads == "descriptors":
@@ -167,15 +167,20 @@ def product_dims(program: Program) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Launch:
+class Launch:
     """A parallel map with the operators that it needs first, or definitions that one program executes."""
 
     before: tuple[Apply, ...]
     task: Map | None
     body: Graph
 
+    @property
+    def nodes(self) -> Graph:
+        """All that it executes."""
+        return self.body if self.task is None else (*self.before, self.task)
 
-def _launches(group: Graph, kept: Container[str]) -> Iterator[_Launch]:
+
+def launches(group: Graph, kept: Container[str]) -> Iterator[Launch]:
     """The launches of a kernel: each parallel map computes for itself what it needs of tile operators. `kept` are
     values that lie in memory."""
     applies = tuple(node for node in group if isinstance(node, Apply))
@@ -185,14 +190,14 @@ def _launches(group: Graph, kept: Container[str]) -> Iterator[_Launch]:
         if isinstance(node, Map) and not node.is_loop:
             before = needed(node, applies)
             taken.update(apply.name for apply in before)
-            yield _Launch(before, node, ())
+            yield Launch(before, node, ())
         else:
             rest.append(node)
     if any(not isinstance(node, Apply) or node.name not in taken or node.name in kept for node in rest):
-        yield _Launch((), None, tuple(rest))
+        yield Launch((), None, tuple(rest))
 
 
-def _function(kernel: Kernel, storage: Storage, launch: _Launch, title: str, device: Device) -> Function:
+def _function(kernel: Kernel, storage: Storage, launch: Launch, title: str, device: Device) -> Function:
     nodes = launch.body if launch.task is None else (launch.task,)
     kernel.read = frozenset(port.source for node in walk(nodes) if isinstance(node, Map) for port in node.ports)
     grid = "1"
@@ -275,7 +280,7 @@ def _given(kernel: Kernel, storage: Storage, name: str) -> set[str]:
     return {name} if isinstance(kernel.environment[name], Array) else set()
 
 
-def _write_task(kernel: Kernel, launch: _Launch, storage: Storage, device: Device) -> tuple[str, list[str]]:
+def _write_task(kernel: Kernel, launch: Launch, storage: Storage, device: Device) -> tuple[str, list[str]]:
     """Write the program of one task; the number of them, and the lines that find which one it is."""
     node = launch.task
     assert node is not None

@@ -79,6 +79,7 @@ class Machine:
     """A device of `units` parallel units. Tiers are listed outermost (largest, slowest) first.
 
     `dispatch` is what starting a kernel costs, `call` what starting one operator on a tile costs inside a kernel.
+    `capability` is what kernels are compiled for: 90 is NVIDIA's compute capability 9.0, 0 is none.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Machine:
     tiers: tuple[Tier, ...]
     moves: tuple[Move, ...]
     compute: tuple[ComputeUnit, ...]
+    capability: int = 0
 
 
 def chain(tiers: tuple[Tier, ...]) -> tuple[Move, ...]:

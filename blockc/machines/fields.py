@@ -11,6 +11,7 @@ from typing import Any
 
 from blockc.ir.machine import BACKENDS, KINDS, SCOPES
 from blockc.machines import quantities
+from blockc.machines.gpus import GPUS
 from blockc.machines.quantities import BANDWIDTH, BYTES, RATE, TIME, Kind, QuantityError
 from blockc.machines.toml_places import Path
 from blockc.names import listing, suggest
@@ -135,6 +136,14 @@ def whole(low: int, high: int) -> Check:
     return check
 
 
+def capability(value: Any) -> int:
+    """A compute capability that limits are known of, or 0."""
+    if whole(0, 999)(value) not in (0, *GPUS):
+        known = listing([str(known) for known in GPUS])
+        raise WrongValueError(UNKNOWN_NAME, f"cannot be {value}", f"known: {known}, and 0 for what is no GPU")
+    return int(value)
+
+
 def power_of_two(value: Any) -> int:
     """A number of bytes that is a power of two."""
     size = int(quantity(BYTES, 1, _LARGEST)(value))
@@ -170,6 +179,7 @@ MACHINE = (
     Field("units", whole(1, _LARGEST)),
     Field("dispatch", quantity(TIME, 0, _LONGEST)),
     Field("call", quantity(TIME, 0, _LONGEST), 0.0),
+    Field("capability", capability, 0),
 )
 TIER = (
     Field("name", name),

@@ -20,6 +20,7 @@ def _lines(machine: Machine) -> Iterator[str]:
     yield f"units = {machine.units}"
     yield f"dispatch = {quoted(written(machine.dispatch, TIME))}"
     yield f"call = {quoted(written(machine.call, TIME))}"
+    yield f"capability = {machine.capability}"
     for tier in machine.tiers:
         yield from ("", "[[tier]]", *_tier(tier))
     for move in machine.moves if machine.moves != chain(machine.tiers) else ():

@@ -142,12 +142,11 @@ class Movement:
 def movements(program: Program) -> tuple[Movement, ...]:
     """Everything that moves between slow and local memory."""
     names = roots(program)
-    return (*_items(program), *_of_graph(program, program.body, (), names, frozenset()))
+    return (*_items(program, kernels(program)), *_of_graph(program, program.body, (), names, frozenset()))
 
 
-def _items(program: Program) -> Iterator[Movement]:
+def _items(program: Program, groups: tuple[Graph, ...]) -> Iterator[Movement]:
     """The items of the top graph that launches load and store."""
-    groups = kernels(program)
     outputs = {result.value for result in program.outputs}
     readers: dict[str, set[str]] = {}  # of each name, by what they define
     for definition in program.body:
@@ -288,6 +287,17 @@ def work(
     sizes = complete_sizes(program, sizes)
     tables = NO_TABLES if arrays is None else tables_of(program, sizes, arrays)
     return _work_of(program, program.body, sizes, tiles, tables)
+
+
+def launch_figures(
+    program: Program, launch: Graph, sizes: Mapping[str, int], tiles: Mapping[str, int]
+) -> tuple[int, int, int]:
+    """Bytes that some definitions of the top graph move if they are one launch, their operations and special
+    functions."""
+    sizes = complete_sizes(program, sizes)
+    moved = (*_items(program, (launch,)), *_of_graph(program, launch, (), roots(program), frozenset()))
+    total = sum(movement.itemsize * movement.count.value(sizes, tiles) for movement in moved)
+    return total, *_work_of(program, launch, sizes, tiles, NO_TABLES)
 
 
 def _work_of(

@@ -1,0 +1,385 @@
+"""What kernels for GPUs need, estimated and compiled, the choice among blocks and ways, and the commands for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from blockc import compiling, driver, linting
+from blockc.cache import Store
+from blockc.cli import cli
+from blockc.codegen.triton_estimate import Launch, needs
+from blockc.codegen.triton_storage import Options
+from blockc.codegen.triton_types import Block, Line, lines, read
+from blockc.compiling import Compilers, compilers
+from blockc.errors import BlockcError, CheckError, LimitError
+from blockc.ir.array_program import ArrayProgram
+from blockc.machines.gpus import GPUS, occupancy
+from blockc.machines.loading import load_machine
+from blockc.triton_kernels import (
+    ENOUGH,
+    TritonKernels,
+    launched_with,
+    manifest,
+    needs_of,
+    ranked,
+    triton_kernels,
+)
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SMALL = {"b": 1, "h": 1, "m": 64, "n": 64}
+
+
+def example(name: str, dtype: str = "f16") -> ArrayProgram:
+    """An example."""
+    return driver.load_program(EXAMPLES / f"{name}.blk", None, dtype)
+
+
+def kernels_of(name: str, target: str, tiles: Mapping[str, int | None], dtype: str = "f16") -> TritonKernels:
+    """The kernels of an example."""
+    program = example(name, dtype)
+    return triton_kernels(program, load_machine(target), driver.default_sizes(program, {}), tiles)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Compilers]:
+    """Triton's compiler, imported once."""
+    with compilers() as made:
+        yield made
+
+
+# What is read in a kernel's text
+
+PRODUCTS = """@triton.jit
+def kernel0(a0, a1, a2, x0, d0, T0: tl.constexpr, T1: tl.constexpr, SHORT0: tl.constexpr):
+    r0 = tl.arange(0, T0)
+    r1 = tl.arange(0, T1)
+    v0 = tl.load(a0 + (r0 * 64)[:, None] + r1[None, :])
+    v1 = tl.full([T0, T0], 0.0, tl.float32)
+    for b0 in range(0, d0, T1):
+        if SHORT0:
+            v2 = tl.load(a1 + (r1 * 64)[:, None] + r0[None, :], mask=(r1 < d0)[:, None], other=0.0)
+        else:
+            v2 = tl.load(a1 + b0 + (r1 * 64)[:, None] + r0[None, :])
+        v1 = tl.dot(v0, v2, v1, out_dtype=tl.float32)
+        v3 = tl.exp(v1) * tl.sum(v1, 1)[:, None]
+    tl.store(x0 + (r0 * 64)[:, None] + r0[None, :], v3)
+"""
+TYPES = {"a0": "*fp16", "a1": "*fp16", "a2": "*bf16", "x0": "*fp32", "d0": "i32"}
+
+
+def kernel(rows: int, depth: int) -> Block:
+    """A loop with a product."""
+    return read(tuple(PRODUCTS.splitlines()), TYPES, {"T0": rows, "T1": depth, "SHORT0": False})
+
+
+def test_the_text_of_a_kernel_says_shapes_types_and_loops() -> None:
+    found = kernel(128, 64)
+    made = {name: tile for line in lines(found) for name, tile in line.makes.items()}
+    assert (made["v2"].shape, made["v2"].dtype) == ((64, 128), "float16")
+    assert (made["v1"].shape, made["v1"].dtype, made["v3"].bytes) == ((128, 128), "float32", 65_536)
+    (loop,) = [part for part in found.body if isinstance(part, Block)]
+    (product,) = [product for line in lines(loop) for product in line.products]
+    assert product.left.base == "v0" and product.right.base == "v2"
+    assert all(isinstance(part, Line) for part in loop.body), "a choice by a constant is made"
+
+
+def test_loads_by_descriptors_are_read_like_those_by_pointers() -> None:
+    program, machine = example("attention"), load_machine("h200")
+    made = triton_kernels(program, machine, driver.default_sizes(program, {}), {})
+    described = launched_with(made, program, machine, {"kernel0": Options(4, 3, "descriptors")})
+    assert ".load([" in described.source.text
+    found = [needs_of(each.source.functions[0], machine, Options(4, 3)) for each in (made, described)]
+    assert found[0].shared_bytes == found[1].shared_bytes > 0
+
+
+def test_large_accumulators_need_more_warps_and_stages_more_shared_memory() -> None:
+    def of(rows: int, warps: int, stages: int, groups: bool = True) -> Any:
+        return needs(kernel(rows, 64), Launch(warps, stages, groups))
+
+    assert of(128, 4, 2).registers > ENOUGH > of(128, 8, 2).registers > of(64, 8, 2).registers
+    assert of(128, 4, 6).shared_bytes - of(128, 4, 5).shared_bytes == 128 * 64 * 2
+    assert of(128, 4, 1).shared_bytes == 128 * 128 * 4, "what is stored changes its layout"
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "tiles", "way"),
+    [("attention", "h200", SMALL, Options(4, 3)), ("rmsnorm_swiglu", "a100", {}, Options(8, 2))],
+)
+def test_shared_memory_is_at_most_what_is_predicted(
+    name: str, target: str, tiles: Mapping[str, int], way: Options, running: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`benchmarks/lint.py` is the command for all examples."""
+    monkeypatch.setattr(linting, "WAYS", (way,))
+    found = linting.lint([kernels_of(name, target, tiles)], load_machine(target), None, running)
+    for candidate in found.candidates:
+        assert candidate.chosen and candidate.spill_bytes == 0 and 16 <= candidate.registers <= 255
+        assert 0 < candidate.shared_bytes <= candidate.predicted and 0 < candidate.occupancy <= 1
+
+
+# Blocks
+
+
+def test_blocks_come_with_the_least_predicted_time_first_and_probably_fit() -> None:
+    program = example("attention")
+    machine = load_machine("h200")
+    found = list(islice(ranked(program, machine, driver.default_sizes(program, {}), {}), 5))
+    assert all(made.likely for made in found)
+    assert [made.seconds for made in found] == sorted(made.seconds for made in found)
+    assert len({tuple(made.plan.tiles.items()) for made in found}) == 5
+    for made in found:
+        assert all(need.registers <= ENOUGH and need.shared_bytes <= 232_448 for need in made.needs.values())
+
+
+def test_blocks_that_are_asked_for_are_kept_even_if_they_do_not_fit() -> None:
+    program, machine = example("attention", "f32"), load_machine("h200")
+    sizes = driver.default_sizes(program, {})
+    every = list(ranked(program, machine, sizes, {"b": 1, "h": 1, "m": 128, "n": 128}))
+    assert every and {(made.plan.tiles["m"], made.plan.tiles["n"]) for made in every} == {(128, 128)}
+    assert not every[0].likely
+    some = islice(ranked(program, machine, sizes, {"m": 64}), 4)
+    assert {made.plan.tiles["m"] for made in some} == {64}
+
+
+def test_names_do_not_matter_to_blocks_and_ways() -> None:
+    text = "program p(A: f16[m, k], B: f16[k, n]) -> C: f16[m, n] {\n C = softmax[n](dot[k](A, B))\n}\n"
+    other = "program q(U: f16[x, z], V: f16[z, y]) -> W: f16[x, y] {\n W = softmax[y](dot[z](U, V))\n}\n"
+    machine, names = load_machine("h200"), {"m": "x", "n": "y", "k": "z"}
+    sizes = {"m": 2048, "n": 300, "k": 700}
+    first = triton_kernels(driver.load_program(text), machine, sizes, {})
+    second = triton_kernels(driver.load_program(other), machine, {names[d]: size for d, size in sizes.items()}, {})
+    assert {names[dim]: tile for dim, tile in first.plan.tiles.items()} == dict(second.plan.tiles)
+    assert [each.options for each in first.source.functions] == [each.options for each in second.source.functions]
+
+
+# The choice, among what a compiler is made to say
+
+CLEAN = {"registers": 100, "spill_bytes": 0, "shared_bytes": 1000, "warnings": []}
+
+
+class Told:
+    """Compilers that say of each job what `say` does."""
+
+    def __init__(self, say: Any) -> None:
+        self.say, self.jobs = say, 0
+
+    def results(self, jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What is said of each job."""
+        given = list(jobs)
+        self.jobs += len(given)
+        return [dict(self.say(job)) for job in given]
+
+
+@cache
+def eight() -> list[TritonKernels]:
+    """Blocks for attention."""
+    program = example("attention")
+    return list(islice(ranked(program, load_machine("h200"), driver.default_sizes(program, {}), {}), 8))
+
+
+def choices(count: int = 8) -> list[TritonKernels]:
+    """The first ones of them."""
+    return eight()[:count]
+
+
+def test_the_way_that_keeps_more_warps_busy_is_chosen_then_more_stages() -> None:
+    said = {4: {**CLEAN, "registers": 200}, 8: CLEAN}
+    found = linting.lint(choices(1), load_machine("h200"), None, Told(lambda job: said[job["warps"]]))
+    assert found.options() == {"kernel0": Options(8, 3)}
+
+
+def test_a_way_that_spills_waits_or_does_not_fit_is_never_chosen() -> None:
+    bad: dict[tuple[int, int], dict[str, Any]] = {
+        (4, 2): {"spill_bytes": 8},
+        (4, 3): {"warnings": ["C7510: products one after the other"]},
+        (8, 3): {"shared_bytes": 232_449},
+    }
+
+    def say(job: Mapping[str, Any]) -> dict[str, Any]:
+        return {**CLEAN, **bad.get((job["warps"], job["stages"]), {})}
+
+    assert linting.lint(choices(1), load_machine("h200"), None, Told(say)).options() == {"kernel0": Options(8, 2)}
+
+
+def test_other_blocks_are_tried_until_all_kernels_have_a_way() -> None:
+    every = choices()
+    wanted = dict(every[2].plan.tiles)
+
+    def say(job: Mapping[str, Any]) -> dict[str, Any]:
+        good = all(job["constants"].get(f"T{at}", 1) == wanted[dim] for at, dim in ((2, "m"), (4, "n")))
+        return {**CLEAN, "spill_bytes": 0 if good else 4}
+
+    told = Told(say)
+    found = linting.lint(every, load_machine("h200"), None, told)
+    assert found.made is every[2] and told.jobs == len(found.candidates) == 12
+    assert [way.tiles for way in found.candidates if way.chosen] == [wanted]
+
+
+def test_no_more_than_24_configurations_are_compiled() -> None:
+    every, told = choices(), Told(lambda job: {"error": "no"})
+    found = linting.lint(every, load_machine("h200"), None, told)
+    assert told.jobs == 24 and found.made is every[0] and found.options() == {}
+
+
+def test_what_the_compiler_said_is_kept(tmp_path: Path) -> None:
+    store, told, made = Store(tmp_path / "cache"), Told(lambda job: CLEAN), choices(1)
+    first = linting.lint(made, load_machine("h200"), store, told)
+    assert linting.lint(made, load_machine("h200"), store, told) == first and told.jobs == 4
+    linting.lint(made, load_machine("a100"), store, told)
+    assert told.jobs == 8, "another GPU is another compilation"
+    refused = Told(lambda job: {"error": "out of memory"})
+    linting.lint(choices(2)[1:], load_machine("h200"), store, refused)
+    linting.lint(choices(2)[1:], load_machine("h200"), store, refused)
+    assert refused.jobs == 8, "failures are not kept"
+
+
+def test_occupancy_counts_registers_shared_memory_and_warps() -> None:
+    gpu = GPUS[90]
+    assert occupancy(gpu, 8, 128, 0) == 0.25  # 65,536 / (8 * 32 * 128) = 2 blocks of 8 of 64 warps
+    assert occupancy(gpu, 4, 32, 100_000) == 2 * 4 / 64
+    assert occupancy(gpu, 4, 16, 0) == 1.0
+    assert occupancy(gpu, 8, 255, 240_000) == 0.0
+
+
+# Processes that compile
+
+SAYS = """import json, sys
+for line in sys.stdin:
+    job = json.loads(line)
+    if job["say"] == "die":
+        sys.exit("Fatal: it aborted")
+    if job["say"] == "wait":
+        import time
+        time.sleep(60)
+    print(json.dumps({"said": job["say"]}), flush=True)
+"""
+
+
+def test_a_kernel_that_ends_its_compiler_is_the_only_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", SAYS))
+    with compilers() as running:
+        found = running.results({"say": word} for word in ("a", "die", "b", "c", "die", "d"))
+    lost = {"error": "Fatal: it aborted"}
+    assert found == [{"said": "a"}, lost, {"said": "b"}, {"said": "c"}, lost, {"said": "d"}]
+
+
+def test_a_compilation_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", SAYS))
+    monkeypatch.setattr(compiling, "SECONDS", 0.2)
+    with compilers() as running:
+        (found,) = running.results([{"say": "wait"}])
+    assert "error" in found
+
+
+def test_without_triton_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "raise ModuleNotFoundError(\"No module named 'triton'\")"
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", script))
+    with compilers() as running, pytest.raises(LimitError, match="triton is not installed"):
+        running.results([{"say": "a"}])
+
+
+def test_what_the_compiler_cannot_do_is_said(running: Compilers, monkeypatch: pytest.MonkeyPatch) -> None:
+    (made,) = choices(1)
+    text = made.source.text.replace("tl.arange(0, T4)", "tl.arange(0, 48)")
+    assert text != made.source.text
+    broken = replace(made, source=replace(made.source, text=text))
+    monkeypatch.setattr(linting, "WAYS", (Options(4, 2),))
+    found = linting.lint([broken], load_machine("h200"), None, running)
+    assert all(way.error for way in found.candidates) and found.options() == {}
+
+
+# The commands
+
+
+@contextmanager
+def telling(told: Told) -> Iterator[Told]:
+    yield told
+
+
+def lint_command(*words: str) -> Any:
+    return CliRunner().invoke(cli, ["lint", *words])
+
+
+def test_the_command_prints_and_fails_without_a_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(linting, "compilers", lambda: telling(Told(lambda job: CLEAN)))
+    words = (str(EXAMPLES / "mlp.blk"), "--target", "h200")
+    found = lint_command(*words)
+    assert found.exit_code == 0 and "kernel0 *" in found.output
+    printed = json.loads(lint_command(*words, "--json").output)
+    assert printed["capability"] == 90 and len(printed["candidates"]) == 4
+    (chosen,) = [each for each in printed["candidates"] if each["chosen"]]
+    assert chosen["registers"] == 100 and chosen["spill_bytes"] == 0 and chosen["shared_bytes"] == 1000
+    assert chosen["occupancy"] == 0.25 and chosen["warnings"] == [] and chosen["tiles"] == printed["tiles"]
+    assert chosen["predicted_shared_bytes"] > 0 and chosen["predicted_seconds"] > 0
+    monkeypatch.setenv("BLOCKC_CACHE", str(tmp_path))
+    monkeypatch.setattr(linting, "compilers", lambda: telling(Told(lambda job: {**CLEAN, "spill_bytes": 8})))
+    failed = lint_command(*words, "--dim", "m=77")
+    assert isinstance(failed.exception, CheckError)
+    assert len([line for line in failed.output.splitlines() if "kernel0" in line and "m=" in line]) > 4
+    assert isinstance(lint_command(str(EXAMPLES / "mlp.blk")).exception, LimitError)
+
+
+def own_machine(folder: Path, **changes: str) -> Path:
+    """The machine file of an H200 with another name and changes."""
+    text = (Path(driver.__file__).parent / "machines" / "h200.toml").read_text().replace('"h200"', '"mine"')
+    for key, value in changes.items():
+        text = "\n".join(f"{key} = {value}" if line.startswith(f"{key} =") else line for line in text.splitlines())
+    path = folder / "mine.toml"
+    path.write_text(text + "\n")
+    return path
+
+
+def test_a_machine_file_says_for_which_gpu_kernels_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def say(job: Mapping[str, Any]) -> dict[str, Any]:
+        seen.append(job["capability"])
+        return CLEAN
+
+    monkeypatch.setattr(linting, "compilers", lambda: telling(Told(say)))
+    words = (str(EXAMPLES / "mlp.blk"), "--target")
+    assert lint_command(*words, str(own_machine(tmp_path, capability="120"))).exit_code == 0
+    assert set(seen) == {120}
+    without = lint_command(*words, str(own_machine(tmp_path, capability="0")))
+    assert isinstance(without.exception, LimitError) and "capability = 90" in str(without.exception)
+    unknown = lint_command(*words, str(own_machine(tmp_path, capability="91")))
+    assert isinstance(unknown.exception, BlockcError) and "`capability` cannot be 91" in str(unknown.exception)
+
+
+@pytest.mark.parametrize("command", ["lint", "emit"])
+def test_what_a_gpu_does_not_convert_is_said(command: str, tmp_path: Path) -> None:
+    words = [command, str(EXAMPLES / "attention.blk"), "--target", "a100", "--dtype", "f8e4m3"]
+    found = CliRunner().invoke(cli, [*words, *(["-o", str(tmp_path)] if command == "emit" else [])])
+    assert isinstance(found.exception, LimitError) and "f8e4m3" in str(found.exception)
+
+
+def test_float8_with_a_larger_range_is_written_for_all_gpus() -> None:
+    assert kernels_of("mlp", "a100", {}, "f8e5m2").source.functions
+
+
+def test_the_manifest_has_everything_of_each_kernel() -> None:
+    program = driver.load_program(
+        "program p(X: f32[m, n]) -> (A: f32[m], B: f32[n]) {\n A = sum[n](X)\n B = logsumexp[m](X)\n}\n"
+    )
+    machine = load_machine("h200")
+    made = triton_kernels(program, machine, driver.default_sizes(program, {}), {})
+    found = manifest(made, program, machine, "kernels.py")
+    assert len(found["kernels"]) > 1
+    keys = {"file", "function", "arguments", "constexprs", "num_warps", "num_stages", "grid"}
+    for each in found["kernels"]:
+        assert each.keys() >= keys and each["file"] == "kernels.py"
+        assert each["predicted_bytes"] > 0 and each["flops"] > 0 and each["shared_bytes"] >= 0
+    for key in ("predicted_bytes", "flops", "special_ops"):
+        assert sum(each[key] for each in found["kernels"]) == found[key]
