@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blockc.driver import Kernel, compile, reference
-    from blockc.errors import BlockcError
+    from blockc.errors import BlockcError, BlockcWarning
 
-__all__ = ["BlockcError", "Kernel", "compile", "reference"]
+__all__ = ["BlockcError", "BlockcWarning", "Kernel", "compile", "reference"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import the compiler when it is first used: `blockc --help` does not need it."""
-    if name == "BlockcError":
-        from blockc.errors import BlockcError
+    if name in ("BlockcError", "BlockcWarning"):
+        from blockc import errors
 
-        return BlockcError
+        return getattr(errors, name)
     if name in __all__:
         from blockc import driver
 

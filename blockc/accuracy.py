@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,51 @@ def compare(
         coarser = max(dtype, computed or dtype, key=lambda name: ulp(1.0, name))
         bound = error_bound(reference, baseline, coarser, draws)
     return Comparison(error, bound, error <= bound and same_nonfinite(found, stored))
+
+
+def compare_where_asked(
+    result: Array, reference: Array, baseline: Array, dtype: str, computed: str, draws: int, hides: bool = False
+) -> Comparison:
+    """How a kernel's result compares with the reference where the unfused program is right itself.
+
+    Where the unfused program gives another kind than it should (a number, an infinity, and which, or NaN), nothing is
+    asked. Else the kernel must give the same kind; NaN and an infinity are taken for each other, since regrouped terms
+    may be infinite with both signs, or no longer be. If the kernel `hides` blocks behind masks, it may give a number
+    where something that it does not read is none.
+    """
+    expected, asked, same = _kinds_where_asked(result, reference, baseline, dtype, hides)
+    counted = asked & (expected == _NUMBER) & same
+    found = compare(result[counted], reference[counted], baseline[counted], dtype, computed, draws)
+    return replace(found, ok=found.ok and bool(same[asked].all()))
+
+
+def same_kinds_where_asked(result: Array, reference: Array, baseline: Array, dtype: str, hides: bool = False) -> bool:
+    """True if numbers, infinities and NaN are where `compare_where_asked` wants them, whatever the numbers are."""
+    _, asked, same = _kinds_where_asked(result, reference, baseline, dtype, hides)
+    return bool(same[asked].all())
+
+
+def _kinds_where_asked(
+    result: Array, reference: Array, baseline: Array, dtype: str, hides: bool
+) -> tuple[Array, Array, Array]:
+    """For every element which kind is expected, whether it is asked for, and whether the result has it."""
+    with np.errstate(all="ignore"):
+        expected = _kinds(reference.astype(numpy_dtype(dtype)))
+    asked, given = expected == _kinds(baseline), _kinds(result)
+    unclear = (given == _NOT_A_NUMBER) | (expected == _NOT_A_NUMBER)
+    same = (given == expected) | (unclear & (given != _NUMBER) & (expected != _NUMBER))
+    return expected, asked, same | (hides & (given == _NUMBER) & (expected != _NUMBER))
+
+
+_NUMBER, _POSITIVE, _NEGATIVE, _NOT_A_NUMBER = range(4)
+
+
+def _kinds(array: Array) -> Array:
+    """For every element whether it is a number, an infinity, and which, or none of these."""
+    wide = _wide(array)
+    return np.select(
+        [np.isfinite(wide), np.isposinf(wide), np.isneginf(wide)], [_NUMBER, _POSITIVE, _NEGATIVE], _NOT_A_NUMBER
+    )
 
 
 def computed_dtype(program: ArrayProgram, result: Result) -> str:

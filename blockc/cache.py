@@ -178,7 +178,8 @@ class Store:
 
     def clear(self) -> tuple[Entry, ...]:
         """Remove everything that blockc has written into the folder, and return what is gone."""
-        gone = tuple(entry for entry in self.entries() if self._is_safe() and _unlink(entry.path))
+        entries = self.entries() if self._is_safe() else ()
+        gone = tuple(entry for entry in entries if _unlink(entry.path))
         with contextlib.suppress(OSError):
             os.rmdir(self.folder / FAILED)
         return gone
@@ -189,31 +190,35 @@ class Store:
             raise ValueError(f"no kind and key of an entry: {name!r}")
         return self.folder / name
 
-    def _is_safe(self) -> bool:
-        """True if the folder is there and nobody else may enter it; else False, with a warning if it is there."""
+    def _problem(self) -> str:
+        """Why the folder is not used although it is there; "" if it is safe or not there."""
         try:
             status = os.stat(self.folder)
         except OSError:
-            return False
-        problem = ""
+            return ""
         if not stat.S_ISDIR(status.st_mode):
-            problem = "it is no folder"
-        elif hasattr(os, "getuid") and status.st_uid != os.getuid():
-            problem = "it belongs to someone else"
-        elif hasattr(os, "getuid") and status.st_mode & 0o077:
-            problem = "others may enter it (chmod 700 makes it safe)"
+            return "it is no folder"
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            return "it belongs to someone else"
+        if hasattr(os, "getuid") and status.st_mode & 0o077:
+            return "others may enter it (chmod 700 makes it safe)"
+        return ""
+
+    def _is_safe(self) -> bool:
+        """True if the folder may be used; else False, with a warning."""
+        problem = self._problem()
         if problem:
             _warn(f"nothing is cached in {self.folder}: {problem}")
         return not problem
 
     def _is_made(self) -> bool:
-        """True if the folder is safe; it is made if it is not there."""
+        """True if the folder is there and safe; it is made if it is not there."""
         with contextlib.suppress(OSError):
             if not self.folder.exists():
                 os.makedirs(self.folder.parent, exist_ok=True)
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(self.folder, 0o700)
-            return self._is_safe()
+            return not self._problem()
         return False
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ import click
 from blockc import __version__
 from blockc.arguments import known, load, read_inputs
 from blockc.bench_command import bench
+from blockc.cache_command import cache
 from blockc.errors import BlockcError, CheckError, LimitError, UsageError, visible
 from blockc.files import check_outputs, read_source, write_arrays, write_texts
 from blockc.lint_command import lint
@@ -326,6 +328,7 @@ def verify(file: str, options: Options) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(cache)
 cli.add_command(lint)
 cli.add_command(targets)
 cli.add_command(tune)
@@ -354,6 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. The one place where every error becomes a message."""
     if arguments is None:  # as a process of its own
         gc.set_threshold(100_000, 50, 50)  # programs are many small values that live long and form no cycles
+        warnings.showwarning = show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows escapes instead of failing
             stream.reconfigure(errors="backslashreplace")
@@ -389,6 +393,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = visible(" ".join(f"{type(error).__name__}: {error}".split()))
         advice = "please report it; BLOCKC_DEBUG=1 shows the traceback"
         return failed(f"internal error{where}: {text} ({advice})", INTERNAL_ERROR)
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning on standard error, as one line for a person and without a place in the code."""
+    failed(f"warning: {visible(str(message))}", 0)
 
 
 def failed(message: str, code: int) -> int:

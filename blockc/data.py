@@ -65,6 +65,18 @@ def array_shape(argument: Argument, sizes: Mapping[str, int]) -> tuple[int, ...]
     return tuple(math.prod(sizes[dim] for dim in axis) for axis in argument.axes)
 
 
+def with_equals(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, int]:
+    """The sizes with those of dimensions that are renamed to one another."""
+    sizes = array_program.sizes(program, known)
+    pairs = [node.dims for node in program.nodes if node.op == "rename"]
+    for _ in pairs:
+        for old, new in (*pairs, *((new, old) for old, new in pairs)):
+            if old in sizes:
+                sizes.setdefault(new, sizes[old])
+        sizes = array_program.sizes(program, sizes)
+    return sizes
+
+
 def sizes_of(
     program: ArrayProgram, arrays: Mapping[str, Array], known: Mapping[str, int] | None = None
 ) -> dict[str, int]:

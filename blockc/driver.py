@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -11,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from blockc import files, meaning
+from blockc import files, meaning, self_check
+from blockc.cache import Ingredient, Store, key_of, usual_store
 from blockc.codegen import loader, numpy_source, triton_runtime
 from blockc.data import numpy_dtype, sizes_of
-from blockc.errors import LimitError, Problem, UsageError, visible
+from blockc.errors import BlockcWarning, CheckError, LimitError, Problem, UsageError, visible
 from blockc.explain import Explanation, explain_plan
 from blockc.integrations import as_array, like_inputs
 from blockc.ir import array_program
@@ -26,6 +29,7 @@ from blockc.ir.machine import Machine
 from blockc.ir.plan import Cost, Plan
 from blockc.language import parse
 from blockc.machines.loading import load_machine
+from blockc.machines.writing import machine_text
 from blockc.parsing import MAX_SIZE
 from blockc.passes import choose, fuse, lower
 from blockc.passes import split as in_chunks
@@ -42,6 +46,7 @@ EMITTERS = ("numpy",)  # the backends whose kernels blockc runs itself, everywhe
 GPU_BACKEND = "triton"  # and where there is a GPU
 OUTER_SIZE, FEATURE_SIZE, LOOP_SIZE = 2, 64, 512  # what a dimension is taken to be when nobody says
 REMEMBERED = 64  # sizes whose plan a kernel keeps
+KERNEL = "kernel"  # the kind of the cache's entries
 
 
 def read_source(source: str | Path) -> tuple[str, str]:
@@ -252,14 +257,28 @@ def header(plan: Plan, program: ArrayProgram) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """One specialisation: its derivation and plan, the source, and the function that launches it."""
+Found = tuple[Derivation, Plan]
 
-    derivation: Derivation
-    plan: Plan
+
+@dataclass(slots=True)
+class Compiled:
+    """One specialisation: the source, the function that launches it, and what finds its derivation and plan if somebody
+    asks for them."""
+
     source: str
     launch: Launch
+    find: Callable[[], Found]
+    _found: Found | None = None
+
+    def found(self) -> Found:
+        """The derivation and the plan."""
+        self._found = self._found or self.find()
+        return self._found
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the source implements."""
+        return self.found()[1]
 
 
 @dataclass(slots=True)
@@ -268,6 +287,9 @@ class Kernel:
 
     Without fixed sizes it accepts any, and specialises by which dimensions are whole and by tiles. NumPy arrays in give
     NumPy arrays out, torch tensors give torch tensors. One output is returned as it is, several as a dictionary.
+
+    What is in the store need not be made again. What is made is checked first (`self_check.py`): instead of a kernel
+    that fails, the unfused program runs, with a warning; with `strict` that is a CheckError.
     """
 
     program: ArrayProgram
@@ -276,8 +298,13 @@ class Kernel:
     tiles: Tiles
     threads: int | None = None
     split: Split = field(default_factory=dict)
+    strict: bool = False
+    store: Store = field(default_factory=usual_store)
     _forms: Forms | None = None
-    _kernels: dict[tuple[object, ...], tuple[str, Launch]] = field(default_factory=dict)
+    _identity: Mapping[str, Ingredient] = field(default_factory=dict)
+    _kernels: dict[str, tuple[str, Launch]] = field(default_factory=dict)  # by form
+    _failed: set[str] = field(default_factory=set)  # forms whose kernels have failed their self-check
+    _written: int = 0
     _by_sizes: dict[tuple[tuple[str, int], ...], Compiled] = field(default_factory=dict)
     _latest: Compiled | None = None
 
@@ -320,15 +347,92 @@ class Kernel:
         return self._latest
 
     def _choose(self, sizes: Mapping[str, int]) -> Compiled:
+        key = key_of({**self._ingredients(), "sizes": dict(sizes)})
+        kept = self._kept(key)
+        if kept is not None:
+            return Compiled(*kept, lambda: self._planned(sizes))
+        derivation, plan = self._planned(sizes)
+        form = form_of(plan)
+        if form not in self._failed and form not in self._kernels:
+            self._add(form, plan)
+        if form in self._failed:
+            return self._without_fusion(derivation, sizes)
+        source, launch = self._kernels[form]
+        if self._written < REMEMBERED:  # sizes that grow call by call would fill the disk
+            self._written += 1
+            self.store.write(KERNEL, key, json.dumps({"form": form, "source": source}).encode())
+        return Compiled(source, launch, lambda: (derivation, plan))
+
+    def _ingredients(self) -> Mapping[str, Ingredient]:
+        """What the kernels depend on, besides sizes."""
+        if not self._identity:
+            arguments = [*self.program.inputs, *(result.argument for result in self.program.outputs)]
+            self._identity = {
+                "source": self.program.source,
+                "program": array_program.text(self.program),
+                "arguments": [f"{argument.name}: {array_program.argument_type(argument)}" for argument in arguments],
+                "machine": machine_text(load_machine(self.target)),
+                "tiles": dict(self.tiles),
+                "split": dict(self.split),
+            }
+        return self._identity
+
+    def _kept(self, key: str) -> tuple[str, Launch] | None:
+        """The kernel of an entry of the store."""
+        body = self.store.read(KERNEL, key)
+        if body is None:
+            return None
+        try:
+            entry = json.loads(body)
+            form, source = entry["form"], entry["source"]
+            if form not in self._kernels:
+                self._kernels[form] = source, loader.load(source)
+        except (ValueError, LookupError, TypeError, loader.UnsafeSourceError):
+            warnings.warn("an entry of the cache holds no kernel; it is made again", BlockcWarning, stacklevel=2)
+            return None
+        return self._kernels[form]
+
+    def _planned(self, sizes: Mapping[str, int]) -> Found:
         if self._forms is None:
             self._forms = Forms(self.program, self.tiles)
-        derivation, plan = planned(self._forms, sizes, self.split)
-        peeled = choose.peeled_dimensions(plan.program)
-        key = (plan.program.whole, tuple(plan.tiles.items()), plan.snapshot, empty_dims(sizes), peeled)
-        if key not in self._kernels:
-            source = emit(plan, self.program, self.target)
-            self._kernels[key] = source, loader.load(source)
-        return Compiled(derivation, plan, *self._kernels[key])
+        return planned(self._forms, sizes, self.split)
+
+    def _add(self, form: str, plan: Plan) -> None:
+        """Make a kernel and check it. One that fails is not used, with a warning; with `strict` it is a CheckError."""
+        source, launch, mismatch = self._checked(plan)
+        if mismatch is None:
+            self._kernels[form] = source, launch
+            return
+        kept = self.store.keep_failure(self_check.reproduction(mismatch, source))
+        message = f"the kernel of program `{visible(self.program.name)}` failed its self-check: {mismatch}"
+        where = f"what reproduces it is in {kept}" if kept else "what reproduces it could not be kept"
+        if self.strict:
+            raise CheckError((Problem("E0908", message, None, where),))
+        warnings.warn(f"{message}; the unfused program runs instead; {where}", BlockcWarning, stacklevel=2)
+        self._failed.add(form)
+
+    def _checked(self, plan: Plan) -> tuple[str, Launch, self_check.Mismatch | None]:
+        """The kernel of a plan, and what its self-check has found."""
+        source = emit(plan, self.program, self.target)
+        launch: Launch = loader.load(source)
+        return source, launch, self_check.probe(self.program, plan, lambda arrays: launch(arrays, 1))
+
+    def _without_fusion(self, derivation: Derivation, sizes: Mapping[str, int]) -> Compiled:
+        """The unfused program: as kernels if these pass the self-check, else operator by operator on whole arrays."""
+        derivation = replace(derivation, snapshots=(derivation.unfused,), steps=(), refusals=())
+        programs = choose.ready(derivation)
+        plan = choose.choose(programs, sizes, tiles_for(programs, sizes, self.tiles))
+        form = f"unfused {form_of(plan)}"
+        if form not in self._kernels:
+            source, launch, mismatch = self._checked(plan)
+            if mismatch is not None:
+                source, launch = array_program.text(self.program), self._evaluated
+            self._kernels[form] = source, launch
+        return Compiled(*self._kernels[form], lambda: (derivation, plan))
+
+    def _evaluated(self, arrays: Mapping[str, Array], threads: int | None = None) -> dict[str, Array]:
+        """The array program, operator by operator on whole arrays: slow, and without any kernel."""
+        return meaning.baseline(self.program, arrays)
 
     def _current(self) -> Compiled:
         return self._latest or self.specialise(default_sizes(self.program, self.dims))
@@ -346,8 +450,15 @@ class Kernel:
 
     def explain(self) -> Explanation:
         """The derivation, the snapshots and the choice of that specialisation."""
-        current = self._current()
-        return explain_plan(self.program, self.target, current.derivation, current.plan)
+        derivation, plan = self._current().found()
+        return explain_plan(self.program, self.target, derivation, plan)
+
+
+def form_of(plan: Plan) -> str:
+    """What tells kernels of one program apart, whatever the sizes: equal forms have equal source but for comments."""
+    sizes = array_program.sizes(plan.program, plan.sizes)
+    dims = [sorted(found) for found in (plan.program.whole, empty_dims(sizes), choose.peeled_dimensions(plan.program))]
+    return json.dumps([dims, list(plan.tiles.items()), plan.snapshot])
 
 
 def plain_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
@@ -380,13 +491,15 @@ def compile(
     threads: int | None = None,
     split: Split | None = None,
     device: str | None = None,
+    strict: bool = False,
 ) -> Kernel:
     """Compile a program, given as text or as a path to a `.blk` file, to a callable kernel.
 
     `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float
     types; `program` names one of several; `threads` limits the worker threads; `split` cuts the loops over
     a dimension into so many chunks that may run in parallel; `device` is the GPU, as torch calls it, if the target is
-    one. Raises BlockcError: the program is wrong, an option does not fit it, or there is no GPU.
+    one; with `strict` a kernel for the CPU that fails its self-check is a CheckError. Raises BlockcError: the program
+    is wrong, an option does not fit it, or there is no GPU.
     """
     machine = check_target(target, device)
     if dtype is not None and dtype not in DTYPES:
@@ -397,7 +510,7 @@ def compile(
     blocks = {name: cut.get(name) for name in tiles or {}}
     chunks = whole_numbers("split", split or {})
     check_dims(loaded, sizes, blocks, chunks)
-    kernel = kernel_for(machine, Kernel(loaded, target, sizes, blocks, threads, chunks), device)
+    kernel = kernel_for(machine, Kernel(loaded, target, sizes, blocks, threads, chunks, strict), device)
     usual = default_sizes(loaded, kernel.dims)
     if has_kernels(machine) or array_program.sizes(loaded, sizes) == usual:  # for a GPU no plan is made to no purpose
         kernel.specialise(usual)

@@ -133,10 +133,10 @@ class GpuKernel(Kernel):
             self._made[key] = best_known(*asked, triton_runtime.name_of(self.device))
         made = self._made[key]
         text = made.source.text
-        if (text,) not in self._kernels:
-            self._kernels[text,] = text, triton_runtime.load(text, made.source.launcher)
-        plan = priced(made.plan, sizes)
-        return Compiled(made.searched.chosen.derivation, plan, *self._kernels[text,])
+        if text not in self._kernels:
+            self._kernels[text] = text, triton_runtime.load(text, made.source.launcher)
+        found = made.searched.chosen.derivation, priced(made.plan, sizes)
+        return Compiled(*self._kernels[text], lambda: found)
 
     def _make_smaller(self, sizes: Mapping[str, int], why: str) -> None:
         """Halve the largest block that nobody asked for, in the kernel for some sizes."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from blockc import driver, families, field_meaning, meaning
-from blockc.accuracy import compare, computed_dtype
+from blockc.accuracy import compare_where_asked, computed_dtype
 from blockc.codegen import loader
-from blockc.data import Array, numpy_dtype, random_arrays
+from blockc.data import Array, random_arrays, with_equals
 from blockc.errors import LimitError, Problem
-from blockc.ir import array_program, dtypes
+from blockc.ir import dtypes
 from blockc.ir.array_program import ArrayProgram, Result, Span
 from blockc.ir.block import Map, Program, walk
 from blockc.ir.decisions import Derivation
@@ -221,18 +221,6 @@ def small_sizes(request: Request, unfused: Program) -> tuple[dict[str, int], dic
     return {dim.name: sizes[dim.name] for dim in program.dims}, tiles
 
 
-def with_equals(program: ArrayProgram, known: Mapping[str, int]) -> dict[str, int]:
-    """The sizes with those of dimensions that are renamed to one another."""
-    sizes = array_program.sizes(program, known)
-    pairs = [node.dims for node in program.nodes if node.op == "rename"]
-    for _ in pairs:
-        for old, new in (*pairs, *((new, old) for old, new in pairs)):
-            if old in sizes:
-                sizes.setdefault(new, sizes[old])
-        sizes = array_program.sizes(program, sizes)
-    return sizes
-
-
 def check_size(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> None:
     """LimitError if interpreting a program would take long."""
     operations, blocks = work(program, sizes, tiles)[0], iterations(program.body, sizes, tiles)
@@ -369,35 +357,9 @@ def checked_numbers(program: ArrayProgram, plan: Plan, data: Families) -> Iterat
 def checked_output(
     family: str, result: Result, computed: str, output: Array, exact: Array, unfused: Array, hides: bool = False
 ) -> CheckedNumbers:
-    """How far an output of all draws is off, by the error rule of the unfused program.
-
-    Where the unfused program itself gives another kind than it should (a number, an infinity, and which, or NaN),
-    nothing is asked. Else the kernel must give the same kind; NaN and an infinity are taken for each other, since
-    regrouped terms may be infinite with both signs, or no longer be. If the kernel `hides` blocks behind masks, it may
-    give a number where something that it does not read is none.
-    """
-    dtype = result.argument.dtype
-    with np.errstate(all="ignore"):
-        expected = kinds(exact.astype(numpy_dtype(dtype)))
-    asked, given = expected == kinds(unfused), kinds(output)
-    unclear = (given == NOT_A_NUMBER) | (expected == NOT_A_NUMBER)
-    same = (given == expected) | (unclear & (given != NUMBER) & (expected != NUMBER))
-    same |= hides & (given == NUMBER) & (expected != NUMBER)
-    counted = asked & (expected == NUMBER) & same
-    found = compare(output[counted], exact[counted], unfused[counted], dtype, computed, DRAWS)
-    ok = found.ok and bool(same[asked].all())
-    return CheckedNumbers(family, result.argument.name, found.max_abs_error, found.bound, ok)
-
-
-NUMBER, POSITIVE, NEGATIVE, NOT_A_NUMBER = range(4)
-
-
-def kinds(array: Array) -> Array:
-    """For every element whether it is a number, an infinity, and which, or none of these."""
-    wide = array.astype(np.float64)
-    return np.select(
-        [np.isfinite(wide), np.isposinf(wide), np.isneginf(wide)], [NUMBER, POSITIVE, NEGATIVE], NOT_A_NUMBER
-    )
+    """How far an output of all draws is off, by the error rule of the unfused program."""
+    found = compare_where_asked(output, exact, unfused, result.argument.dtype, computed, DRAWS, hides)
+    return CheckedNumbers(family, result.argument.name, found.max_abs_error, found.bound, found.ok)
 
 
 def closeness(row: CheckedNumbers) -> tuple[bool, float]:

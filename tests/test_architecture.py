@@ -100,6 +100,7 @@ OWNERS = {
     ),
     "click": (
         "blockc.bench_command",
+        "blockc.cache_command",
         "blockc.cli",
         "blockc.lint_command",
         "blockc.options",

@@ -188,14 +188,12 @@ def test_a_folder_that_is_not_safe_is_not_used(how: str, store: Store, monkeypat
     store.write("kernel", key, BODY)
     unusable(store, how, monkeypatch)
     before = [(entry.path, entry.written) for entry in store.entries()]
-    for use in (
-        lambda: store.read("kernel", key),
-        lambda: store.write("kernel", key_of({"another": 1}), BODY),
-        lambda: store.keep_failure("program"),
-    ):
-        with pytest.warns(BlockcWarning, match=how) as caught:
-            assert use() is None
-        assert len(caught) == 1
+    with pytest.warns(BlockcWarning, match=how):
+        assert store.read("kernel", key) is None
+    store.write("kernel", key_of({"another": 1}), BODY)  # the reader has been told
+    assert store.keep_failure("program") is None
+    with pytest.warns(BlockcWarning, match=how):
+        assert store.clear() == ()
     assert [(entry.path, entry.written) for entry in store.entries()] == before
 
 
@@ -315,7 +313,7 @@ def test_any_file_operation_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_processes_that_are_killed_and_many_on_one_folder() -> None:
-    command = [sys.executable, str(HERE / "cache_campaign.py"), "--kills", "20", "--processes", "4", "--seconds", "0.7"]
+    command = [sys.executable, str(HERE / "cache_campaign.py"), "--kills", "20", "--processes", "4", "--seconds", "0.4"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count(" 0 wrong") == 2
