@@ -208,6 +208,19 @@ def test_few_rows_and_many_keys_are_cut_into_chunks_where_units_would_idle() -> 
     assert "n_chunk" not in one.chosen.choice.tiles
 
 
+def test_tasks_that_run_at_the_same_time_load_what_they_share_once() -> None:
+    """Bytes are those that every task asks for; the time is that of what reaches the cache from the memory."""
+    sizes = {"m": 4096, "n": 4096, "k": 256}
+    tiles: dict[str, int | None] = {"m": 64, "n": 64, "k": 64}
+    _, found = scheduled(PRODUCT, "h200", sizes, tiles)
+    asked = 2 * 2 * 4096 * 256 * 64  # A for each of 64 blocks of n, B for each of 64 of m
+    assert found.boundaries["hbm", "l2"] == asked
+    side = 132**0.5  # of a square of tasks, one for each unit: they share rows of A and columns of B
+    time = found.kernels[0].resources
+    assert time["hbm -> l2"] == pytest.approx(asked / side / 4.3e12)
+    assert time["reading l2"] > 0.9 * asked / 8.986e12  # nobody saves that
+
+
 def test_machines_choose_different_fusion() -> None:
     sizes = {"b": 1, "h": 1, "m": 1024, "n": 1024, "d": 64, "e": 64}
     large, small = (planned(example("attention"), target, sizes) for target in ("h200", "toy"))

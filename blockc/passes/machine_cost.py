@@ -8,6 +8,10 @@ bottleneck: a way between tiers, the reading or writing of a tier, or a compute 
 other. With fewer tasks than units, or a number that they do not share evenly, units idle: their resources are slower by
 that much. A load waits for computing, instead of going on beside it, if no tier on its way has a second buffer or is a
 cache. What computes in tiles of fixed sizes computes whole ones.
+
+Bytes are counted as if every task loaded for itself. For time, a tile that several tasks load is taken to come once
+into a cache that they share, if they run at the same time; those are taken to be neighbours along the dimensions along
+which something is shared.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockc.ir.array_program import sizes as complete_sizes
-from blockc.ir.machine import ComputeUnit, Machine, Rate
+from blockc.ir.machine import ComputeUnit, Machine, Rate, Tier
 from blockc.passes.cost import Count
 from blockc.passes.live_blocks import NO_TABLES, Arrays, live, tables_of
 from blockc.passes.machine_model import Boundary, Held, KernelModel, Model, Work
@@ -269,6 +273,7 @@ class _Estimator:
         busy = np.where(tasks > 0, tasks / np.maximum(1.0, waves), 1.0)  # units, on average
         resources: dict[str, Numbers] = {}
         waiting = self.zeros
+        neighbours = self.neighbours(kernel, tasks)
 
         def add(resource: str, seconds: Numbers) -> None:
             resources[resource] = resources.get(resource, 0.0) + seconds
@@ -276,6 +281,9 @@ class _Estimator:
         for moved in kernel.moved:
             source, destination = (self.tiers[name] for name in moved.boundary)
             bytes_ = sum(map(self.value, moved.counts), self.zeros) * moved.itemsize
+            if _is_shared_cache(destination) and source.scope == "device":
+                repeated = set.intersection(*(set(count.blocks) for count in moved.counts))
+                bytes_ = bytes_ / math.prod((neighbours[dim] for dim in repeated & neighbours.keys()), start=self.ones)
             private = "unit" in (source.scope, destination.scope)
             seconds = bytes_ / self.ways[moved.boundary].bandwidth / (busy if private else 1.0)
             if moved.waits:
@@ -294,6 +302,17 @@ class _Estimator:
                 resources[name] = resources[name] + waiting
         slowest = np.maximum.reduce(list(resources.values())) if resources else self.zeros
         return KernelEstimate(slowest + machine.dispatch, tasks, resources)
+
+    def neighbours(self, kernel: KernelModel, tasks: Numbers) -> dict[str, Numbers]:
+        """How many tasks run at the same time along each parallel dimension along which tiles are shared."""
+        found = {dim for moved in kernel.moved for count in moved.counts for dim in count.blocks}
+        dims = [dim for dim in kernel.tasks if dim in found]
+        left = np.maximum(1.0, np.minimum(tasks, self.model.machine.units))
+        result = {}
+        for at, dim in enumerate(dims):
+            result[dim] = np.minimum(np.maximum(1.0, self.blocks[dim]), left ** (1 / (len(dims) - at)))
+            left = left / result[dim]
+        return result
 
     def seconds(self, work: Work) -> Numbers:
         """The seconds of an operator if all units are busy."""
@@ -316,6 +335,10 @@ class _Estimator:
                 factor = factor * np.ceil(extent / step) * step / np.maximum(1.0, extent)
             self.padding[key] = factor
         return self.padding[key]
+
+
+def _is_shared_cache(tier: Tier) -> bool:
+    return tier.kind == "cache" and tier.scope == "device"
 
 
 def special_rate(unit: ComputeUnit, dtype: str) -> Rate | None:
