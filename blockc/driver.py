@@ -403,13 +403,17 @@ class Kernel:
         if mismatch is None:
             self._kernels[form] = source, launch
             return
+        self._report(mismatch, source)
+        self._failed.add(form)
+
+    def _report(self, mismatch: self_check.Mismatch, source: str) -> None:
+        """Keep what reproduces a failed self-check, and warn; CheckError if `strict`."""
         kept = self.store.keep_failure(self_check.reproduction(mismatch, source))
         message = f"the kernel of program `{visible(self.program.name)}` failed its self-check: {mismatch}"
         where = f"what reproduces it is in {kept}" if kept else "what reproduces it could not be kept"
         if self.strict:
             raise CheckError((Problem("E0908", message, None, where),))
-        warnings.warn(f"{message}; the unfused program runs instead; {where}", BlockcWarning, stacklevel=2)
-        self._failed.add(form)
+        warnings.warn(f"{message}; the unfused program runs instead; {where}", BlockcWarning, stacklevel=3)
 
     def _checked(self, plan: Plan) -> tuple[str, Launch, self_check.Mismatch | None]:
         """The kernel of a plan, and what its self-check has found."""
@@ -498,7 +502,7 @@ def compile(
     `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float
     types; `program` names one of several; `threads` limits the worker threads; `split` cuts the loops over
     a dimension into so many chunks that may run in parallel; `device` is the GPU, as torch calls it, if the target is
-    one; with `strict` a kernel for the CPU that fails its self-check is a CheckError. Raises BlockcError: the program
+    one; with `strict` a kernel that fails its self-check is a CheckError. Raises BlockcError: the program
     is wrong, an option does not fit it, or there is no GPU.
     """
     machine = check_target(target, device)
@@ -523,7 +527,7 @@ def kernel_for(machine: Machine, kernel: Kernel, device: str | None) -> Kernel:
         return kernel
     from blockc.gpu_kernel import GpuKernel
 
-    options = (kernel.program, kernel.target, kernel.dims, kernel.tiles, kernel.threads, kernel.split)
+    options = (kernel.program, kernel.target, kernel.dims, kernel.tiles, kernel.threads, kernel.split, kernel.strict)
     return GpuKernel(*options, machine=machine, device=device or triton_runtime.GPU)
 
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from blockc import meaning, self_check
+from blockc.cache import key_of
 from blockc.codegen import triton_runtime
 from blockc.codegen.triton_tiles import LEAST
-from blockc.data import sizes_of
+from blockc.data import numpy_dtype, sizes_of
 from blockc.driver import Compiled, Kernel
 from blockc.errors import LimitError, Problem, UsageError
 from blockc.integrations import as_array, as_tensor, is_tensor
@@ -31,6 +33,7 @@ from blockc.tuning import best_known
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+CHECKED = "checked"  # the kind of entries in the cache: kernels that have passed
 SMALLER = 6  # times that blocks are halved for a GPU that has too little shared memory
 
 
@@ -42,6 +45,7 @@ class GpuKernel(Kernel):
     machine: Machine | None = None
     device: str = triton_runtime.GPU
     _made: dict[tuple[tuple[str, int], ...], TritonKernels] = field(default_factory=dict)
+    _passed: dict[str, bool] = field(default_factory=dict)  # by text: what the self-check of its kernels found
     _launches: dict[tuple[object, ...], Callable[..., Any]] = field(default_factory=dict)
     _is_traced: Callable[[Sequence[Any]], bool] = field(init=False)
     operator: Callable[..., Any] | None = field(init=False)
@@ -92,10 +96,13 @@ class GpuKernel(Kernel):
         sizes = sizes_of(self.program, named, self.dims)
         device = tensors[0].device if tensors else None
         for _ in range(SMALLER):
-            launch = self.specialise(sizes).launch
+            compiled = self.specialise(sizes)
+            launch = compiled.launch
             if device is not None:
                 launch = triton_runtime.on_device(launch, device)
             try:
+                if not self._is_right(compiled):
+                    launch = self._evaluated_there
                 results = launch(*tensors)
             except triton_runtime.too_large() as error:
                 self._make_smaller(sizes, str(error))
@@ -105,6 +112,45 @@ class GpuKernel(Kernel):
             self._launches[key] = launch
             return results
         raise self._does_not_fit("blocks were halved several times")
+
+    def _is_right(self, compiled: Compiled) -> bool:
+        """True if the kernels have passed their self-check, now, before, or in another process. If they fail it, that
+        is a CheckError with `strict`, and else a warning."""
+        text = compiled.source
+        if text not in self._passed:
+            key = key_of(
+                {"text": text, "device": triton_runtime.name_of(self.device), "with": triton_runtime.versions()}
+            )
+            mismatch = None
+            if self.store.read(CHECKED, key) is None:
+                mismatch = self_check.probe(
+                    self.program, compiled.plan, lambda arrays: self._on_arrays(compiled, arrays)
+                )
+                if mismatch is None:
+                    self.store.write(CHECKED, key, b"passed")
+            self._passed[text] = mismatch is None
+            if mismatch is not None:
+                self._report(mismatch, text)
+        return self._passed[text]
+
+    def _on_arrays(self, compiled: Compiled, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What the kernels make of arrays, which are copied to the GPU and back."""
+        tensors = on_gpu(self, arrays)
+        in_order = [tensors[argument.name] for argument in self.program.inputs]
+        device = in_order[0].device if in_order else None
+        launch = triton_runtime.on_device(compiled.launch, device) if device is not None else compiled.launch
+        return as_arrays(self, launch(*in_order))
+
+    def _evaluated_there(self, *tensors: Any) -> Any:
+        """The array program, operator by operator, on copies in the memory of the CPU: slow, and without any kernel."""
+        names = [argument.name for argument in self.program.inputs]
+        arrays = {name: as_array(tensor) for name, tensor in zip(names, tensors, strict=True)}
+        results = meaning.baseline(self.program, arrays)
+        found = {}
+        for result in self.program.outputs:
+            value = results[result.argument.name].astype(numpy_dtype(result.argument.dtype))
+            found[result.argument.name] = triton_runtime.placed(as_tensor(value), str(tensors[0].device))
+        return found if len(found) > 1 else next(iter(found.values()))
 
     def check_tensors(self, tensors: Sequence[Any]) -> None:
         """UsageError for what is no tensor on the GPU of the right type."""

@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton_data import example_programs
 
 import blockc
-from blockc import cli, driver, gpu_kernel
+from blockc import cli, driver, gpu_kernel, self_check
 from blockc.codegen import triton_runtime
 from blockc.data import array_shape, numpy_dtype, sizes_of
-from blockc.errors import LimitError, UsageError
+from blockc.errors import BlockcWarning, CheckError, LimitError, UsageError
 from blockc.gpu_kernel import GpuKernel, operator_name, shape_class
 from blockc.language import parse_all
 from blockc.machines.loading import load_machine
@@ -149,6 +149,7 @@ PRODUCT = "program p(X: f16[m, k], W: f16[k, n]) -> Y: f16[m, n] {\n    Y = dot[
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     found = Launches()
     monkeypatch.setattr(triton_runtime, "load", found.load)
+    monkeypatch.setattr(self_check, "probe", lambda *given: None)
     return found
 
 
@@ -213,3 +214,43 @@ def test_blocks_that_were_asked_for_stay(launches: Launches) -> None:
     x = torch.empty(512, 512, dtype=torch.float16)
     with pytest.raises(LimitError, match=r"need more than this GPU has.*\n.*smaller blocks"):
         kernel(x, x)
+
+
+class Wrong(Launches):
+    """Kernels that return zeros."""
+
+    def load(self, source: str, launcher: str) -> Any:
+        self.texts.append(source)
+
+        def launch(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return torch.zeros(x.shape[0], w.shape[1], dtype=torch.float16)
+
+        return launch
+
+
+def test_kernels_that_fail_their_self_check_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = Wrong()
+    monkeypatch.setattr(triton_runtime, "load", wrong.load)
+    x, w = torch.randn(20, 16).half(), torch.randn(16, 30).half()
+    kernel = on_cpu(PRODUCT)
+    with pytest.warns(BlockcWarning, match="failed its self-check: output `Y`.*the unfused program runs instead"):
+        result = kernel(x, w)
+    torch.testing.assert_close(result, (x.float() @ w.float()).half(), rtol=1e-2, atol=1e-2)
+    calls = wrong.calls
+    assert torch.equal(kernel(x, w), result) and wrong.calls == calls
+    strict = on_cpu(PRODUCT)
+    strict.strict = True
+    with pytest.raises(CheckError, match="failed its self-check"):
+        strict(x, w)
+
+
+def test_kernels_are_checked_once(monkeypatch: pytest.MonkeyPatch, launches: Launches) -> None:
+    probes: list[Any] = []
+    monkeypatch.setattr(self_check, "probe", lambda *given: probes.append(given))
+    x = torch.zeros(48, 48, dtype=torch.float16)
+    for _ in range(2):
+        kernel = on_cpu(PRODUCT, tiles={"m": 16, "n": 16, "k": 16})
+        kernel(x, x)
+        kernel(x[:33], x)
+    assert len(probes) == 1
