@@ -45,12 +45,12 @@ from blockc.tune_command import tune
 
 if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
-    from blockc.ir.block import Program
     from blockc.ir.machine import Machine
-    from blockc.ir.plan import Plan
     from blockc.running import Request
+    from blockc.showing import Request as ShowRequest
 
 STAGES = ("array", "block", "snapshot", "stable", "plan", "schedule", "kernel")
+FORMATS = ("text", "dot", "json", "svg")
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
 
@@ -93,7 +93,8 @@ def check(file: str, program: str | None, dtype: str | None, form: str) -> None:
 @compile_options
 @click.option("--stage", type=click.Choice(STAGES), required=True, help="Which form of the program to print.")
 @click.option("--snapshot", type=click.IntRange(min=0), metavar="K", help="Which snapshot (default: the last).")
-def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
+@click.option("--format", "shape", type=click.Choice(FORMATS), default="text", show_default=True, help="As what.")
+def show(file: str, options: Options, stage: str, snapshot: int | None, shape: str) -> None:
     """Print FILE at one stage of the compilation.
 
     \b
@@ -101,76 +102,27 @@ def show(file: str, options: Options, stage: str, snapshot: int | None) -> None:
     block     the unfused block program      schedule  the plan on the target: moves between its tiers
     snapshot  a fused block program          kernel    the source of the kernels
     stable    a snapshot, safe from overflow
+
+    A picture is svg, or dot for Graphviz: nested boxes, with the bytes that move at the sizes given. The stages
+    schedule and kernel are text only.
     """
+    from blockc.showing import shown
+
     if snapshot is not None and stage not in ("snapshot", "stable"):
         raise UsageError(f"--snapshot belongs to the stages snapshot and stable, not to {stage}")
     program = load(file, options, kernels=False)
-    text = stage_text(program, options, stage, snapshot)
-    if options.form == "json":
+    text = shown(show_request(program, options, stage, snapshot), shape)
+    if options.form == "json" and shape != "json":
         print_json({"stage": stage, "text": text})
     else:
         click.echo(text, nl=False)
 
 
-def stage_text(program: ArrayProgram, options: Options, stage: str, snapshot: int | None) -> str:
-    """The text form of a program at a stage."""
-    from blockc import driver
-    from blockc.ir import array_program
-    from blockc.ir.schedule_text import format_schedule
-    from blockc.ir.text import format_program
-    from blockc.machines.loading import load_machine
-    from blockc.partition import partition
-    from blockc.passes.lower import lower
+def show_request(program: ArrayProgram, options: Options, stage: str, snapshot: int | None) -> ShowRequest:
+    """What to show of a program."""
+    from blockc.showing import Request as ShowRequest
 
-    if stage == "array":
-        return array_program.text(program)
-    sizes = driver.default_sizes(program, options.dims)
-    if stage == "block":
-        return format_program(lower(program, driver.whole_dimensions(program, sizes, options.tiles, options.split)))
-    if stage in ("snapshot", "stable"):
-        derivation = driver.derive(program, sizes, options.tiles, options.split)
-        return format_program(snapshot_of(derivation.snapshots, snapshot, stage))
-    machine = load_machine(options.target)
-    if stage == "kernel":
-        return kernel_source(program, options, machine, sizes)
-    if stage == "schedule" or not driver.has_kernels(machine):
-        parts = partition(program, machine, sizes, options.tiles, options.split).parts
-        if stage == "schedule":
-            return "\n".join(format_schedule(part.plan.schedule) for part in parts)
-        return "\n".join(plan_text(part.plan.plan, part.program) for part in parts)
-    _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
-    return plan_text(plan, program)
-
-
-def kernel_source(program: ArrayProgram, options: Options, machine: Machine, sizes: Mapping[str, int]) -> str:
-    """The source of a program's kernels. LimitError for a machine without an emitter."""
-    from blockc import driver
-    from blockc.triton_kernels import BACKEND, triton_kernels
-
-    if machine.backend == BACKEND:
-        return triton_kernels(program, machine, sizes, options.tiles, options.split).source.text
-    driver.check_target(options.target)
-    _, plan = driver.planned(driver.Forms(program, options.tiles), sizes, options.split)
-    return driver.emit(plan, program, options.target)
-
-
-def plan_text(plan: Plan, program: ArrayProgram) -> str:
-    """The text form of a plan, under what is known of its cost."""
-    from blockc import driver
-    from blockc.ir.text import format_program
-
-    comments = "".join(f"# {line}\n" for line in driver.header(plan, program)[:3])
-    return comments + format_program(plan.program)
-
-
-def snapshot_of(snapshots: Sequence[Program], index: int | None, stage: str) -> Program:
-    """The snapshot with a number, the last one without; made safe for the stage "stable"."""
-    from blockc.passes.stabilize import stabilize
-
-    if index is not None and index >= len(snapshots):
-        raise UsageError(f"there is no snapshot {index}", f"the last one is {len(snapshots) - 1}")
-    chosen = snapshots[-1 if index is None else index]
-    return stabilize(chosen) if stage == "stable" else chosen
+    return ShowRequest(program, options.target, options.dims, options.tiles, options.split, stage, snapshot)
 
 
 @cli.command()
@@ -276,6 +228,7 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     from blockc.cache import usual_store
     from blockc.linting import lint as lint_kernels
     from blockc.machines.loading import load_machine
+    from blockc.showing import kernel_source
     from blockc.triton_kernels import BACKEND, launched_with, manifest, ranked
     from blockc.tuning import best_known
 
@@ -296,7 +249,7 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
             contents = json.dumps(manifest(made, program, machine, file), indent=2)
             texts = {file: made.source.text, "manifest.json": f"{contents}\n"}
         else:
-            texts = {file: kernel_source(program, options, machine, sizes)}
+            texts = {file: kernel_source(show_request(program, options, "kernel", None), machine, sizes)}
     if not NAME.fullmatch(program.name) or len(program.name) > 200:
         raise UsageError(f"the program's name cannot be the name of a file: `{visible(program.name[:80])}`")
     paths = write_texts(folder, texts)

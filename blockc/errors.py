@@ -79,8 +79,8 @@ def render(problem: Problem, source: str, filename: str) -> str:
     right = left + _MAX_WIDTH
     before = "..." if left else ""
     prefix = before + visible(line[left:start])
-    width = max(1, _columns(visible(line[start : min(end, right)])))
-    carets = " " * _columns(prefix) + "^" * width
+    width = max(1, columns(visible(line[start : min(end, right)])))
+    carets = " " * columns(prefix) + "^" * width
     shown = before + visible(line[left:right]) + ("..." if right < len(line) else "")
     return "\n".join(
         (
@@ -113,7 +113,7 @@ def _shown(text: str) -> str:
     return _LONG_NAME.sub(r"`\1...\2`", visible(text))
 
 
-def _columns(text: str) -> int:
+def columns(text: str) -> int:
     """How many columns of a terminal a text takes: wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)

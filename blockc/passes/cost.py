@@ -131,12 +131,14 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Elements of one value loaded or stored (`direction`), of `itemsize` bytes each."""
+    """Elements of one value loaded or stored (`direction`), of `itemsize` bytes each, `at` a port, an output (by its
+    first name) or an item of the top graph."""
 
     value: str
     direction: str
     itemsize: int
     count: Count
+    at: str
 
 
 def movements(program: Program) -> tuple[Movement, ...]:
@@ -172,10 +174,11 @@ def _movement(
     mapped: tuple[str, ...],
     where: tuple[Condition, ...] = (),
     part: Part | None = None,
+    at: str = "",
 ) -> Movement:
     kind = program.types[name]
-    blocks = repeating(program, mapped, kind.axes)
-    return Movement(root, direction, DTYPES[kind.dtype].size, Count(kind.axes, blocks, where=where, part=part))
+    count = Count(kind.axes, repeating(program, mapped, kind.axes), where=where, part=part)
+    return Movement(root, direction, DTYPES[kind.dtype].size, count, at or name)
 
 
 def part_of(program: Program, node: Map, mapped: tuple[str, ...]) -> Part | None:
@@ -223,7 +226,7 @@ def _of_graph(
             if output.monoid is not None:
                 yield from _accumulated(program, output, mapped, node.dim, names, where)
             elif program.types[output.values[0]].is_item and output.names[0] not in fed:
-                yield _movement(program, output.values[0], root, "store", inside, within)
+                yield _movement(program, output.values[0], root, "store", inside, within, at=output.names[0])
 
 
 def _feeding(node: Map, fed: frozenset[str]) -> frozenset[str]:
@@ -249,15 +252,15 @@ def _accumulated(
         kind = program.types[name]
         if not kind.is_item:
             lists = tuple(other for other in kind.lists if other not in kind.axes)
-            root, size = names.get(name, name), DTYPES[kind.dtype].size
+            root, size, at = names.get(name, name), DTYPES[kind.dtype].size, output.names[0]
             around = (*repeating(program, mapped, (*kind.axes, *lists)), *lists)
             stores = Count(kind.axes, (*repeating(program, (*mapped, dim), (*kind.axes, *lists)), *lists), where=where)
             if any(program.chunks.get(other) == dim for other in mapped):  # the first time in every chunk
-                yield Movement(root, "load", size, stores)
-                yield Movement(root, "load", size, replace(stores, blocks=around, times=-1))
+                yield Movement(root, "load", size, stores, at)
+                yield Movement(root, "load", size, replace(stores, blocks=around, times=-1), at)
             else:
-                yield Movement(root, "load", size, Count(kind.axes, around, again=(dim,), where=where))
-            yield Movement(root, "store", size, stores)
+                yield Movement(root, "load", size, Count(kind.axes, around, again=(dim,), where=where), at)
+            yield Movement(root, "store", size, stores, at)
 
 
 def traffic_formula(program: Program) -> sympy.Expr:
