@@ -28,7 +28,7 @@ def check(
     change: Callable[[Arrays], object] = lambda arrays: None,
 ) -> None:
     """The kernel is within the error rule of the meaning, and predicted traffic is what the interpreter counts."""
-    kernel = blockc.compile(source, tiles=tiles)
+    kernel = blockc.compile(source, tiles=tiles, strict=True)
     program = kernel.program
     full = default_sizes(program, sizes)
     arrays = random_arrays(program, full, seed=0)
@@ -168,3 +168,27 @@ def test_a_tile_that_is_asked_for_shrinks_the_others() -> None:
 def test_an_output_that_is_also_read_under_another_dimension(outputs: str) -> None:
     source = f"program p(X: f32[s, d], G: f32[d], W: f32[d, h]) -> {outputs} "
     check(source + "{ N = X * G; J = dot[d](N, W); K = J[s -> t] }", {"s": 7, "d": 3, "h": 4}, {"s": 2, "t": 3})
+
+
+@pytest.mark.parametrize("change", [set_row("X", 1e4), scale("X", 30), scale("X", 1e4)])
+def test_statistics_of_exponentials_that_are_no_number_have_their_digits(change: Callable[[Arrays], object]) -> None:
+    weights = "E = exp(X); W = E / sum[n](E); C = W - mean[n](W); O = C * rsqrt(mean[n](C ** 2) + 0.5)"
+    check(f"program p(X: f32[m, n]) -> O: f32[m, n] {{ {weights} }}", ROWS, CUT, change)
+
+
+def test_a_sum_of_products_of_exponentials_has_the_largest_exponent_of_the_products() -> None:
+    source = "program p(X: f32[e, m]) -> O: f32[e, m] { O = layernorm[m](softmax[e](X), 1, 0, 0.5) }"
+    check(source, {"e": 5, "m": 7}, {"e": 2, "m": 3}, lambda arrays: arrays["X"].__setitem__((0, 0), 1e4))
+
+
+@pytest.mark.parametrize("mean", [10, 1000])
+def test_a_pivot_serves_values_their_squares_and_their_exponentials(mean: float) -> None:
+    body = "W = softmax[n](0.25 * X); C = X - mean[n](X); O = dot[n](W, C) * rsqrt(mean[n](C ** 2) + 0.5)"
+    source = f"program p(X: f32[m, n]) -> O: f32[m] {{ {body} }}"
+    check(source, {"m": 9, "n": 9}, CUT, lambda arrays: arrays["X"].__iadd__(mean))
+
+
+def test_the_entropy_of_large_logits_of_lists_has_its_digits() -> None:
+    body = "T = X * (1 + tanh(max[e](X))); W = softmax[d](0.5 * T); O = sum[d](W * log(W))"
+    source = f"program p(X: f32[d, b, e]) -> O: f32[b, e] {{ {body} }}"
+    check(source, {"d": 9, "b": 3, "e": 9}, {"d": 4, "b": 1, "e": 4}, scale("X", 30))

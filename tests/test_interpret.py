@@ -171,7 +171,7 @@ def test_monoids_have_their_laws(name: str) -> None:
     empty = tuple(identity(name, component) for component in range(width))
     with np.errstate(all="ignore"):
         for _ in range(50):
-            a, b, c = (tuple(row) for row in 20 * draw.standard_normal((3, width)))
+            a, b, c = (monoid.combine(apply, empty, tuple(row)) for row in 20 * draw.standard_normal((3, width)))
             left = monoid.combine(apply, monoid.combine(apply, a, b), c)
             right = monoid.combine(apply, a, monoid.combine(apply, b, c))
             assert np.allclose(left, right, rtol=1e-12)

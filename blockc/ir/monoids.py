@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ class Monoid:
     """
 
     name: str
-    identity: tuple[float, float]
+    identity: tuple[float, ...]
     combine: Callable[[Callable[..., T], tuple[T, ...], tuple[T, ...]], tuple[T, ...]]
     commutes: bool
     has_scalar: bool
@@ -105,6 +106,47 @@ def _shift(degree: int, scalars: int, weighs: str) -> Callable[..., tuple[T, ...
     return combine
 
 
+def _pivot_pair(degree: int) -> Callable[..., tuple[T, ...]]:
+    """(q, t0, t1, ..., p, c0, c1, ...) stands for such a sum, where the pivot is p * e^q and ck is times e^tk: of an x
+    that may be as large as exponentials are. The p with the larger e^q * p is kept."""
+    powers = range(degree + 1)
+
+    def combine(apply: Callable[..., T], a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
+        def total(op: str, terms: list[T]) -> T:
+            return reduce(partial(apply, op), terms)
+
+        def scale(exponent: T, to: T) -> T:
+            return apply("exp", apply("sub", exponent, apply("finite", to)))
+
+        q = apply("maximum", a[0], b[0])
+        own = [apply("mul", apply("finite", part[degree + 2]), scale(part[0], q)) for part in (a, b)]
+        missing = [apply("sub", part[0], apply("finite", part[0])) for part in (a, b)]  # -inf if all x are 0
+        p = apply("maximum", *(apply("add", x, none) for x, none in zip(own, missing, strict=True)))
+        p = apply("mul", apply("finite", p), scale(q, q))
+        moves = [apply("sub", x, p) for x in own]
+
+        result = [q]
+        ways: list[list[tuple[int, int, T]]] = []  # for each power, what becomes of it: a side, a power, a scale
+        for power in powers:
+            found = [(side, high, (a, b)[side][1 + high]) for side in (0, 1) for high in powers[power:]]
+            found = [(side, high, total("add", [t, *[q] * (high - power)])) for side, high, t in found]
+            result.append(total("maximum", [t for _, _, t in found]))
+            ways.append([(side, high, scale(t, result[-1])) for side, high, t in found])
+        result.append(p)
+        for start in range(degree + 3, len(a), degree + 1):
+            for power in powers:
+                terms = []
+                for side, high, factor in ways[power]:
+                    moved = [(a, b)[side][start + high], factor, *[moves[side]] * (high - power)]
+                    terms += [total("mul", moved)] * math.comb(high, power)
+                result.append(total("add", terms))
+        return tuple(result)
+
+    return combine
+
+
+_NONE = (-math.inf,) * 4  # the exponents of nothing
+
 MONOIDS: dict[str, Monoid] = {
     monoid.name: monoid
     for monoid in (
@@ -119,12 +161,16 @@ MONOIDS: dict[str, Monoid] = {
         Monoid("exponent_shift_1", (-math.inf, 0.0), _shift(1, 1, "by p"), True, True, degree=1, weighs=True),
         Monoid("exponent_shift_2", (-math.inf, 0.0), _shift(2, 1, "by p"), True, True, degree=2, weighs=True),
         # The same with an exponent beside the pivot, (t, p, c0, c1, ...): weighted by something else than exp(x).
-        Monoid("pair_shift_1", (-math.inf, 0.0), _shift(1, 2, "by t"), True, True, degree=1, weighs=True, scalars=2),
-        Monoid("pair_shift_2", (-math.inf, 0.0), _shift(2, 2, "by t"), True, True, degree=2, weighs=True, scalars=2),
+        Monoid("pair_shift_1", (*_NONE[:2], 0.0), _shift(1, 2, "by t"), True, True, degree=1, weighs=True, scalars=2),
+        Monoid("pair_shift_2", (*_NONE[:2], 0.0), _shift(2, 2, "by t"), True, True, degree=2, weighs=True, scalars=2),
+        # The same with an exponent for every component: sums of values that are as large as exponentials.
+        Monoid("pivot_pair_1", (*_NONE[:3], 0.0), _pivot_pair(1), True, True, degree=1, scalars=4),
+        Monoid("pivot_pair_2", (*_NONE[:4], 0.0), _pivot_pair(2), True, True, degree=2, scalars=5),
     )
 }
 
 
 def identity(name: str, component: int) -> float:
-    """The identity of one component of a monoid: the scalar part comes first, if the monoid has one."""
-    return MONOIDS[name].identity[0 if component < MONOIDS[name].scalars else 1]
+    """The identity of one component of a monoid."""
+    known = MONOIDS[name].identity
+    return known[min(component, len(known) - 1)]

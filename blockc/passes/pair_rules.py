@@ -216,15 +216,19 @@ def weighted(build: Builder, node: Apply, pairs: list[Pair]) -> tuple[Apply, lis
     """A contraction as the sum of a product, if one operand is a pair and the other has no axes beyond its.
 
     The largest exponent is then looked for where the weight is not 0. Not so if the exponentials are summed without
-    weights, too: then the quotient of both is right without a second exponential.
+    weights, too: then the quotient of both is right without a second exponential. Of two exponents the largest sum is
+    looked for, which may be far below the sum of the largest.
     """
+    varying = {varying_along(build, pair, node.dims) for pair in pairs}
+    several = len(varying) > 1 and () not in varying
     for one, other in ((0, 1), (1, 0)):
         arg, weight = node.args[one], node.args[other]
-        if isinstance(arg, str) and isinstance(weight, str) and pairs[one].exponents and not pairs[other].exponents:
-            axes = build.program.types[arg].axes
-            if set(build.program.types[weight].axes) <= set(axes) and (arg, node.dims) not in build.summed:
-                product = multiplied(build, [pairs[one], as_exponent(build, weight, pairs[other])])
-                return replace(node, op="sum", args=(arg,)), [product]
+        weighs = pairs[one].exponents and not pairs[other].exponents and (arg, node.dims) not in build.summed
+        if not isinstance(arg, str) or not isinstance(weight, str) or not (weighs or several):
+            continue
+        if set(build.program.types[weight].axes) <= set(build.program.types[arg].axes):
+            product = multiplied(build, [pairs[one], as_exponent(build, weight, pairs[other])])
+            return replace(node, op="sum", args=(arg,)), [product]
     return None
 
 

@@ -7,7 +7,8 @@ coefficients are accumulated (`shift_1`, `exponent_shift_1`, ... of `monoids.py`
 the sums is brought to a polynomial normal form with sympy: where p cancels from a value that leaves, digits would have
 been lost, and the loop gets its pivot. Where p stays (the mean itself, the root mean square) nothing cancels.
 
-No pattern is involved: any value in the loop may be the x. Source: design, section 7; shifted sums after Chan et al.
+No pattern is involved: any value in the loop may be the x. A pivot of exponentials is a pair itself (`pivot_pair_1`,
+...), unless what they are exponentials of serves more sums. Source: design, section 7; shifted sums after Chan et al.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from blockc.ir.block import Apply, Map, Operand, Path, Program, graph_at, operand_names, paths, roots, walk
+from blockc.passes.masks import Origins, has_exponent
 from blockc.passes.normalise import normalise
 from blockc.passes.pivot_attempt import Attempt
 from blockc.passes.pivot_sums import is_sum
@@ -59,7 +61,7 @@ def cancels(program: Program) -> str:
         if definition.op == "mul":
             inverses = {name: table[name].args[0] for name in names if name in table and table[name].op == "recip"}
             for name, of in inverses.items():
-                if of in names and any(_is_logarithm(other, table, plain) for other in names - {name, of}):
+                if of in names and any(_is_logarithm(other, links, table, plain) for other in names - {name, of}):
                     return f"`{definition.name}` multiplies `{of}` by its reciprocal"
         elif definition.op == "add":
             pivots = [
@@ -87,22 +89,22 @@ def _product(operand: Operand, table: Mapping[str, Apply]) -> tuple[str, ...]:
     return tuple(operand_names(args))
 
 
-def _is_logarithm(name: str, table: Mapping[str, Apply], plain: set[str]) -> bool:
+def _is_logarithm(name: str, links: Mapping[str, str], table: Mapping[str, Apply], plain: set[str]) -> bool:
     """True for the logarithm of sums that may be as large as exponentials, and for what adds one."""
     apply = table.get(name)
     if apply is None or apply.op not in ("log", "add"):
         return False
     names = tuple(operand_names(apply.args))
     if apply.op == "add":
-        return any(_is_logarithm(other, table, plain) for other in names)
-    return any(_is_large(other, table, plain) for other in names)
+        return any(_is_logarithm(other, links, table, plain) for other in names)
+    return any(_is_large(other, links, table, plain) for other in names)
 
 
-def _is_large(name: str, table: Mapping[str, Apply], plain: set[str]) -> bool:
+def _is_large(name: str, links: Mapping[str, str], table: Mapping[str, Apply], plain: set[str]) -> bool:
     apply = table.get(name)
     if apply is None or apply.op not in ("mul", "recip"):
-        return name in plain
-    return any(_is_large(other, table, plain) for other in operand_names(apply.args))
+        return _is_plain_sum(name, links, table, plain)
+    return any(_is_large(other, links, table, plain) for other in operand_names(apply.args))
 
 
 def pivot(program: Program) -> Pivoted:
@@ -119,18 +121,25 @@ def _pivot(program: Program) -> Pivoted:
     known: dict[tuple[str, str], tuple[str, Path]] = {}  # the pivot of a list along a dimension, and where it is
     for path, first in list(_loops(program)):
         node = _loop_now(result.program, path, first)
+        best: Attempt | None = (
+            None  # of an exponential, until something serves more sums: what it is the exponential of
+        )
+        facts = result.program.facts
+        origins = Origins(facts.applies, facts.links, facts.types)
         for name in _candidates(result.program, node) if node is not None else ():
             assert node is not None
-            place = lists.get(name, name), node.dim
-            given, home = known.get(place, ("", ()))
+            given, home = known.get((lists.get(name, name), node.dim), ("", ()))
             visible = given if path[: len(home)] == home else ""
             change = Attempt.of(result.program, path, node, name, visible) if visible else None
             change = change or Attempt.of(result.program, path, node, name, "")
-            if change is not None:
-                changed = normalise(prune(change.rewritten()))
-                known.setdefault(place, (change.made, path))
-                result = Pivoted(changed, result.bounded | change.bounded, result.pivots | {change.made})
+            if change is not None and (best is None or len(change.changed) > len(best.changed)):
+                best = change
+            if best is not None and not has_exponent(origins, best.x):
                 break
+        if best is not None:
+            changed = normalise(prune(best.rewritten()))
+            known.setdefault((lists.get(best.x, best.x), best.node.dim), (best.made, path))
+            result = Pivoted(changed, result.bounded | best.bounded, result.pivots | {best.made})
     return result
 
 

@@ -23,7 +23,7 @@ from blockc.ir.block import (
 )
 from blockc.passes.leaves import as_leaf, fold
 from blockc.passes.linear import ONE, Opening, reaches
-from blockc.passes.pivot_sums import Opened, Sum, is_sum, monoid_of, without_numbers
+from blockc.passes.pivot_sums import Opened, Sum, apart_if_equal, is_sum, monoid_of, without_numbers
 from blockc.passes.pivot_symbols import Symbols
 from blockc.passes.rules.common import Term, Writer, contraction
 
@@ -127,6 +127,7 @@ class Attempt:
         degree = max(scales.count(self.pivot) for scales, _ in terms)
         if len(weights) != 1 or max(weights) > 1 or degree > HIGHEST:
             return None
+        terms = tuple((scales, equal) for scales, rests in terms for equal in apart_if_equal(rests))
         apart = [tuple(map(without_numbers, rests)) for _, rests in terms]
         numbers = {tuple(sorted((n for part, _ in rests for n in part), key=repr)) for rests in apart}
         common = next(iter(numbers)) if len(numbers) == 1 else ()
@@ -182,6 +183,11 @@ class Attempt:
     # The new program
 
     @property
+    def changed(self) -> list[Sum]:
+        """The sums that the pivot makes others of."""
+        return [total for total in self.sums if total.degree or total.weighted]
+
+    @property
     def bounded(self) -> frozenset[str]:
         return frozenset(own for own, _ in self.exponentials.values())
 
@@ -193,9 +199,7 @@ class Attempt:
         write.fresh = self.fresh
         block = self.block_pivot(write)
         coefficients: dict[tuple[str, int], str] = {}
-        for total in self.sums:
-            if not (total.degree or total.weighted):
-                continue
+        for total in self.changed:
             monoid = monoid_of(total)
             for power, terms in enumerate(total.powers):
                 name = coefficients[total.output.names[0], power] = self.fresh(total.output.names[0])
@@ -206,7 +210,7 @@ class Attempt:
                 names, values = groups.setdefault(monoid, ([self.fresh(self.x)], [block]))
                 names.append(name)
                 values.append(value)
-        changed = {total.output for total in self.sums if total.degree or total.weighted}
+        changed = {total.output for total in self.changed}
         outputs = tuple(output for output in self.node.outputs if output not in changed)
         added = tuple(
             Output(tuple(names), tuple(values), "add" if self.given else monoid)

@@ -60,3 +60,11 @@ def without_numbers(rest: Operand) -> tuple[tuple[Operand, ...], Operand | None]
     factors = _factors(rest)
     values: list[Operand] = [factor for factor in factors if any(operand_names((factor,)))]
     return tuple(factor for factor in factors if factor not in values), product(values)
+
+
+def apart_if_equal(rests: tuple[Operand, ...]) -> list[tuple[Operand, ...]]:
+    """What is multiplied under a sum, once for each term if it is a sum of equal ones: of a square that is opened."""
+    if len(rests) != 1 or not isinstance(rests[0], Expression) or rests[0].op != "add":
+        return [rests]
+    products = {tuple(sorted(map(repr, _factors(term)))) for term in rests[0].args}
+    return [(term,) for term in rests[0].args] if len(products) == 1 else [rests]

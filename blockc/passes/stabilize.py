@@ -42,6 +42,7 @@ STATISTIC = frozenset({"maximum", "minimum", "cast", "broadcast"})  # of statist
 
 
 WITH_EXPONENT = {"shift_1": "pair_shift_1", "shift_2": "pair_shift_2"}  # sums with a pivot whose weights are pairs
+OF_PAIRS = {"shift_1": "pivot_pair_1", "shift_2": "pivot_pair_2"}  # and those of values that are pairs themselves
 
 
 def stabilize(program: Program, bounded: frozenset[str] = frozenset()) -> Program:
@@ -196,7 +197,9 @@ class _Stabilizer:
                 self.build.statistics.update(output.names)
             output = self.safe_difference(output)
             if output.monoid in WITH_EXPONENT:
-                result.extend(self.shifted(node.dim, output))
+                pair = self.build.pairs.get(output.values[0])
+                some = pair is not None and pair.exponents
+                result.extend(self.pivoted(node.dim, output) if some else self.shifted(node.dim, output))
                 continue
             if output.monoid is not None and MONOIDS[output.monoid].has_scalar:
                 output = replace(output, values=tuple(map(self.number, output.values)))
@@ -289,6 +292,30 @@ class _Stabilizer:
                 self.build.types[name] = self.build.types[value]
                 self.build.pairs[name] = Pair(name, ((exponent, 1),))
             yield Output((exponent, pivot, *names), (largest, scalar, *numbers), WITH_EXPONENT[output.monoid])
+
+    def pivoted(self, dim: str, output: Output) -> Iterator[Output]:
+        """The coefficients of sums with a pivot that is a pair: each power has an exponent of its own."""
+        assert output.monoid is not None
+        build, step = self.build, MONOIDS[output.monoid].degree + 1
+        for start in range(1, len(output.names), step):
+            names, values = output.names[start : start + step], output.values[start : start + step]
+            pivot = output.names[0] if start == 1 else build.fresh(output.names[0])
+            pairs = [build.pair(value) for value in (output.values[0], *values)]
+            kinds = [build.types[value] for value in (output.values[0], *values)]
+            numbers = [build.named(ONE if p.x is None else p.x, kind) for p, kind in zip(pairs, kinds, strict=True)]
+            totals = [build.named(build.total(pair.exponents), Type(kinds[0].dtype, (), ())) for pair in pairs]
+            axes = set(build.types[totals[0]].axes)
+            for power in reversed(range(1, step)):  # what a coefficient gets from that of the next power
+                axes.update(build.types[totals[power + 1]].axes)
+                totals[power] = build.named(totals[power], Type(kinds[0].dtype, (), build.program.ordered(axes)))
+            exponents = [build.fresh(name) for name in (pivot, *names)]
+            for exponent, total in zip(exponents, totals, strict=True):
+                build.types[exponent] = build.types[total]
+            build.combined(exponents[0], totals[0], "max", dim)
+            for name, number, exponent in zip((pivot, *names), numbers, exponents, strict=True):
+                build.types[name] = build.types[number]
+                build.pairs[name] = Pair(name, ((exponent, 1),))
+            yield Output((*exponents, pivot, *names), (*totals, *numbers), OF_PAIRS[output.monoid])
 
     def stack_number(
         self, dim: str, output: Output, pair: Pair, inner: Exponents, outer: Exponents
