@@ -24,7 +24,7 @@ from blockc.arguments import known, load, read_inputs
 from blockc.bench_command import bench
 from blockc.cache_command import cache
 from blockc.errors import BlockcError, CheckError, LimitError, UsageError, visible
-from blockc.files import check_outputs, read_source, write_arrays, write_texts
+from blockc.files import check_json_file, check_outputs, read_source, write_arrays, write_file, write_texts
 from blockc.lint_command import lint
 from blockc.options import (
     ARRAY_FILE,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from blockc.ir.machine import Machine
     from blockc.running import Request
     from blockc.showing import Request as ShowRequest
+    from blockc.simulating import Measured
 
 STAGES = ("array", "block", "snapshot", "stable", "plan", "schedule", "kernel")
 FORMATS = ("text", "dot", "json", "svg")
@@ -154,6 +155,7 @@ def explain(file: str, options: Options) -> None:
 @threads_option
 @device_option
 @click.option("--simulate", is_flag=True, help="Count every byte moved, on a simulated target.")
+@click.option("--trace", metavar="FILE", help="Write when what happens there as a .json file that Perfetto opens.")
 def run(
     file: str,
     options: Options,
@@ -163,6 +165,7 @@ def run(
     threads: int | None,
     device: str | None,
     simulate: bool,
+    trace: str | None,
 ) -> None:
     """Compile FILE, run it, time it, and check its result against the float64 meaning.
 
@@ -173,6 +176,10 @@ def run(
     from blockc.machines.loading import load_machine
     from blockc.simulation_report import disagreements
 
+    if trace is not None:
+        if not simulate:
+            raise UsageError("--trace is of a simulated target", "add --simulate")
+        check_json_file(trace)
     program = load(file, options, kernels=not simulate, device=device)
     machine = load_machine(options.target)
     files = unique(outputs, "--output")
@@ -183,7 +190,7 @@ def run(
         program, options.target, options.dims, options.tiles, arrays, seed, threads, options.split, device
     )
     if simulate and not driver.has_kernels(machine):
-        simulate_only(request, machine, files, options.form)
+        simulate_only(request, machine, files, trace, options.form)
         return
     with progress("compiling, running and checking"):
         report, used = running.run(request)
@@ -192,6 +199,7 @@ def run(
     failures = (*run_report.failures(report, simulation), *(disagreements(measured) if measured is not None else ()))
     if not failures:
         write_arrays(report.outputs, files)
+        files = with_trace(measured, machine, files, trace)
     if options.form == "json":
         print_json(run_report.as_json(report, simulation, measured))
     else:
@@ -200,7 +208,19 @@ def run(
         raise CheckError(failures)
 
 
-def simulate_only(request: Request, machine: Machine, files: Mapping[str, str], form: str) -> None:
+def with_trace(
+    measured: Measured | None, machine: Machine, files: Mapping[str, str], trace: str | None
+) -> dict[str, str]:
+    """What has been written, by name, after the trace has been too if there shall be one."""
+    from blockc.trace_events import trace_json
+
+    if measured is None or trace is None:
+        return dict(files)
+    write_file(trace, trace_json(measured.timelines, machine))
+    return {**files, "the trace": trace}
+
+
+def simulate_only(request: Request, machine: Machine, files: Mapping[str, str], trace: str | None, form: str) -> None:
     """Run a program on a simulated machine for which there are no kernels."""
     from blockc import simulating, simulation_report
 
@@ -209,6 +229,7 @@ def simulate_only(request: Request, machine: Machine, files: Mapping[str, str], 
     failures = tuple(simulation_report.failures(found))
     if not failures:
         write_arrays(found.outputs, files)
+        files = with_trace(found.measured, machine, files, trace)
     if form == "json":
         print_json(simulation_report.as_json(found))
     else:

@@ -110,6 +110,22 @@ def write_arrays(arrays: Mapping[str, Any], paths: Mapping[str, str]) -> None:
     _write_all({Path(path): writer(arrays[name]) for name, path in paths.items()})
 
 
+def check_json_file(path: str) -> None:
+    """UsageError for a path that cannot become a .json file."""
+    target, shown = Path(path), f"cannot write `{visible(path)}`"
+    if target.suffix != ".json":
+        raise UsageError(f"{shown}: the name must end in .json")
+    if not target.parent.is_dir():
+        raise UsageError(f"{shown}: there is no folder `{visible(str(target.parent))}`")
+    if target.is_dir():
+        raise UsageError(f"{shown}: it is a folder")
+
+
+def write_file(path: str, text: str) -> None:
+    """Write a text, whole or not at all."""
+    _write_all({Path(path): _byte_writer(text.encode("utf-8"))})
+
+
 def write_texts(folder: str, texts: Mapping[str, str]) -> tuple[str, ...]:
     """Write texts by file name into a folder, which is made if it is not there. Returns the paths."""
     if not folder or "\0" in folder:

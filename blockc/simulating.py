@@ -16,6 +16,7 @@ import numpy as np
 
 from blockc import meaning
 from blockc.codegen.simulator import CapacityExceeded, simulate
+from blockc.codegen.timeline import Timeline
 from blockc.errors import LimitError, Problem
 from blockc.ir import array_program
 from blockc.ir.machine import Machine
@@ -50,13 +51,15 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a simulation of some parts found. `difference` is the first byte count that was not predicted, or ""."""
+    """What a simulation of some parts found. `difference` is the first byte count that was not predicted, or "";
+    `timelines` are those of the parts, one after the other."""
 
     crossings: tuple[Crossing, ...]
     spaces: tuple[Space, ...]
     predicted_seconds: float
     simulated_seconds: float
     difference: str
+    timelines: tuple[Timeline, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ def simulated(found: Partition, arrays: Mapping[str, Array]) -> tuple[dict[str, 
     held = {tier.name: [0, 0] for tier in machine.tiers}
     predicted_seconds = simulated_seconds = 0.0
     problem = ""
+    timelines: list[Timeline] = []
     home = machine.tiers[0].name
     for part, others in zip(parts, resident(found), strict=True):
         plan = part.plan
@@ -128,6 +132,7 @@ def simulated(found: Partition, arrays: Mapping[str, Array]) -> tuple[dict[str, 
             hint = "smaller blocks (--tile) or sizes (--dim) need less"
             raise LimitError((Problem("E0292", str(error), None, hint),)) from error
         known.update(counted.outputs)
+        timelines.append(counted.timeline)
         predicted_seconds += predicted.seconds
         simulated_seconds += counted.seconds
         for key in sorted(predicted.moved.keys() | counted.moved.keys()):
@@ -143,7 +148,8 @@ def simulated(found: Partition, arrays: Mapping[str, Array]) -> tuple[dict[str, 
             most[1] = max(most[1], counted.peak[tier] + more)
     crossings = tuple(Crossing(*boundary, counts[0], counts[1]) for boundary, counts in moved.items())
     spaces = tuple(Space(tier.name, held[tier.name][0], held[tier.name][1], tier.capacity) for tier in machine.tiers)
-    return known, Measured(crossings, spaces, predicted_seconds, simulated_seconds, problem)
+    measured = Measured(crossings, spaces, predicted_seconds, simulated_seconds, problem, tuple(timelines))
+    return known, measured
 
 
 def check_work(part: Part) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from blockc.codegen.simulated_units import Count, applied, combined, seconds
 from blockc.codegen.storages import Cut, Part, Stored, elements, empty, extents
 from blockc.codegen.tiered_memory import CapacityExceeded, Held, SimulationError, Slot, TieredMemory
-from blockc.codegen.timeline import Trace, timed
+from blockc.codegen.timeline import Timeline, Trace, timed
 from blockc.ir.arithmetic import FLOAT64, Array
 from blockc.ir.block import (
     operand_names,
@@ -40,7 +40,7 @@ class Simulation:
     `outputs` by argument name, in declared axis order; `moved` bytes by value (the name of a list or a tile), and the
     tiers from and to which they moved directly; `peak` bytes by tier (of one unit, where each has its own); `flops` and
     `special` operations by compute unit; `kernels` are the seconds of each, `busy` those of the engines, added up over
-    units.
+    units; `timeline` says what happens when.
     """
 
     outputs: dict[str, Array]
@@ -50,6 +50,7 @@ class Simulation:
     special: dict[str, int]
     kernels: tuple[float, ...]
     busy: dict[str, float]
+    timeline: Timeline
 
     @property
     def seconds(self) -> float:
@@ -82,10 +83,13 @@ def simulate(
             )
             for result in schedule.program.outputs
         }
-    kernels, busy = timed(simulator.trace, schedule.machine.units, schedule.machine.dispatch)
+    simulator.memory.close()
+    units, dispatch = schedule.machine.units, schedule.machine.dispatch
+    kernels, busy = timed(simulator.trace, units, dispatch)
+    timeline = Timeline(simulator.trace, units, dispatch, kernels)
     moved = {key: count for key, count in sorted(simulator.moved.items()) if count}
     peak, flops, special = dict(simulator.memory.peak), dict(simulator.flops), dict(simulator.special)
-    return Simulation(outputs, moved, peak, flops, special, kernels, busy)
+    return Simulation(outputs, moved, peak, flops, special, kernels, busy, timeline)
 
 
 @dataclass(slots=True)
@@ -111,7 +115,7 @@ class _Simulator:
         program, machine = self.schedule.program, self.schedule.machine
         self.types = program.types
         self.operators = TileOperators(program, self.cut.sizes, FLOAT64)
-        self.memory = TieredMemory(machine)
+        self.memory = TieredMemory(machine, self.trace)
         self.ways = {(move.source, move.destination): move for move in machine.moves}
         self.units = {unit.name: unit for unit in machine.compute}
         self.aliases = {rename.name: rename for rename in self.schedule.aliases}
@@ -359,7 +363,7 @@ class _Simulator:
                 slot, free = self.memory.allocate(name, destination, size, copies)
                 ready = (*ready, *free)
             self.moved[label, source, destination] += size
-            event = self.hop(source, destination, size, way.bandwidth, ready)
+            event = self.hop(label, source, destination, size, way.bandwidth, ready)
             for used in (held, slot):
                 if used is not None:
                     used.users.append(event)
@@ -373,7 +377,9 @@ class _Simulator:
         elif held is not None:
             self.memory.hold(move.name, path[-1], Held(tile, held, ready))
 
-    def hop(self, source: str, destination: str, size: int, bandwidth: float, after: tuple[int, ...]) -> int:
+    def hop(
+        self, label: str, source: str, destination: str, size: int, bandwidth: float, after: tuple[int, ...]
+    ) -> int:
         """The event of moving bytes between neighbouring tiers."""
         tiers = self.memory.tiers
         seconds = size / bandwidth
@@ -384,7 +390,8 @@ class _Simulator:
             shared.append((f"{destination} write", size / tiers[destination].write))
         if len(shared) == 2:
             shared.append((f"{source}>{destination}", seconds))
-        return self.trace.add(f"{source}>{destination}", seconds, after, tuple(shared), tiers[source].latency)
+        way, latency = f"{source}>{destination}", tiers[source].latency
+        return self.trace.add(way, seconds, after, tuple(shared), latency, label, size)
 
     def stage(self, stage: Stage, blocks: Blocks) -> None:
         """What this place can see of a list is copied, tile by tile."""
@@ -421,18 +428,18 @@ class _Simulator:
         result, count = applied(self.operators, apply, [held.tile for held in operands], blocks)
         seconds = self.busy(unit, statement.operation, statement.rated, count)
         after = [event for held in operands for event in held.ready]
-        kind = self.types[apply.name]
+        kind, label = self.types[apply.name], f"{apply.name} = {apply.op}"
         if result.axes != kind.axes:
             raise SimulationError(f"`{apply.name}` has axes {result.axes}, not {kind.axes}")
         if statement.into is not None:
             into = self.memory.tile(statement.into, statement.tier)
-            event = self.trace.add(unit.name, seconds, (*after, *into.ready, *into.slot.users))
+            event = self.trace.add(unit.name, seconds, (*after, *into.ready, *into.slot.users), label=label)
             into.tile, into.ready = self.operators.elementwise("add", into.tile, result), (event,)
             into.slot.users[:] = [event]
         else:
             self.memory.check_absent(apply.name, statement.tier)
             slot, free = self.place(statement, self.bytes(result, kind.dtype))
-            event = self.trace.add(unit.name, seconds, (*after, *free))
+            event = self.trace.add(unit.name, seconds, (*after, *free), label=label)
             slot.users.append(event)
             self.memory.hold(apply.name, statement.tier, Held(result, slot, (event,)))
         for held in operands:
@@ -462,7 +469,9 @@ class _Simulator:
         seconds = self.busy(unit, "vector", statement.rated, count)
         waited = [event for at in changed for event in before[at].slot.users]
         after = [event for held in (*before, *added) for event in held.ready]
-        event = self.trace.add(unit.name, seconds, (*waited, *after))
+        event = self.trace.add(
+            unit.name, seconds, (*waited, *after), label=f"{', '.join(statement.names)} {statement.monoid}"
+        )
         for at, result in zip(changed, results, strict=True):
             held = before[at]
             if result.array.shape != held.tile.array.shape:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from blockc.codegen.timeline import Room, Trace
 from blockc.ir.machine import Machine
 from blockc.ir.schedule import Copy
 from blockc.ir.tile_operators import Tile
@@ -37,12 +38,13 @@ class CapacityExceeded(Exception):
 
 @dataclass(slots=True)
 class Slot:
-    """Room in a tier. `users` are the events that read or write what is there."""
+    """Room in a tier, taken after so many events (`since`). `users` are the events that read or write what is there."""
 
     name: str
     tier: str
     size: int
     in_task: bool
+    since: int
     users: list[int] = field(default_factory=list)
 
 
@@ -60,6 +62,7 @@ class TieredMemory:
     """The tiers, with the tiles in them and the highest use so far of each (`peak`)."""
 
     machine: Machine
+    trace: Trace
     tiles: dict[Copy, Held] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
     _outside: dict[Copy, Held] = field(default_factory=dict)
@@ -106,7 +109,7 @@ class TieredMemory:
         if tier not in self.tiers:
             raise SimulationError(f"`{name}` is put into {tier}, which is no tier of the machine")
         alignment = self.tiers[tier].alignment
-        slot = Slot(name, tier, copies * (-(-size // alignment) * alignment), self.in_task)
+        slot = Slot(name, tier, copies * (-(-size // alignment) * alignment), self.in_task, self.trace.count)
         used = self._used_by_task if slot.in_task else self._used
         used[tier] += slot.size
         need = self._use(tier)
@@ -126,7 +129,13 @@ class TieredMemory:
     def free(self, slot: Slot) -> None:
         """Gives room back."""
         del self._slots[id(slot)]
+        self.trace.rooms.append(Room(slot.tier, slot.size, slot.in_task, slot.since, self.trace.count))
         (self._used_by_task if slot.in_task else self._used)[slot.tier] -= slot.size
+
+    def close(self) -> None:
+        """Note what was never given back: the arguments."""
+        for slot in self._slots.values():
+            self.trace.rooms.append(Room(slot.tier, slot.size, slot.in_task, slot.since, None))
 
     def _times(self, slot: Slot) -> int:
         return self._active if slot.in_task and self.is_shared(slot.tier) else 1

@@ -10,20 +10,35 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """An engine is busy for some seconds, after the events of its task `after`; `shared` are the engines of the device
-    that it takes too, with their seconds. The result is there `latency` later."""
+    that it takes too, with their seconds. The result is there `latency` later. `label` says what is
+    moved (`size` bytes) or computed."""
 
     engine: str
     seconds: float
     after: tuple[int, ...]
     shared: tuple[tuple[str, float], ...]
     latency: float
+    label: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes in a tier that are taken from the event `first` on to the one before `last`; None: to the end."""
+
+    tier: str
+    size: int
+    in_task: bool
+    first: int
+    last: int | None
 
 
 Task = list[Event]
@@ -36,9 +51,10 @@ class Trace:
     are over or have nothing to do with a task."""
 
     kernels: list[list[Phase]] = field(default_factory=list)
+    rooms: list[Room] = field(default_factory=list)
     gate: tuple[int, ...] = ()  # events that all others wait for
     _first: int = 0
-    _count: int = 0
+    count: int = 0
 
     def kernel(self) -> None:
         """A kernel begins."""
@@ -53,7 +69,7 @@ class Trace:
     def task(self) -> None:
         """A task begins."""
         self.kernels[-1][-1].append([])
-        self._first = self._count
+        self._first = self.count
         self.gate = ()
 
     def add(
@@ -63,12 +79,14 @@ class Trace:
         after: Iterable[int],
         shared: tuple[tuple[str, float], ...] = (),
         latency: float = 0.0,
+        label: str = "",
+        size: int = 0,
     ) -> int:
         """The number of a new event."""
         needs = sorted({number - self._first for number in (*after, *self.gate) if number >= self._first})
-        self.kernels[-1][-1][-1].append(Event(engine, seconds, tuple(needs), shared, latency))
-        self._count += 1
-        return self._count - 1
+        self.kernels[-1][-1][-1].append(Event(engine, seconds, tuple(needs), shared, latency, label, size))
+        self.count += 1
+        return self.count - 1
 
 
 def timed(trace: Trace, units: int, dispatch: float) -> tuple[tuple[float, ...], dict[str, float]]:
@@ -79,14 +97,61 @@ def timed(trace: Trace, units: int, dispatch: float) -> tuple[tuple[float, ...],
         taken.setdefault(event.engine, event.seconds)
         for engine, seconds in taken.items():
             busy[engine] = busy.get(engine, 0.0) + seconds
-    kernels = tuple(dispatch + sum(_phase(phase, units) for phase in kernel) for kernel in trace.kernels)
+    kernels = tuple(dispatch + sum(_seconds(_phase(phase, units)) for phase in kernel) for kernel in trace.kernels)
     return kernels, dict(sorted(busy.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An event with its times, in seconds from the beginning: it is over at `end` and its result is `there`; `shared`
+    are the engines of the device, each from and to when. `number` is that of the event in the trace, `task` that of the
+    first event of its task."""
+
+    event: Event
+    number: int
+    task: int
+    unit: int
+    begin: float
+    end: float
+    there: float
+    shared: tuple[tuple[str, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What was executed, on so many units, and the seconds of every kernel."""
+
+    trace: Trace
+    units: int
+    dispatch: float
+    kernels: tuple[float, ...]
+
+    def starts(self) -> tuple[float, ...]:
+        """When kernels are dispatched."""
+        return (0.0, *accumulate(self.kernels))[:-1]
+
+    def events(self) -> Iterator[Placed]:
+        """Every event with its times."""
+        number = 0
+        for start, phases in zip(self.starts(), self.trace.kernels, strict=True):
+            begin = start + self.dispatch
+            for phase in phases:
+                firsts = list(accumulate(map(len, phase), initial=number))
+                number, end = firsts.pop(), 0.0
+                for task, place, unit, times, shared in _phase(phase, self.units):
+                    begun, over, there = (begin + time for time in times)
+                    taken = tuple((engine, begin + since, begin + until) for engine, since, until in shared)
+                    event = phase[task][place]
+                    yield Placed(event, firsts[task] + place, firsts[task], unit, begun, over, there, taken)
+                    end = max(end, times[2])
+                begin += end
 
 
 @dataclass
 class _Running:
     """A task on a unit: which of its events may begin, and when."""
 
+    position: int
     task: Task
     begin: float
 
@@ -127,32 +192,43 @@ class _Running:
         return self.starts([*self.followers[number], *ahead])
 
 
-def _phase(tasks: Phase, units: int) -> float:
-    """The seconds until all tasks are over: each is for the unit that is free first."""
-    waiting = deque(task for task in tasks if task)
+_Times = tuple[float, float, float]  # when an event begins, is over, and its result is there
+_Done = tuple[int, int, int, _Times, list[tuple[str, float, float]]]  # task, event, unit, times, shared engines
+
+
+def _seconds(events: Iterable[_Done]) -> float:
+    """When all events are over."""
+    return max((times[2] for _, _, _, times, _ in events), default=0.0)
+
+
+def _phase(tasks: Phase, units: int) -> Iterator[_Done]:
+    """The events of all tasks as they come: each task is for the unit that is free first."""
+    waiting = deque((number, task) for number, task in enumerate(tasks) if task)
     shared: dict[str, float] = {}
     running: dict[int, _Running] = {}
     free = -1
     heap: list[tuple[float, int, int]] = [(0.0, unit, free) for unit in range(min(units, len(waiting)))]
-    end = 0.0
     while heap:
         time, unit, number = heapq.heappop(heap)
         if number == free:
             if not waiting:
                 continue
-            work = running[unit] = _Running(waiting.popleft(), time)
+            position, task = waiting.popleft()
+            work = running[unit] = _Running(position, task, time)
             begun = work.starts(range(len(work.task)))
         else:
             work = running[unit]
             event = work.task[number]
             over = time + event.seconds
+            taken = []
             for engine, seconds in event.shared:
-                shared[engine] = max(shared.get(engine, 0.0), time) + seconds
+                since = max(shared.get(engine, 0.0), time)
+                shared[engine] = since + seconds
                 over = max(over, shared[engine])
+                taken.append((engine, since, shared[engine]))
             begun = work.finish(number, over)
-            end = max(end, work.end)
+            yield work.position, number, unit, (time, over, over + event.latency), taken
             if not work.left:
                 heapq.heappush(heap, (work.end, unit, free))
         for start, other in begun:
             heapq.heappush(heap, (start, unit, other))
-    return end
