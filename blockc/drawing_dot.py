@@ -20,8 +20,9 @@ def dot(drawings: Sequence[Box], title: str) -> str:
     ]
     for part, box in enumerate(drawings):
         lines += _box(box, part, "  ")
-        for one in boxes(box):
-            lines += [_edge(edge, part) for edge in one.edges]
+        every = list(boxes(box))
+        pins = {node.number for one in every for node in one.entries if node.kind == "pin"}
+        lines += [_edge(edge, part, pins) for one in every for edge in one.edges]
     return "\n".join((*lines, "}")) + "\n"
 
 
@@ -49,12 +50,15 @@ def _node(node: Node, part: int) -> str:
     return f'"{part}_{node.number}" [label={_lines(node.text, "n")}{style}, tooltip={tip}]'
 
 
-def _edge(edge: Edge, part: int) -> str:
+def _edge(edge: Edge, part: int, pins: set[int]) -> str:
+    """An edge, with an arrow unless it goes on, at a pin."""
+    head = "none" if edge.target in pins else "normal"
     ends = f'  "{part}_{edge.source}" -> "{part}_{edge.target}"'
     if not edge.heavy and not edge.moved:
-        return f"{ends} [tooltip={_quoted(f'{edge.value}: {edge.type}')}]"
+        return f"{ends} [arrowhead={head}, tooltip={_quoted(f'{edge.value}: {edge.type}')}]"
     texts = (edge.type, readable_bytes(edge.moved)) if edge.moved else (edge.type,)
-    return f'{ends} [penwidth=2.5, color="#2f6fd0", label={_lines(texts, "n")}, tooltip={_quoted(edge.value)}]'
+    style = f'arrowhead={head}, penwidth=2.5, color="#2f6fd0"'
+    return f"{ends} [{style}, label={_lines(texts, 'n')}, tooltip={_quoted(edge.value)}]"
 
 
 def _lines(lines: Sequence[str], end: str) -> str:
