@@ -115,6 +115,12 @@ def derive(case: Case) -> Derivation:
 
 
 @cache
+def fused(unfused: Program) -> Derivation:
+    """The derivation of a program that several tests look at, computed once for all of them."""
+    return fuse(unfused)
+
+
+@cache
 def random_derivation(seed: int) -> Derivation:
     """The derivation of a random program, computed once for all tests."""
     return derive(random_case(seed))

@@ -428,15 +428,22 @@ def test_long_work_shows_progress_on_a_terminal() -> None:
 RUN_KEYS = ["program", "target", "dims", "kernels", "seconds", "max_abs_error", "error_bound", "ok", "traffic_bytes"]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.blk")), ids=lambda path: path.stem)
-def test_run_checks_every_example_and_its_traffic(run_blockc: Blockc, path: Path) -> None:
-    several = ["--program", "matmul_gelu"] if path.stem == "matmul_epilogue" else []
-    options = {
-        "grouped_heads": ["--dim", "g=3", "--dim", "m=70"],
-        "linear_attention": ["--dim", "d=20", "--dim", "n=70"],
-    }
-    chosen = options.get(path.stem, ["--dim", "m=70"])
-    result = run_blockc("run", str(path), *several, *chosen, "--simulate", "--json")
+# All examples as kernels are in `test_kernels.py`, and on all machines in `test_simulator.py`.
+RUNS = {
+    "attention_lse": ["--dim", "m=70"],
+    "causal_attention": ["--dim", "m=70"],
+    "cross_entropy": ["--dim", "m=70"],
+    "grouped_heads": ["--dim", "g=3", "--dim", "m=70"],
+    "layernorm_matmul": ["--dim", "m=70"],
+    "linear_attention": ["--dim", "d=20", "--dim", "n=70"],
+    "matmul_epilogue": ["--dim", "m=70", "--program", "matmul_gelu"],
+    "rmsnorm_swiglu": ["--dim", "m=70"],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_checks_the_result_and_its_traffic(run_blockc: Blockc, name: str) -> None:
+    result = run_blockc("run", str(EXAMPLES / f"{name}.blk"), *RUNS[name], "--simulate", "--json")
     assert (result.code, result.err) == (0, "")
     value = result.json
     assert list(value) == [*RUN_KEYS, "machine"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from functools import cache
 from itertools import product
 from math import prod
@@ -18,6 +19,7 @@ from oracle import (
     example,
     example_names,
     final_programs,
+    fused,
     inputs,
     lowered,
     random_case,
@@ -29,6 +31,7 @@ from blockc.ir.array_program import Argument
 from blockc.ir.block import Program
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import Run, interpret
+from blockc.ir.sharing import Shared
 from blockc.ir.text import format_program, parse_program
 from blockc.language import parse
 from blockc.passes.choose import compose, ready
@@ -49,13 +52,20 @@ def check_traffic(case: Case, stage: str, program: Program, run: Run | None = No
     assert predicted == counted, f"{stage}\n{case.reproduction()}"
 
 
+def check_every_traffic(case: Case, programs: Iterable[tuple[str, Program]]) -> None:
+    """The same for programs of one derivation."""
+    arrays = inputs(case)
+    shared = defaultdict[object, Shared](Shared)
+    for stage, program in programs:
+        run = interpret(program, arrays, case.sizes, case.tiles, shared=shared[program.dims])
+        check_traffic(case, stage, program, run)
+
+
 @pytest.mark.parametrize("start", range(0, len(NORMAL_RUN), 18))
 def test_predicted_traffic_of_random_programs(start: int) -> None:
     for seed in NORMAL_RUN[start : start + 18]:
         case = random_case(seed)
-        check_traffic(case, "lowered", lowered(case))
-        for stage, program in final_programs(random_derivation(seed)):
-            check_traffic(case, stage, program)
+        check_every_traffic(case, [("lowered", lowered(case)), *final_programs(random_derivation(seed))])
 
 
 SIZES = {"b": 2, "h": 1, "m": 3, "n": 5, "d": 3, "e": 4, "k": 5, "z": 4, "v": 5, "kv": 1, "g": 2}
@@ -72,15 +82,14 @@ def example_case(name: str, whole: str) -> Case:
 @cache
 def example_programs(name: str, whole: str) -> tuple[tuple[str, Program], ...]:
     """The programs that an example may be emitted as; the last snapshot comes once more, at the end."""
-    derivation = fuse(lowered(example_case(name, whole)))
+    derivation = fused(lowered(example_case(name, whole)))
     return (*final_programs(derivation), ("last snapshot", derivation.snapshots[-1]))
 
 
 @pytest.mark.parametrize("whole", ["", "d e", "d"])
 @pytest.mark.parametrize("name", example_names())
 def test_predicted_traffic_of_examples(name: str, whole: str) -> None:
-    for stage, program in example_programs(name, whole)[:-1]:
-        check_traffic(example_case(name, whole), stage, program)
+    check_every_traffic(example_case(name, whole), example_programs(name, whole)[:-1])
 
 
 def argument_bytes(argument: Argument, sizes: dict[str, int]) -> int:

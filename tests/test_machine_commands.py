@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blockc import simulating
+from blockc import partition, simulating
 from blockc.cli import main
 from blockc.codegen import simulator
+from blockc.ir.array_program import ArrayProgram
+from blockc.ir.machine import Machine
+from blockc.partition import Partition
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ATTENTION = str(EXAMPLES / "attention.blk")
@@ -28,6 +31,23 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, out, err
 
 
+@pytest.fixture
+def plans_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`explain` and `run` on the same machine, sizes and tiles take the same plan, which is chosen once."""
+    known: dict[str, Partition] = {}
+
+    def remembered(program: ArrayProgram, machine: Machine, *choices: Any) -> Partition:
+        key = repr((program, machine, *choices))
+        if key not in known:
+            known[key] = right(program, machine, *choices)
+        return known[key]
+
+    right = partition.partition
+    monkeypatch.setattr(partition, "partition", remembered)
+    monkeypatch.setattr(simulating, "partition", remembered)
+
+
+@pytest.mark.usefixtures("plans_once")
 @pytest.mark.parametrize("target", ["h200", "a100", "ascend", "scratchpad", "toy"])
 def test_attention_is_explained_and_simulated(capsys: pytest.CaptureFixture[str], target: str) -> None:
     code, out, _ = run(capsys, "explain", ATTENTION, "--target", target, *SMALL)
@@ -73,6 +93,7 @@ def test_kernels_are_simulated_on_the_tiers_of_their_machine_too(capsys: pytest.
     assert code == 0 and "on the tiers of the target" in out
 
 
+@pytest.mark.usefixtures("plans_once")
 def test_a_layer_is_explained_and_simulated_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "explain", LAYER, "--target", "toy", *SMALL_LAYER)
     assert code == 0 and "parts, " in out and "Part 1: " in out and "Moved, all parts together:" in out

@@ -31,7 +31,7 @@ from blockc.machines.writing import machine_text
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "blockc" / "machines").glob("*.toml"))
-COUNT, SEED, SECONDS = 2_000, 20265121, 2.0
+COUNT, SEED, SECONDS = 2_000, 20261121, 2.0
 
 
 @pytest.fixture(autouse=True)
@@ -576,7 +576,14 @@ def check_mutations(count: int, seed: int, folder: Path) -> dict[str, int]:
 
 def test_random_mutations_of_machine_files_are_survived(tmp_path: Path) -> None:
     answers = check_mutations(COUNT, SEED, tmp_path)
-    assert {"ok", "E0201", "E0202", "E0204", "E0205", "E0206", "E0207", "E0900"} <= set(answers)
+    assert {"ok", "E0201", "E0202", "E0205", "E0206", "E0207", "E0900"} <= set(answers)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_value_of_another_type_in_a_machine_file_is_survived(path: Path, tmp_path: Path) -> None:
+    """Random mutations make one in 2,000 files."""
+    content, times = re.subn(rb"(?m)^units = \d+", b'units = "many"', path.read_bytes())
+    assert times and check_survives(content, tmp_path, path.name) == "E0204"
 
 
 def toml(value: Any) -> str:

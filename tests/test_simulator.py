@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import Case, derive, difference, example, example_names, inputs, random_case, random_derivation
+from oracle import (
+    Case,
+    derive,
+    difference,
+    example,
+    example_names,
+    fused,
+    inputs,
+    lowered,
+    random_case,
+    random_derivation,
+)
 
 from blockc.codegen.simulator import CapacityExceeded, Simulation, SimulationError, simulate
 from blockc.ir.block import Program
@@ -51,7 +62,7 @@ def example_case(name: str, whole: str) -> tuple[Case, Derivation]:
     dims = {dim.name for dim in parse(source).dims}
     sizes = {dim: SIZES[dim] for dim in dims}
     case = Case(source, sizes, {dim: TILES[dim] for dim in dims}, frozenset(whole.split()) & dims)
-    return case, derive(case)
+    return case, fused(lowered(case))
 
 
 def check_outputs(case: Case, found: Simulation, stage: str) -> None:

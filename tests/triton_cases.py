@@ -11,19 +11,16 @@ a thousand times slower than a GPU.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
@@ -37,7 +34,7 @@ from triton_data import FAMILIES, SIZES, Arrays, data, example_programs
 
 from blockc import driver
 from blockc.accuracy import compare, computed_dtype
-from blockc.codegen import triton_source
+from blockc.codegen import triton_runtime, triton_source
 from blockc.codegen.triton_maps import Unsupported
 from blockc.codegen.triton_storage import Options, Source
 from blockc.data import random_arrays
@@ -117,18 +114,6 @@ class Outcome:
     launches: int
 
 
-def load(text: str) -> ModuleType:
-    """A file of kernels as a module: Triton reads functions from files."""
-    folder = tempfile.mkdtemp(prefix="blockc-triton-")
-    path = Path(folder) / "kernels.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location("kernels", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def snapshots(derivation: Derivation) -> Iterator[Program]:
     """What may be emitted of a derivation, the last snapshot first."""
     yield from reversed(derivation.snapshots)
@@ -160,7 +145,7 @@ def as_tensor(array: np.ndarray[Any, np.dtype[Any]]) -> torch.Tensor:
 
 def launch(made: Source, program: ArrayProgram, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """The outputs by name."""
-    results = getattr(load(made.text), made.launcher)(*tensors)
+    results = triton_runtime.load(made.text, made.launcher)(*tensors)
     return results if isinstance(results, dict) else {program.outputs[0].argument.name: results}
 
 

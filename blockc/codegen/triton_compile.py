@@ -42,7 +42,8 @@ def compile_kernel(job: dict[str, Any]) -> dict[str, Any]:
     source = ASTSource(getattr(module, job["function"]), job["signature"], job["constants"], attributes)
     target = GPUTarget("cuda", job["capability"], 32)
     made = triton.compile(source, target=target, options={"num_warps": job["warps"], "num_stages": job["stages"]})
-    with tempfile.TemporaryDirectory() as folder:
+    # Inside the folder of the kernels, which the caller removes even if this process is ended.
+    with tempfile.TemporaryDirectory(dir=Path(job["file"]).parent) as folder:
         path = Path(folder) / "kernel.ptx"
         path.write_text(made.asm["ptx"])
         arch = f"sm_{job['capability']}{'a' if job['capability'] >= ARCHITECTURE_SPECIFIC else ''}"

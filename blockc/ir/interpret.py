@@ -65,6 +65,8 @@ class Stored:
 
 
 Value = Tile | Stack | Stored
+Place = tuple[tuple[str, int, int], ...]  # the blocks of the maps around
+PLACED = frozenset({"index", "broadcast"})  # operators whose result depends on it
 
 
 Moves = list["tuple[str, str, int] | Moves"]
@@ -246,10 +248,16 @@ class _Interpreter:
         return self.once(op, tiles, self.operators.elementwise, op, *tiles)
 
     def apply(self, apply: Apply, environment: Mapping[str, Value], blocks: Blocks) -> Tile:
+        """An operator, unless it is one that an earlier run has applied to the same values."""
+        here = located(blocks) if apply.op in PLACED else ()
+        used = [environment[name] for name in apply.uses]
+        return self.once(here, (apply, *used), self.applied, apply, environment, blocks, here)
+
+    def applied(self, apply: Apply, environment: Mapping[str, Value], blocks: Blocks, here: Place) -> Tile:
+        """What an operator gives."""
         tiles = tuple([self.operand(arg, environment) for arg in apply.args])
         if apply.op not in STRUCTURAL:
             return self.elementwise(apply.op, *tiles)
-        here = located(blocks) if apply.op in ("index", "broadcast") else ()
         what = (apply.op, apply.dims, apply.dtype, here)
         return self.once(what, tiles, self.operators.structural, apply, tiles, blocks)
 
@@ -273,7 +281,10 @@ class _Interpreter:
     def graph(self, graph: Graph, environment: dict[str, Value], blocks: Blocks, passed: frozenset[str]) -> None:
         """Execute a graph. `passed` are the lists that only accumulations read, which are never stored."""
         for definition in graph:
-            self.definition(definition, environment, blocks, passed)
+            if type(definition) is Apply:  # most are
+                environment[definition.name] = self.apply(definition, environment, blocks)
+            else:
+                self.definition(definition, environment, blocks, passed)
 
     def definition(
         self, definition: Definition, environment: dict[str, Value], blocks: Blocks, passed: frozenset[str]
@@ -507,7 +518,7 @@ def cross(program: Program, kernel: Graph, sizes: Mapping[str, int]) -> Iterator
                 yield direction, name, math.prod(sizes[axis] for axis in program.types[name].axes)
 
 
-def located(blocks: Blocks) -> tuple[tuple[str, int, int], ...]:
+def located(blocks: Blocks) -> Place:
     """Where the enclosing maps are, as a key."""
     return tuple([(dim, block.start, block.stop) for dim, block in blocks.items()])
 
