@@ -38,7 +38,7 @@ from gpu_work import Work
 import blockc
 from blockc.codegen import triton_runtime
 from blockc.machines.loading import load_machine
-from blockc.planning import machine_plan
+from blockc.partition import partition
 
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 790e12, 4.3e12
 TARGET = "h200"
@@ -352,7 +352,7 @@ def floors(works: Sequence[Work]) -> Iterator[Floor]:
     target = load_machine(TARGET)
     for work in works:
         limit = "products" if work.flops / FLOPS_PER_SECOND > work.bytes / BYTES_PER_SECOND else "bytes"
-        cost = machine_plan(work.program, target, work.sizes, {}).cost
+        plan = partition(work.program, target, work.sizes, {})
         yield Floor(
             work.group,
             work.name,
@@ -361,8 +361,8 @@ def floors(works: Sequence[Work]) -> Iterator[Floor]:
             work.bytes,
             floor_of(work),
             limit,
-            cost.seconds,
-            cost.bottleneck,
+            plan.seconds,
+            plan.bottleneck,
         )
 
 

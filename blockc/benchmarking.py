@@ -28,7 +28,7 @@ from blockc.eager_torch import torch_library
 from blockc.errors import LimitError, Problem
 from blockc.machines.calibrating import processor
 from blockc.machines.loading import load_machine
-from blockc.planning import machine_plan
+from blockc.partition import partition
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Call = Callable[[], Any]
@@ -75,7 +75,8 @@ def bench(request: running.Request, against: tuple[str, ...], rounds: int | None
     libraries = {name: library(name, request) for name in against}
     ready = running.prepare(request)
     check_sizes(request, ready.sizes)
-    cost = machine_plan(request.program, load_machine(request.target), ready.sizes, request.tiles, request.split).cost
+    machine = load_machine(request.target)
+    plan = partition(request.program, machine, ready.sizes, request.tiles, request.split)
     with ExitStack() as limits:
         if request.threads is not None:
             for other in libraries.values():
@@ -91,8 +92,8 @@ def bench(request: running.Request, against: tuple[str, ...], rounds: int | None
         len(times[BLOCKC]),
         tuple(_candidate(name, times[name], *compared[name]) for name in calls),
         {name: _ratio(times[BLOCKC], times[name]) for name in against},
-        cost.seconds,
-        cost.bottleneck,
+        plan.seconds,
+        plan.bottleneck,
         computer(libraries, ready.kernel),
     )
 

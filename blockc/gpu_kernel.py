@@ -28,7 +28,7 @@ from blockc.ir import array_program
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.passes.cost import cost
-from blockc.triton_kernels import TritonKernels, triton_kernels
+from blockc.triton_kernels import TritonKernels, with_blocks
 from blockc.tuning import best_known
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -181,21 +181,22 @@ class GpuKernel(Kernel):
         text = made.source.text
         if text not in self._kernels:
             self._kernels[text] = text, triton_runtime.load(text, made.source.launcher)
-        found = made.searched.chosen.derivation, priced(made.plan, sizes)
+        found = made.searched[0].chosen.derivation, priced(made.plan, sizes)
         return Compiled(*self._kernels[text], lambda: found)
 
     def _make_smaller(self, sizes: Mapping[str, int], why: str) -> None:
         """Halve the largest block that nobody asked for, in the kernel for some sizes."""
         shapes = shape_class(sizes, array_program.sizes(self.program, self.dims))
         key = tuple(shapes.items())
-        tiles = {dim: tile for dim, tile in self._made[key].plan.tiles.items() if tile > LEAST}
-        free = {dim: tile for dim, tile in tiles.items() if dim not in self.tiles}
+        made = self._made[key]
+        kept = made.named(self.tiles)
+        free = {dim: tile for dim, tile in made.plan.tiles.items() if tile > LEAST and dim not in kept}
         if not free:
             raise self._does_not_fit(why)
         largest = max(free, key=free.__getitem__)
-        asked = {**self._made[key].plan.tiles, **self.tiles, largest: free[largest] // 2}
+        asked = {**made.plan.tiles, **kept, largest: free[largest] // 2}
         assert self.machine is not None
-        self._made[key] = triton_kernels(self.program, self.machine, shapes, asked, self.split)
+        self._made[key] = with_blocks(made, self.program, self.machine, shapes, asked, self.split)
         self._by_sizes.clear()
         self._launches.clear()
 

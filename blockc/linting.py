@@ -3,9 +3,9 @@
 The kernels of a program are compiled with the blocks that `triton_kernels.py` ranks first, with several numbers of
 warps and of stages (how many blocks are on their way at the same time). A way is out if the compiler fails, registers
 are spilled to memory, products wait for one another, or more shared memory is needed than a block may have. If a kernel
-has no way that is not out, the next blocks are tried. Of the ways of one kernel the one is chosen that keeps most warps
-of a multiprocessor busy, at most as many as hide latency well; of equal ones that with more stages, then with fewer
-warps.
+has no way that is not out, the next blocks are tried, of a program in parts for the parts with such kernels. Of the
+ways of one kernel the one is chosen that keeps most warps of a multiprocessor busy, at most as many as hide latency
+well; of equal ones that with more stages, then with fewer warps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from blockc.compiling import Job, Result, compilers
 from blockc.errors import LimitError, Problem
 from blockc.ir.machine import Machine
 from blockc.machines.gpus import GPUS, Gpu, occupancy
-from blockc.triton_kernels import WAYS, TritonKernels, merit, needs_of
+from blockc.triton_kernels import WAYS, RankedParts, TritonKernels, merit, needs_of
 
 MOST = 6  # choices of blocks: with four ways 24 compilations of a kernel
 COMPILED = "compiled"  # the kind of entries in the cache
@@ -103,10 +103,19 @@ def lint(
             if all(any(way.chosen for way in ways if way.function == each.name) for each in made.source.functions):
                 kept = [replace(candidate, chosen=False) for candidate in found]
                 return Linted(made, (*kept, *ways))
+            if isinstance(choices, RankedParts):
+                choices.kept = clean_parts(made, ways)
             found += ways if first is None else [replace(candidate, chosen=False) for candidate in ways]
             first = first or made
     assert first is not None
     return Linted(first, tuple(found))
+
+
+def clean_parts(made: TritonKernels, ways: Iterable[Candidate]) -> frozenset[int]:
+    """The parts of a program of which every kernel has a way that is chosen."""
+    chosen = {way.function for way in ways if way.chosen}
+    bad = {function.part for function in made.source.functions if function.name not in chosen}
+    return frozenset(range(len(made.parts))) - bad
 
 
 def _compiled(
@@ -132,7 +141,7 @@ def _compiled(
 def _candidate(
     made: TritonKernels, machine: Machine, gpu: Gpu, function: Function, way: Options, result: Result
 ) -> Candidate:
-    known = made.plan.tiles, way, made.seconds, needs_of(function, machine, way).shared_bytes
+    known = made.tiles_of(function), way, made.seconds, needs_of(function, machine, way).shared_bytes
     if "error" in result:
         return Candidate(function.name, *known, 0, 0, 0, 0.0, (), result["error"])
     registers, shared = result["registers"], result["shared_bytes"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from blockc import driver
 from blockc.errors import LimitError, Problem
+from blockc.ir import array_program
 from blockc.ir.array_program import Argument, ArrayProgram
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
@@ -22,7 +23,7 @@ from blockc.passes.segments import cuts, operators, segment
 from blockc.planning import MachinePlan, first_estimate, machine_plan, search_plan
 
 LONGEST = 8  # places between cuts that a part may have
-NEARLY = 2.0  # times the time of the parts: then the whole program is searched in full as well
+NEARLY = 4.0  # times the time of the parts: then the whole program, which may be cut into chunks, is searched too
 WORSE = 1.1  # times the time of its pieces: two parts in a row that are this slow are not made longer
 
 
@@ -56,6 +57,11 @@ class Partition:
     candidates: tuple[Candidate, ...]
 
     @property
+    def bottleneck(self) -> str:
+        """What the part that takes longest waits for."""
+        return max(self.parts, key=lambda part: part.plan.cost.seconds).plan.cost.bottleneck
+
+    @property
     def seconds(self) -> float:
         """The predicted time of all parts."""
         return sum(part.plan.cost.seconds for part in self.parts)
@@ -70,8 +76,7 @@ def partition(
 ) -> Partition:
     """The cheapest way to cut a program into parts. LimitError if there is none.
 
-    One part is all there is where kernels are emitted, which are those of the whole program, and where chunks are asked
-    for.
+    One part is all there is for the CPU, whose kernels are those of the whole program, and where chunks are asked for.
     """
     if driver.has_kernels(machine) or split:
         plan = machine_plan(program, machine, sizes, tiles, split)
@@ -87,6 +92,11 @@ class _Partitioner:
     tiles: driver.Tiles
     estimates: dict[object, tuple[float, str]] = field(default_factory=dict)
     searched: Searched = field(default_factory=Searched)
+    fixed: Mapping[str, int] = field(init=False)  # the sizes that parts are for: kernels for a GPU take others too
+
+    def __post_init__(self) -> None:
+        gpu = self.machine.backend == driver.GPU_BACKEND
+        self.fixed = array_program.sizes(self.program, {}) if gpu else self.sizes
 
     def partition(self) -> Partition:
         places = cuts(self.program, self.sizes) if operators(self.program) else (0,)
@@ -116,11 +126,12 @@ class _Partitioner:
             Candidate(names[places[start]], names[places[end] - 1], seconds, (start, end) in chosen, why)
             for start, end, seconds, why in looked
         )
-        parts = tuple(self.part(places[start], places[end]) for start, end in chosen)
+        pairs = [(places[start], places[end]) for start, end in chosen]
+        parts = tuple(self.part(*pair) for pair in pairs if self.segment(*pair).outputs)  # or else nobody needs them
         found = self.found(parts, candidates)
         together = [seconds for start, end, seconds, _ in looked if (start, end) == (0, len(places) - 1)]
         if len(parts) > 1 and together and together[0] <= NEARLY * best[-1][0]:
-            whole = self.whole()  # lists in faster tiers, which estimates leave out, may help it more
+            whole = self.whole()  # chunks and lists in faster tiers, which estimates leave out, may help it more
             if whole.plan.cost.seconds <= found.seconds:
                 ends = names[0], names[-1]
                 again = (replace(entry, chosen=(entry.first, entry.last) == ends) for entry in candidates)
@@ -135,9 +146,15 @@ class _Partitioner:
         """The whole program as one part."""
         return Part(self.program, self.searched_plan(self.program))
 
+    def segment(self, start: int, end: int) -> ArrayProgram:
+        """The operators from one place to another."""
+        return segment(self.program, start, end, self.fixed)
+
     def estimate(self, start: int, end: int) -> tuple[float, str]:
         """The predicted seconds of a part, or infinity and why it cannot be."""
-        part = segment(self.program, start, end, self.sizes)
+        part = self.segment(start, end)
+        if not part.outputs:
+            return 0.0, ""
         key = shape_of(part, self.sizes, self.tiles)
         if key not in self.estimates:
             try:
@@ -149,7 +166,7 @@ class _Partitioner:
     def part(self, start: int, end: int) -> Part:
         if (start, end) == (0, len(operators(self.program))):
             return self.whole()
-        part = segment(self.program, start, end, self.sizes)
+        part = self.segment(start, end)
         return Part(part, self.searched_plan(part))
 
     def searched_plan(self, part: ArrayProgram) -> MachinePlan:

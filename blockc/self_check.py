@@ -101,6 +101,9 @@ def probe(program: ArrayProgram, plan: Plan, launch: Launch) -> Mismatch | None:
     A program that declares sizes of which one run takes seconds is not run.
     """
     wanted = {dim.name: wanted_size(dim.name, plan) for dim in program.dims}
+    for copy in plan.program.dims:
+        if copy.same_as is not None and copy.name not in wanted:  # of a part, which may have larger blocks
+            wanted[copy.same_as] = max(wanted[copy.same_as], wanted_size(copy.name, plan))
     sizes = affordable(program, wanted)
     if work(program, sizes) > HARD_LIMIT:
         return None

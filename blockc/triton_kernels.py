@@ -4,13 +4,16 @@ Triton's tiles have a power of two of elements along each axis, and 16 or more w
 blocks of the plan are made so. What the kernels need of a multiprocessor is estimated; where that is more than it has,
 other blocks near those of the plan are taken, the ones with the least predicted time first. A plan that cannot be
 written as it is (one that accumulates a list) gives way to the next best one.
+
+A program that is planned in parts (`partition.py`) has the kernels of all parts in one file, as if it were one block
+program: blocks are chosen for each part, and then `passes/join.py` makes one program of what was chosen.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,18 +32,22 @@ from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import Program, kernels
 from blockc.ir.decisions import Match
+from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.machines.gpus import FLOAT8, GPUS, Gpu, occupancy
+from blockc.partition import partition
 from blockc.passes.bound_loops import bound_loops
 from blockc.passes.choose import compose, power_of_two, safe
 from blockc.passes.cost import cost, launch_figures
+from blockc.passes.join import join, namings
 from blockc.passes.machine_cost import estimate
 from blockc.passes.machine_model import model
 from blockc.passes.padding import mask
 from blockc.passes.place import without_reductions
 from blockc.passes.rules import fuse_map_with_reduce
 from blockc.passes.search import Choice
+from blockc.passes.segments import operators
 from blockc.planning import MachinePlan, search_plan
 
 BACKEND = "triton"  # of the machines that kernels are emitted for here
@@ -59,17 +66,40 @@ NOTHING = Source("", "", (), {}, {})
 
 
 @dataclass(frozen=True, slots=True)
+class NamedPart:
+    """A part of a program, what its dimensions are called in the plan of all parts, and what its kernels compute."""
+
+    program: ArrayProgram
+    dims: Mapping[str, str]
+    comment: triton_source.Part
+
+
+@dataclass(frozen=True, slots=True)
 class TritonKernels:
     """The source of a plan for a GPU, the program with masks that it was written from, the plan, its predicted seconds,
-    and what each function probably needs, launched as the source says. `likely`: that is what a multiprocessor has."""
+    and what each function probably needs, launched as the source says. `likely`: that is what a multiprocessor has.
+
+    Of a program in several parts, `parts` are these, and `searched` has a plan for each.
+    """
 
     source: Source
     block: Program
     plan: Plan
-    searched: MachinePlan
+    searched: tuple[MachinePlan, ...]
     seconds: float
     needs: Mapping[str, Needs]
     likely: bool
+    parts: tuple[NamedPart, ...] = ()
+
+    def tiles_of(self, function: Function) -> dict[str, int]:
+        """The blocks of the part that a function is of."""
+        own = self.parts[function.part].dims.values() if self.parts else self.plan.tiles
+        return {dim: tile for dim, tile in self.plan.tiles.items() if dim in own}
+
+    def named(self, tiles: driver.Tiles) -> dict[str, int | None]:
+        """Blocks by the names that dimensions of the program have in the plan, in each part."""
+        names = [(dim, name) for part in self.parts for dim, name in part.dims.items()]
+        return {name: tiles[dim] for dim, name in names if dim in tiles} if names else dict(tiles)
 
 
 def triton_kernels(
@@ -92,8 +122,121 @@ def ranked(
 ) -> Iterator[TritonKernels]:
     """The Triton kernels of a program with several choices of blocks, each once: for each plan those that probably need
     what a multiprocessor has, with the least predicted time first; then the others, the nearest to it first. Blocks
-    that `tiles` asks for are kept. LimitError if there are none."""
-    searched = search_plan(program, machine, sizes, tiles, split)
+    that `tiles` asks for are kept. LimitError if there are none. A program is in parts where that is predicted to take
+    less time; then all parts go on to their next choice together."""
+    found = partition(program, machine, sizes, tiles, split)
+    if len(found.parts) > 1:
+        return RankedParts(program, machine, sizes, [(part.program, part.plan, tiles) for part in found.parts])
+    return _ranked(program, machine, sizes, tiles, found.parts[0].plan)
+
+
+def with_blocks(
+    made: TritonKernels,
+    program: ArrayProgram,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    tiles: driver.Tiles,
+    split: driver.Split = driver.UNSPLIT,
+) -> TritonKernels:
+    """The kernels of a program in the same parts, with other blocks. LimitError if there are none."""
+    if not made.parts:
+        return next(_ranked(program, machine, sizes, tiles, search_plan(program, machine, sizes, tiles, split)))
+    asked = []
+    for part in made.parts:
+        own = {dim: tiles[name] for dim, name in part.dims.items() if name in tiles}
+        known = {dim.name: sizes[dim.name] for dim in part.program.dims}
+        asked.append((part.program, search_plan(part.program, machine, known, own), own))
+    return next(RankedParts(program, machine, sizes, asked))
+
+
+class RankedParts(Iterator[TritonKernels]):
+    """The kernels of a program in parts, with several choices of blocks. `kept` parts do not go on to their next one;
+    neither do those that have none. LimitError if a part has none at all."""
+
+    def __init__(
+        self,
+        program: ArrayProgram,
+        machine: Machine,
+        sizes: Mapping[str, int],
+        parts: Sequence[tuple[ArrayProgram, MachinePlan, driver.Tiles]],
+    ) -> None:
+        self.kept: frozenset[int] = frozenset()
+        self._given = program, machine, sizes
+        self._parts = tuple(part for part, _, _ in parts)
+        exact = _exact(program)
+        self._choices = [_ranked(part, machine, plan.sizes, tiles, plan, exact) for part, plan, tiles in parts]
+        self._now: list[TritonKernels] = []
+
+    def __next__(self) -> TritonKernels:
+        if not self._now:
+            self._now = [next(choices) for choices in self._choices]
+            return _joined(*self._given, self._parts, self._now)
+        following = [None if at in self.kept else next(found, None) for at, found in enumerate(self._choices)]
+        if not any(following):
+            raise StopIteration
+        self._now = [made or before for made, before in zip(following, self._now, strict=True)]
+        return _joined(*self._given, self._parts, self._now)
+
+
+def _exact(program: ArrayProgram) -> frozenset[str]:
+    """The values that outputs of 32 bits or more are made of, and the names of these outputs."""
+    results = [result for result in program.outputs if DTYPES[result.argument.dtype].size >= 4]
+    args = {node.name: node.args for node in program.nodes}
+    waiting, found = [result.node for result in results], {result.argument.name for result in results}
+    while waiting:
+        name = waiting.pop()
+        waiting.extend(arg for arg in args[name] if arg not in found)
+        found.add(name)
+    return frozenset(found)
+
+
+def _joined(
+    program: ArrayProgram,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    parts: Sequence[ArrayProgram],
+    chosen: Sequence[TritonKernels],
+) -> TritonKernels:
+    """The kernels of all parts as those of one program."""
+    names = namings(program, [(made.block, made.plan.program) for made in chosen])
+    block = bound_loops(join(program, list(zip([made.block for made in chosen], names, strict=True))))
+    ready = bound_loops(join(program, list(zip([made.plan.program for made in chosen], names, strict=True))))
+    tiles = {
+        naming.dims[dim]: tile
+        for made, naming in zip(chosen, names, strict=True)
+        for dim, tile in made.plan.tiles.items()
+    }
+    priced = cost(ready, sizes, tiles)
+    plan = Plan(ready, 0, tiles, dict(sizes), (priced,), (ready,), f"{len(parts)} parts")
+    named = []
+    for part, made, naming in zip(parts, chosen, names, strict=True):
+        values = frozenset(naming.values[name] for node in made.block.body for name in node.defines)
+        named.append(NamedPart(part, naming.dims, triton_source.Part(_title(part), values)))
+    searched = tuple(plan for made in chosen for plan in made.searched)
+    seconds = sum(made.seconds for made in chosen)
+    kernels = TritonKernels(NOTHING, block, plan, searched, seconds, {}, False, tuple(named))
+    return _made(program, machine, gpu_of(machine), kernels)
+
+
+def _title(part: ArrayProgram) -> str:
+    """What a part reads and gives, and what it computes for that."""
+    reads = (argument.name for argument in part.inputs)
+    gives = (result.argument.name for result in part.outputs)
+    computes = (node.name.partition(".")[0] for node in operators(part))
+    sides = [", ".join(dict.fromkeys(names)) for names in (reads, gives, computes)]
+    return f"{sides[0]} -> {sides[1]}, by way of {sides[2]}"
+
+
+def _ranked(
+    program: ArrayProgram,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    tiles: driver.Tiles,
+    searched: MachinePlan,
+    exact: frozenset[str] | None = None,
+) -> Iterator[TritonKernels]:
+    """Choices of blocks for a program in one part or, if values are given that outputs of 32 bits or more are made of,
+    for a part."""
     possible = [candidate for candidate in searched.candidates if candidate.choice.cost is not None]
     snapshots = [(found, found.derivation.snapshots[found.choice.snapshot]) for found in possible]
     # Where all accumulate lists: the unfused program, in which only items are accumulated.
@@ -112,7 +255,9 @@ def ranked(
         try:
             for blocks, seconds in found[:MOST_WRITTEN]:
                 plan = _plan(candidate.choice.snapshot, ready, sizes, blocks)
-                made = _made(program, machine, gpu, TritonKernels(NOTHING, block, plan, searched, seconds, {}, False))
+                made = _made(
+                    program, machine, gpu, TritonKernels(NOTHING, block, plan, (searched,), seconds, {}, False), exact
+                )
                 if made.likely:
                     yield made
                 else:
@@ -165,9 +310,11 @@ def _distance(blocks: Mapping[str, int], others: Mapping[str, int]) -> float:
     return sum(abs(math.log2(max(1, tile) / max(1, others[dim]))) for dim, tile in blocks.items())
 
 
-def _made(program: ArrayProgram, machine: Machine, gpu: Gpu, plan: TritonKernels) -> TritonKernels:
+def _made(
+    program: ArrayProgram, machine: Machine, gpu: Gpu, plan: TritonKernels, exact: frozenset[str] | None = None
+) -> TritonKernels:
     """A plan with its source, launched as probably is best."""
-    source = _source(program, machine, plan, {})
+    source = _source(program, machine, plan, {}, exact)
     _check_types(source, program, machine)
     options, found = {}, {}
     for function in source.functions:
@@ -175,14 +322,28 @@ def _made(program: ArrayProgram, machine: Machine, gpu: Gpu, plan: TritonKernels
         ways = {way: needs(kernel, Launch(way.warps, way.stages, gpu.multiplies_in_groups)) for way in WAYS}
         best = min(ways, key=lambda way: _badness(way, ways[way], gpu))
         options[function.name], found[function.name] = best, ways[best]
-    source = _source(program, machine, plan, options)
+    source = _source(program, machine, plan, options, exact)
     return replace(plan, source=source, needs=found, likely=_excess(found.values(), gpu) <= 1)
 
 
-def _source(program: ArrayProgram, machine: Machine, plan: TritonKernels, options: Mapping[str, Options]) -> Source:
-    sizes = complete_sizes(plan.block, plan.plan.sizes)
+def _source(
+    program: ArrayProgram,
+    machine: Machine,
+    plan: TritonKernels,
+    options: Mapping[str, Options],
+    exact: frozenset[str] | None = None,
+) -> Source:
+    block, sizes = plan.block, complete_sizes(plan.block, plan.plan.sizes)
     header, device = _header(plan.plan, program, machine), device_of(machine)
-    return triton_source.emit(plan.block, plan.plan.tiles, sizes, header, options, device)
+    rounded: list[str] = []
+    if exact is not None:  # a part, whose sizes may follow from what others read
+        block = replace(
+            block,
+            dims=tuple(dim if dim.chunks_of is not None else replace(dim, size=sizes[dim.name]) for dim in block.dims),
+        )
+        rounded = [result.argument.name for result in block.outputs if result.argument.name not in exact]
+    parts = [part.comment for part in plan.parts]
+    return triton_source.emit(block, plan.plan.tiles, sizes, header, options, device, parts, rounded)
 
 
 def launched_with(
@@ -282,7 +443,7 @@ def _header(plan: Plan, program: ArrayProgram, machine: Machine) -> tuple[str, .
 def manifest(made: TritonKernels, program: ArrayProgram, machine: Machine, file: str) -> dict[str, Any]:
     """What is in a file of kernels, for those who compile or check it elsewhere: types and constants as Triton's
     compiler takes them, `strides` of contiguous tensors, and what all kernels together, and each, are predicted to move
-    and compute. `shared_bytes` is what a kernel's block needs at most."""
+    and compute. `shared_bytes` is what a kernel's block needs at most. `parts` are there if there are several."""
     source, plan = made.source, made.plan
     cost = plan.costs[0]
     contents = []
@@ -315,7 +476,19 @@ def manifest(made: TritonKernels, program: ArrayProgram, machine: Machine, file:
         "flops": cost.flops,
         "special_ops": cost.special,
         "predicted_seconds": made.seconds,
+        "parts": [_part_facts(made, at) for at in range(len(made.parts))],
         "kernels": contents,
+    }
+
+
+def _part_facts(made: TritonKernels, at: int) -> dict[str, Any]:
+    """What the manifest says of a part: what it reads and gives, the blocks of its dimensions, and its functions."""
+    part = made.parts[at]
+    return {
+        "inputs": [argument.name for argument in part.program.inputs],
+        "outputs": list(dict.fromkeys(result.argument.name for result in part.program.outputs)),
+        "tiles": {dim: made.plan.tiles[name] for dim, name in part.dims.items() if name in made.plan.tiles},
+        "functions": [function.name for function in made.source.functions if function.part == at],
     }
 
 

@@ -29,7 +29,7 @@ from blockc.ir import array_program
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.machine import Machine
 from blockc.machines import loading
-from blockc.triton_kernels import TritonKernels, launched_with, triton_kernels
+from blockc.triton_kernels import TritonKernels, launched_with, triton_kernels, with_blocks
 
 MOST, SECONDS = 24, 30.0  # settings that are timed, and how long that may take, if nobody says
 NOISE = 0.02  # of a time: what is less faster than the first setting is not taken for faster
@@ -137,20 +137,24 @@ def near(program: ArrayProgram, machine: Machine, sizes: Mapping[str, int]) -> I
     """The kernels with the chosen blocks, and with each of their blocks half and twice as large, as far as there are
     any."""
     first = triton_kernels(program, machine, sizes, {})
+    extents = array_program.sizes(first.block, sizes)
     yield first
     for dim, tile in first.plan.tiles.items():
         for other in (tile * 2, tile // 2):
-            if dim not in first.block.chunks and tile >= LEAST <= other <= max(LEAST, 2 * sizes.get(dim, 0)):
+            if dim not in first.block.chunks and tile >= LEAST <= other <= max(LEAST, 2 * extents.get(dim, 0)):
                 try:
-                    yield triton_kernels(program, machine, sizes, {**first.plan.tiles, dim: other})
+                    yield with_blocks(first, program, machine, sizes, {**first.plan.tiles, dim: other})
                 except LimitError:  # nothing fits the machine then
                     continue
 
 
-def built(program: ArrayProgram, machine: Machine, sizes: Mapping[str, int], setting: Setting) -> TritonKernels | None:
-    """The kernels of a setting; None if there are no such ones (any more)."""
+def built(
+    first: TritonKernels, program: ArrayProgram, machine: Machine, sizes: Mapping[str, int], setting: Setting
+) -> TritonKernels | None:
+    """The kernels of a setting, in the parts of those that are chosen without tuning; None if there are no such ones
+    (any more)."""
     try:
-        made = triton_kernels(program, machine, sizes, setting.tiles)
+        made = with_blocks(first, program, machine, sizes, setting.tiles)
     except LimitError:
         return None
     if {function.name for function in made.source.functions} != setting.launches.keys():
@@ -241,13 +245,14 @@ def best_known(
 ) -> TritonKernels:
     """The kernels as tuning chose them for these sizes, on a GPU of this name if one is given; else, and for blocks and
     chunks that are asked for, as `triton_kernels` does."""
+    first = triton_kernels(program, machine, sizes, tiles, split)
     if not tiles and not split:
         for book in books(machine):
             setting = book.find(digest(program), size_class(program, sizes)) if device in (None, book.device) else None
-            made = built(program, machine, sizes, setting) if setting is not None else None
+            made = built(first, program, machine, sizes, setting) if setting is not None else None
             if made is not None:
                 return made
-    return triton_kernels(program, machine, sizes, tiles, split)
+    return first
 
 
 def launches_json(launches: Mapping[str, Options]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def tune(request: running.Request, budget: float, most: int, clock: Clock = time
 
     def timed(setting: Setting) -> Sequence[float]:
         number = next(count)
-        made = first if number == 0 else tuning.built(program, machine, sizes, setting)
+        made = first if number == 0 else tuning.built(first, program, machine, sizes, setting)
         if made is None:
             raise UnusableError("there are no kernels with these blocks")
         launch = triton_runtime.load(made.source.text, made.source.launcher)

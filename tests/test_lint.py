@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from triton_data import NAMES, in_parts
 
 from blockc import compiling, driver, linting
 from blockc.cache import Store
@@ -225,6 +226,24 @@ def test_other_blocks_are_tried_until_all_kernels_have_a_way() -> None:
     assert [way.tiles for way in found.candidates if way.chosen] == [wanted]
 
 
+def test_only_parts_without_a_way_get_other_blocks() -> None:
+    program = driver.load_program(NAMES)
+    ranked_parts = in_parts(program, driver.default_sizes(program, {"b": 2, "m": 500, "k": 64, "n_0": 400}))
+    first = next(in_parts(program, driver.default_sizes(program, {"b": 2, "m": 500, "k": 64, "n_0": 400})))
+    first_bad = first.source.functions[0]
+    bad = {name: value for name, value in first_bad.constants.items() if name.startswith("T")}
+
+    def say(job: Mapping[str, Any]) -> dict[str, Any]:
+        same = job["function"] == first_bad.name and bad.items() <= job["constants"].items()
+        return {**CLEAN, "spill_bytes": 4 if same else 0}
+
+    found = linting.lint(ranked_parts, load_machine("h200"), None, Told(say))
+    assert found.options().keys() == {function.name for function in found.made.source.functions}
+    assert found.made.tiles_of(found.made.source.functions[0]) != first.tiles_of(first_bad)
+    others = first.source.functions[1:]
+    assert [found.made.tiles_of(each) for each in found.made.source.functions[1:]] == [*map(first.tiles_of, others)]
+
+
 def test_no_more_than_24_configurations_are_compiled() -> None:
     every, told = choices(), Told(lambda job: {"error": "no"})
     found = linting.lint(every, load_machine("h200"), None, told)
@@ -381,5 +400,18 @@ def test_the_manifest_has_everything_of_each_kernel() -> None:
     for each in found["kernels"]:
         assert each.keys() >= keys and each["file"] == "kernels.py"
         assert each["predicted_bytes"] > 0 and each["flops"] > 0 and each["shared_bytes"] >= 0
+    for key in ("predicted_bytes", "flops", "special_ops"):
+        assert sum(each[key] for each in found["kernels"]) == found[key]
+    assert found["parts"] == []
+
+
+def test_the_manifest_has_all_parts() -> None:
+    program = driver.load_program(NAMES)
+    made = next(in_parts(program, driver.default_sizes(program, {"b": 2, "m": 11, "k": 5, "n_0": 7})))
+    found = manifest(made, program, load_machine("h200"), "kernels.py")
+    functions = [name for part in found["parts"] for name in part["functions"]]
+    assert functions == [each["function"] for each in found["kernels"]] and len(found["parts"]) == len(made.parts)
+    assert found["parts"][0]["inputs"] == ["d0", "m_1"] and "S" in found["parts"][0]["outputs"]
+    assert {dim for part in found["parts"] for dim in part["tiles"]} <= found["dims"].keys()
     for key in ("predicted_bytes", "flops", "special_ops"):
         assert sum(each[key] for each in found["kernels"]) == found[key]

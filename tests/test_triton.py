@@ -34,11 +34,22 @@ from blockc.codegen.triton_source import emit
 from blockc.codegen.triton_storage import Options
 from blockc.codegen.triton_values import Array, Kernel
 from blockc.errors import LimitError
+from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
-from blockc.ir.block import Constant, Expression, Map, Size
+from blockc.ir.block import Constant, Expression, Map, Size, kernels
+from blockc.ir.machine import Machine
+from blockc.ir.text import parse_program
 from blockc.machines.loading import load_machine
 from blockc.passes.lower import lower
-from blockc.triton_kernels import TritonKernels, emitted, launched_with, triton_kernels, triton_tiles
+from blockc.planning import search_plan
+from blockc.triton_kernels import (
+    TritonKernels,
+    emitted,
+    launched_with,
+    triton_kernels,
+    triton_tiles,
+    with_blocks,
+)
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -57,12 +68,14 @@ CASES = (
 )
 PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "decode", "names")
 RANDOM = 16
+PARTS, RANDOM_PARTS = "rmsnorm_swiglu,large/transformer_layer", 8
 
 
 @cache
 def interpreted() -> list[list[Any]]:
     """What `triton_cases.py` prints: the name of each case, what is wrong with it, and its launches."""
     asked = ["--cases", " ".join(CASES), "--programs", ",".join(PROGRAMS), "--random", str(RANDOM)]
+    asked += ["--parts", PARTS, "--random-parts", str(RANDOM_PARTS)]
     command = [sys.executable, "-W", "ignore", str(HERE / "triton_cases.py"), "--json", *asked]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=HERE)
@@ -74,6 +87,14 @@ def test_examples_are_inside_the_error_rule() -> None:
     """And random programs; `triton_cases.py` is the command for more."""
     assert len(interpreted()) > len(CASES) + 2 * len(PROGRAMS) + RANDOM
     assert [case for case in interpreted() if case[1]] == []
+
+
+def test_programs_in_parts_are_run_part_by_part() -> None:
+    """Their results are among those that are checked above."""
+    found = {case[0]: case[2] for case in interpreted() if case[0].endswith(" parts")}
+    assert found["rmsnorm_swiglu, 6 parts"] == 6 and found["names, 6 parts"] >= 6
+    assert sum(name.startswith("large/transformer_layer") for name in found) == 1
+    assert len(found) == 3 + RANDOM_PARTS
 
 
 # Compiling for GPUs that are not there
@@ -341,6 +362,78 @@ def test_user_names_stand_only_in_comments_strings_and_the_launcher() -> None:
     functions = [node for node in ast.parse(made.source.text).body if isinstance(node, ast.FunctionDef)]
     launcher = next(node for node in functions if node.name == "tl_")
     assert [argument.arg for argument in launcher.args.args] == ["torch_", "in_d0"]
+
+
+@cache
+def feed_forward() -> TritonKernels:
+    """A feed-forward layer for few rows, which is predicted to be faster in two parts."""
+    program = driver.load_program(EXAMPLES / "rmsnorm_swiglu.blk")
+    sizes = driver.default_sizes(program, {"m": 16, "d": 2048, "z": 8192, "e": 2048})
+    return triton_kernels(program, load_machine("h200"), sizes, {})
+
+
+def test_parts_are_one_file_with_one_launcher() -> None:
+    made = feed_forward()
+    assert made.seconds < search_plan(*made_for(made), {}).cost.seconds / 4
+    tree = ast.parse(made.source.text)
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    assert names == ["kernel0", "kernel1", "rmsnorm_swiglu"] and [each.part for each in made.source.functions] == [0, 1]
+    assert re.findall(r"^# Part.*", made.source.text, re.MULTILINE) == [
+        "# Part 0: X, gain, Wg, Wu -> H, by way of N, G, U, H",
+        "# Part 1: H, Wd -> Y, by way of Y",
+    ]
+    lines = [line.strip() for line in made.source.text.split("def rmsnorm_swiglu")[1].splitlines()]
+    steps = [line for line in lines if re.match(r"x\d = |kernel\d|del|return", line)]
+    assert [step.split("(")[0] for step in steps] == [
+        "x0 = torch.empty", "kernel0[", "x1 = torch.empty", "kernel1[", "del x0", "return x1"
+    ]  # fmt: skip
+    assert "ieee" not in made.source.text, "what goes from part to part is rounded like what stays in a kernel"
+
+
+def test_any_sizes_and_strides_go_through_parts(tmp_path: Path) -> None:
+    launch = loaded(feed_forward(), tmp_path).rmsnorm_swiglu
+    x, w, down = (torch.zeros(shape, dtype=torch.float16) for shape in ((5, 7), (7, 9), (9, 3)))
+    for bad in ((x, x[0], w, w, w), (x, x[0], w, w[:, :8], down), (x, x[0], w, w, down.float())):
+        with pytest.raises(ValueError, match=r"has another shape|must be a tensor"):
+            launch(*bad)
+    assert "d0 = a0.shape[0]" in feed_forward().source.text and "d3 = d0" in feed_forward().source.text
+
+
+def test_other_blocks_are_for_one_part_alone() -> None:
+    made = feed_forward()
+    program, machine, sizes = made_for(made)
+    changed = with_blocks(made, program, machine, sizes, {**made.plan.tiles, "e": 2 * made.plan.tiles["e"]})
+    assert changed.plan.tiles == {**made.plan.tiles, "e": 2 * made.plan.tiles["e"]}
+    assert changed.source.functions[0].text == made.source.functions[0].text
+    assert made.named({"m": 16}) == {"m": 16, "m_1": 16}
+
+
+def test_parts_compile_for_a_gpu(tmp_path: Path) -> None:
+    assert all("mma" in kernel.asm["ptx"] for kernel in compiled(feed_forward(), tmp_path, 90))
+
+
+def made_for(made: TritonKernels) -> tuple[ArrayProgram, Machine, dict[str, int]]:
+    """What kernels were made for."""
+    program, machine = driver.load_program(EXAMPLES / "rmsnorm_swiglu.blk"), load_machine("h200")
+    return program, machine, dict(made.plan.sizes)
+
+
+def test_what_a_rename_reads_is_stored_by_an_earlier_launch() -> None:
+    program = parse_program(RENAMED)
+    assert [[node.defines[0] for node in group] for group in kernels(program)] == [["A"], ["C"]]
+
+
+RENAMED = """program p
+dim m whole
+dim n = size(m) whole
+array X: f32[m]
+array Y: f32[n]
+input X: local f32(m) = X[m]
+A: local f32(m) = exp(X)
+B: local f32(n) = rename[m -> n](A)
+C: local f32(n) = exp(B)
+output Y = C
+"""
 
 
 def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ import torch
 import triton
 import triton_interpreter  # noqa: F401  (repairs the interpreter)
 from generator import random_program, random_sizes
-from triton_data import FAMILIES, SIZES, Arrays, data, example_programs
+from oracle import EXAMPLES
+from triton_data import FAMILIES, NAMES, SIZES, Arrays, data, example_programs, in_parts
 
 from blockc import driver
 from blockc.accuracy import compare, computed_dtype
@@ -46,10 +47,12 @@ from blockc.language import parse_all
 from blockc.meaning import baseline, evaluate
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
+from blockc.passes.segments import operators
 from blockc.passes.split import split
 from blockc.triton_kernels import emitted, triton_tiles, with_sums_in_loops
 
 BATCHES = ("b", "h", "kv")
+SMALL = {"b": 1, "h": 2, "d": 24, "c": 24, "k": 20}  # sizes of programs in parts; c and d are the same there
 IN_CHUNKS = ("decode",)  # what of PROGRAMS runs with the loop over n in chunks
 POINTERS, DESCRIPTORS = Options(), Options(loads="descriptors")
 
@@ -209,6 +212,15 @@ def run_random(seed: int) -> Outcome:
     return Outcome(f"seed {seed}", judged(made, program, random_arrays(program, sizes, seed=seed)), len(made.functions))
 
 
+def run_in_parts(title: str, text: str, sizes: Mapping[str, int], dtype: str | None = None) -> Outcome:
+    """A program cut into parts, on random arrays."""
+    program = driver.load_program(text, None, dtype)
+    extents = driver.default_sizes(program, sizes)
+    made = next(in_parts(program, extents))
+    problem = judged(made.source, program, random_arrays(program, extents, seed=5))
+    return Outcome(f"{title}, {len(made.parts)} parts", problem, len(made.source.functions))
+
+
 def outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
     """All that is asked for."""
     for case in options.cases.split():
@@ -223,6 +235,17 @@ def outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
             yield from run_example(text, name, dtype, tuple(options.families.split(",")), loads)
     for seed in range(options.start, options.start + options.random):
         yield run_random(seed)
+    if options.parts:
+        yield run_in_parts("names", NAMES, {"b": 2, "m": 11, "k": 5, "n_0": 7})
+    for name in options.parts.split(",") if options.parts else ():
+        text = (EXAMPLES / f"{name}.blk").read_text()
+        dims = {dim.name for dim in driver.load_program(text).dims if dim.same_as is None and dim.size is None}
+        yield run_in_parts(name, text, {dim: SMALL.get(dim, 19) for dim in dims}, "f32")
+    for seed in range(options.start + 100, options.start + 100 + options.random_parts):
+        text = random_program(seed)
+        program = driver.load_program(text)
+        if len(operators(program)) > 1:
+            yield run_in_parts(f"seed {seed}", text, random_sizes(seed, program))
 
 
 def main() -> int:
@@ -234,6 +257,8 @@ def main() -> int:
     parser.add_argument("--programs", default="", help=f"of {','.join(PROGRAMS)}, separated by commas")
     parser.add_argument("--families", default=",".join(FAMILIES), help="of data, separated by commas")
     parser.add_argument("--random", type=int, default=0, help="how many random programs")
+    parser.add_argument("--parts", default="", help="files of the examples that are cut into parts, with commas")
+    parser.add_argument("--random-parts", type=int, default=0, help="how many random programs that are cut into parts")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--report", type=Path, help="write a summary to a file")
     parser.add_argument("--json", action="store_true", help="print every outcome as a line of JSON")

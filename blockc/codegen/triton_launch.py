@@ -24,7 +24,10 @@ def launcher_lines(
     lengths: Mapping[str, int],
     numbers: Mapping[str, Number],
     descriptors: Descriptors,
+    in_parts: bool = False,
 ) -> Iterator[str]:
+    """The lines of the function and of what it needs. Of a program in parts, tensors that go from one launch to others
+    are there as long as they are needed."""
     names = parameter_names(program)
     name = launcher_name(program)
     if descriptors.made:
@@ -59,26 +62,22 @@ def launcher_lines(
         if dim.name in program.whole:
             lines.append(f"if d{number} > {lengths[dim.name]}:")
             lines.append(f"    raise ValueError({json.dumps(f'{dim.name} is larger than {lengths[dim.name]}')})")
-    device = "a0.device" if program.arguments else '"cuda"'
-    for text, (array, _) in storage.made.items():
-        extents = [
-            f"-(-{_size(program, dim)} // {lengths[dim]})" if dim in array.counted else f"d{program.rank[dim]}"
-            for dim in array.dims
-        ]
-        shape = f"({''.join(extent + ', ' for extent in extents).rstrip()})"
-        lines.append(f"{text} = torch.empty({shape}, dtype=torch.{array.element}, device={device})")
-    checked = {
-        storage.arrays[entry.name].text: (storage.arrays[entry.name], entry.argument) for entry in program.inputs
-    }
-    for array, made in storage.made.values():
-        checked[array.text] = array, made.name if made is not None else "a list"
-    for array, title in checked.values():
-        lines += _reach_lines(array, title, lengths)
+    if not in_parts:
+        lines += [_memory_line(program, array, lengths) for array, _ in storage.made.values()]
+    checks = list(_reach_lines(program, storage, lengths))
+    lines += [line for text, check in checks for line in check if not in_parts or text not in storage.made]
     if numbers:
         sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
         lines.append(f"{', '.join(number.name for number in numbers.values())}, = _numbers({sizes})")
     lines += descriptors.launcher_lines()
-    for function in functions:
+    for at, function in enumerate(functions):
+        if in_parts:
+            if at == 0 or function.part != functions[at - 1].part:
+                lines.append(f"# Part {function.part}")
+            for text in _used(function, storage):
+                if not any(text in _used(earlier, storage) for earlier in functions[:at]):
+                    lines.append(_memory_line(program, storage.made[text][0], lengths))
+                    lines += dict(checks).get(text, ())
         grid = re.sub(r"T(\d+)", lambda found: str(lengths[program.dims[int(found[1])].name]), function.grid)
         arguments = [_argument(program, storage, name, lengths) for name in function.parameters]
         lines.append(f"grid = {grid}")
@@ -87,6 +86,10 @@ def launcher_lines(
         lines += [f"        {argument}," for argument in arguments]
         lines.append(f"        num_warps={function.options.warps}, num_stages={function.options.stages},")
         lines.append("    )")
+        for text in _used(function, storage) if in_parts else ():
+            later = any(text in _used(other, storage) for other in functions[at + 1 :])
+            if not later and text not in {storage.arrays[result.value].text for result in program.outputs}:
+                lines.append(f"del {text}")
     results = {
         result.argument.name: _result(program, storage, result.value, result.argument) for result in program.outputs
     }
@@ -99,13 +102,40 @@ def launcher_lines(
     yield from (f"    {line}" for line in lines)
 
 
-def _reach_lines(array: Array, title: str, lengths: Mapping[str, int]) -> Iterator[str]:
-    """Elements of a block are counted in 32 bits."""
-    last = ((at, lengths[dim] - 1) for at, dim in enumerate(array.dims) if dim not in array.counted)
-    reaches = [f"{array.text}.stride({at}) * {elements}" for at, elements in last if elements > 0]
-    if reaches:
-        yield f"if max({', '.join(reaches)}, 0) >= 2**31:"
-        yield f"    raise ValueError({json.dumps(f'blocks of {title} reach over 2**31 elements or more')})"
+def _memory_line(program: Program, array: Array, lengths: Mapping[str, int]) -> str:
+    """What makes a tensor."""
+    device = "a0.device" if program.arguments else '"cuda"'
+    extents = [
+        f"-(-{_size(program, dim)} // {lengths[dim]})" if dim in array.counted else f"d{program.rank[dim]}"
+        for dim in array.dims
+    ]
+    shape = f"({''.join(extent + ', ' for extent in extents).rstrip()})"
+    return f"{array.text} = torch.empty({shape}, dtype=torch.{array.element}, device={device})"
+
+
+def _used(function: Function, storage: Storage) -> list[str]:
+    """The tensors that are made and that a function takes."""
+    return list(dict.fromkeys(text for name in function.parameters if (text := name.split("_s")[0]) in storage.made))
+
+
+def _reach_lines(
+    program: Program, storage: Storage, lengths: Mapping[str, int]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """For each tensor, which may be read under several names of its dimensions, the check that elements of a block can
+    be counted in 32 bits."""
+    titles = {storage.arrays[entry.name].text: entry.argument for entry in program.inputs}
+    titles |= {text: made.name if made is not None else "a list" for text, (_, made) in storage.made.items()}
+    for text, title in titles.items():
+        reaches = dict.fromkeys(
+            f"{text}.stride({at}) * {lengths[dim] - 1}"
+            for array in storage.every()
+            if array.text == text
+            for at, dim in enumerate(array.dims)
+            if dim not in array.counted and lengths[dim] > 1
+        )
+        if reaches:
+            message = json.dumps(f"blocks of {title} reach over 2**31 elements or more")
+            yield text, (f"if max({', '.join(reaches)}, 0) >= 2**31:", f"    raise ValueError({message})")
 
 
 def _plain(text: str) -> str:

@@ -224,7 +224,8 @@ def load(kernel: Kernel, source: Array, axes: tuple[str, ...]) -> Tile:
         kernel.lines.add(f"{'elif' if at else 'if'} {condition}:" if condition else "else:", f"    {name} = {text}")
     dtype = {"float64": "float64", "int32": "int32", "int8": "int32", "bool": "int1"}.get(source.element, "float32")
     same = source.element in (dtype, "bool")
-    stored = name if dtype == "float32" else ""
+    computed = source.text.startswith("x") and source.element == "float32"  # by another kernel, and rounded as here
+    stored = name if dtype == "float32" and not computed else ""
     return Tile(name if same else f"{name}.to(tl.{dtype})", axes, dtype, stored, source.element if stored else "")
 
 

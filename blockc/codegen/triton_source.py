@@ -9,7 +9,7 @@ that would change a result the program has masks (`passes/padding.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -50,14 +50,18 @@ def emit(
     header: tuple[str, ...] = (),
     options: Mapping[str, Options] = DEFAULT,
     device: Device = ANY,
+    parts: Sequence[Part] = (),
+    rounded: Container[str] = (),
 ) -> Source:
     """The Triton source of a program with masks for padding and without reductions of lists.
 
     `tiles` are powers of two for all dimensions that are cut, `sizes` those that it is tuned for, `options` how its
     functions are launched, `device` where their tasks are started. The file takes other sizes too; those that are whole
-    may be as large as the next power of two. Unsupported if the program accumulates lists.
+    may be as large as the next power of two. Of a program in several `parts`, functions have a comment that says which
+    one they compute. `rounded` are outputs that are rounded to 16 bits before they are used, if the program is a part.
+    Unsupported if the program accumulates lists.
     """
-    storage = Storage(program)
+    storage = Storage(program, rounded)
     scales = kept_without_scale(program, storage.arrays)
     lengths = _lengths(program, tiles, sizes)
     numbers: dict[str, Number] = {}
@@ -69,7 +73,8 @@ def emit(
             kernel = Kernel(program, tiles, sizes, numbers, set(), storage.room, exact=storage.exact, scales=scales)
             if options.get(title, Options()).loads == "descriptors":
                 kernel.descriptors = descriptors
-            functions.append(_function(kernel, storage, launch, title, device))
+            found = _function(kernel, storage, launch, title, device)
+            functions.append(replace(found, part=_part_of(launch, parts)))
     read = {name for function in functions for name in function.parameters}
     numbers = {key: number for key, number in numbers.items() if number.name in read}
     constants: dict[str, int | bool | float] = {
@@ -84,14 +89,37 @@ def emit(
         )
         for found in functions
     ]
-    code = [line for function in functions for line in ("", "", *function.text)]
+    code = list(_code(functions, parts))
     used = dict.fromkeys(name for line in code for name in _HELPERS.findall(line))
     helpers = [line for name in HELPERS if name in used for line in ("", *HELPERS[name].rstrip("\n").split("\n"))]
-    body = [*helpers, *code, "", "", *launcher_lines(program, storage, functions, lengths, numbers, descriptors)]
+    body = [
+        *helpers,
+        *code,
+        "",
+        "",
+        *launcher_lines(program, storage, functions, lengths, numbers, descriptors, bool(parts)),
+    ]
     top = [_comment(line) for text in header for line in text.split("\n")]
     text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers, descriptors), *body]) + "\n"
     strides = _strides(program, storage, lengths, sizes)
     return Source(text, launcher_name(program), tuple(functions), lengths, strides)
+
+
+def _part_of(launch: Launch, parts: Sequence[Part]) -> int:
+    """Which part a launch computes: that of what it gives."""
+    given = {name for node in ((launch.task,) if launch.task is not None else launch.body) for name in node.defines}
+    return max((at for at, part in enumerate(parts) if not given.isdisjoint(part.values)), default=0)
+
+
+def _code(functions: Sequence[Function], parts: Sequence[Part]) -> Iterator[str]:
+    """The functions, with a comment where another part begins."""
+    before = -1
+    for function in functions:
+        yield from ("", "")
+        if parts and function.part != before:
+            yield from (_comment(f"Part {function.part}: {parts[function.part].title}"), "")
+        before = function.part
+        yield from function.text
 
 
 def _comment(text: str) -> str:
@@ -164,6 +192,14 @@ def product_dims(program: Program) -> frozenset[str]:
 
 
 # Kernels
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a program: what it computes, for people, and the names that it binds in the top graph."""
+
+    title: str
+    values: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

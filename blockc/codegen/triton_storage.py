@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +24,8 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Function:
     """A launch: its name, its text, its parameters in order with their types as Triton writes them, what constants
-    among them are at the sizes that the file is tuned for, how many programs there are, as an expression, and how it
-    is launched."""
+    among them are at the sizes that the file is tuned for, how many programs there are, as an expression, how it is
+    launched, and which part of the program it computes."""
 
     name: str
     text: tuple[str, ...]
@@ -33,6 +33,7 @@ class Function:
     constants: Mapping[str, int | bool | float]
     grid: str
     options: Options
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,9 @@ class Source:
     strides: Mapping[str, int]
 
 
-def exact_values(program: Program) -> frozenset[str]:
-    """The values that become part of outputs of 32 bits or more, which no operand may be rounded to 16 bits for."""
+def exact_values(program: Program, rounded: Container[str] = ()) -> frozenset[str]:
+    """The values that become part of outputs of 32 bits or more, which no operand may be rounded to 16 bits for. Of
+    the outputs of a part, those that are `rounded` later do not count."""
     made: dict[str, frozenset[str]] = {}
     for node in walk(program.body):
         if isinstance(node, Map):
@@ -56,7 +58,8 @@ def exact_values(program: Program) -> frozenset[str]:
             made.update((name, frozenset(output.values)) for output in node.outputs for name in output.names)
         else:
             made.update((name, node.uses) for name in node.defines)
-    waiting = [result.value for result in program.outputs if DTYPES[result.argument.dtype].size >= 4]
+    results = [result for result in program.outputs if result.argument.name not in rounded]
+    waiting = [result.value for result in results if DTYPES[result.argument.dtype].size >= 4]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -69,11 +72,11 @@ def exact_values(program: Program) -> frozenset[str]:
 class Storage:
     """The tensors of the values of the top graph, and of lists inside kernels."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, rounded: Container[str] = ()) -> None:
         self.program = program
         self.arrays: dict[str, Array] = {}
         self.made: dict[str, tuple[Array, Argument | None]] = {}  # by variable
-        self.exact = exact_values(program)
+        self.exact = exact_values(program, rounded)
         positions = {argument.name: at for at, argument in enumerate(program.arguments)}
         for entry in program.inputs:
             at = positions[entry.argument]

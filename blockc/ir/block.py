@@ -668,37 +668,58 @@ def kernels(program: Program) -> tuple[Graph, ...]:
     """The launches: each top-level map with the top-level tile operators that finish or prepare it.
 
     A tile operator of the top graph (a scalar, or all dimensions whole) belongs to the latest kernel that it reads
-    from; if it reads inputs only, to the first that uses it; else it is a launch of its own.
+    from; if it reads inputs only, to the first that uses it; else it is a launch of its own. What is renamed is read
+    from memory, so it is of an earlier launch, unless it comes from the tasks of the kernel's own map.
     """
     home: dict[str, int] = {}
+    least: dict[str, int] = {}  # the first kernel that may use a name, where that is not the one that makes it
+    makers = {name: definition for definition in program.body for name in definition.defines}
     groups: list[list[Definition]] = []
     waiting: list[Definition] = []
-    for definition in program.body:
-        if isinstance(definition, Rename):  # another name for what lies in memory: no work, but it needs its source
-            if definition.source in home:
-                home[definition.name] = home[definition.source]
-            else:
-                waiting.append(definition)
-            continue
-        earlier = [home[name] for name in definition.uses if name in home]
-        if isinstance(definition, Map | Reduce):
-            groups.append([])
-            group = len(groups) - 1
-        elif earlier:
-            group = max(earlier)
-        else:
-            waiting.append(definition)
-            continue
-        wanted = set(definition.uses)
-        prepared = []
+
+    def taken(uses: Iterable[str]) -> list[Definition]:
+        """What waits and is needed, in order: it waits no more."""
+        wanted = set(uses)
+        found: list[Definition] = []
         for other in reversed(waiting):
             if not wanted.isdisjoint(other.defines):
                 wanted |= other.uses
-                prepared.append(other)
-        waiting = [other for other in waiting if other not in prepared]
-        members = [*reversed(prepared), definition]
-        groups[group].extend(member for member in members if not isinstance(member, Rename))
-        home.update({name: group for member in members for name in member.defines})
-    if waiting:
-        groups.append([member for member in waiting if not isinstance(member, Rename)])
+                found.insert(0, other)
+        waiting[:] = [other for other in waiting if other not in found]
+        return found
+
+    def add(group: int, members: Iterable[Definition]) -> None:
+        for member in members:
+            if not isinstance(member, Rename):
+                groups[group].append(member)
+            home.update(dict.fromkeys(member.defines, group))
+
+    for definition in program.body:
+        if isinstance(definition, Rename):  # another name for what lies in memory: no work, but it needs its source
+            name, source = definition.name, definition.source
+            if needed := taken((source,)):
+                groups.append([])
+                add(len(groups) - 1, needed)
+            if source not in home:  # an input
+                waiting.append(definition)
+                continue
+            home[name] = home[source]
+            maker = makers[source]
+            if source in least or not isinstance(maker, Map | Rename) or (isinstance(maker, Map) and maker.is_loop):
+                least[name] = home[source] + 1
+            continue
+        earlier = [home[name] for name in definition.uses if name in home]
+        first = max((least.get(name, 0) for name in definition.uses), default=0)
+        if isinstance(definition, Map | Reduce):
+            groups.append([])
+            group = len(groups) - 1
+        elif earlier and max(earlier) >= first:
+            group = max(earlier)
+        else:
+            if first:
+                least.update(dict.fromkeys(definition.defines, first))
+            waiting.append(definition)
+            continue
+        add(group, [*taken(definition.uses), definition])
+    groups.append([member for member in waiting if not isinstance(member, Rename)])
     return tuple(tuple(group) for group in groups if group)

@@ -360,6 +360,7 @@ def _has_names(operand: Operand) -> bool:
 
 def local_bytes(program: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
     """The peak of the bytes of live tiles in one worker: an item lives from its definition to its last use."""
+    sizes = complete_sizes(program, sizes)
 
     def size(name: str) -> int:
         kind = program.types[name]

@@ -120,8 +120,8 @@ def _product(parts: list[_Powers], itself: _Powers) -> _Powers:
 
 
 def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int]) -> ArrayProgram:
-    """The part of a program from one place to another, as a program for these sizes. Values that come from other parts
-    are inputs."""
+    """The part of a program from one place to another, as a program for these sizes, as far as they are given. Values
+    that come from other parts are inputs."""
     nodes = operators(program)
     inside = {node.name for node in nodes[start:end]}
     every = {node.name: node for node in program.nodes}
@@ -173,4 +173,4 @@ def _argument(node: Node) -> Argument:
 def _dim(dim: Dim, used: set[str], sizes: Mapping[str, int]) -> Dim:
     """A dimension of a part, with its size, which no input of the part may tell. The one that it was renamed from may
     not be in it."""
-    return replace(dim, size=sizes[dim.name], same_as=dim.same_as if dim.same_as in used else None)
+    return replace(dim, size=sizes.get(dim.name), same_as=dim.same_as if dim.same_as in used else None)
