@@ -8,21 +8,28 @@ numbers that are known once the sizes are, as a Python expression.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
+from blockc.ir.block import Constant, Expression, Operand
+
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """`reuse`: the operands whose memory may be the result's. `folds`: more operands are taken in one by one."""
+    """`reuse`: the operands whose memory may be the result's. `folds`: more operands are taken in one by one.
+
+    `inverse`: one divided by the result, where that takes less: to multiply with the result is to divide by it.
+    """
 
     calls: tuple[str, ...]
     number: str
     reuse: tuple[int, ...] = ()
     folds: str | None = None
     helper: str | None = None
+    inverse: Callable[[Operand], Operand] | None = None
 
 
 def _ufunc(name: str, arity: int) -> Spelling:
@@ -40,7 +47,7 @@ SPELLINGS: dict[str, Spelling] = {
     "mul": _folded("multiply"),
     "div": _ufunc("divide", 2),
     "neg": _ufunc("negative", 1),
-    "recip": Spelling(("np.divide(1.0, {0}, out={out})",), "np.divide(1.0, {0})", (0,)),
+    "recip": Spelling(("np.divide(1.0, {0}, out={out})",), "np.divide(1.0, {0})", (0,), inverse=lambda x: x),
     "pow": Spelling(("np.power({0}, {1}, out={out})",), "np.power(float({0}), {1})", (0, 1)),
     "exp": _ufunc("exp", 1),
     "log": _ufunc("log", 1),
@@ -59,6 +66,7 @@ SPELLINGS: dict[str, Spelling] = {
         ),
         "np.divide(1.0, 1.0 + np.exp(np.negative({0})))",
         (0,),
+        inverse=lambda x: Expression("add", (Expression("exp", (Expression("neg", (x,)),)), Constant(1.0))),
     ),
     "relu": Spelling(("np.maximum({0}, 0, out={out})",), "np.maximum({0}, 0)", (0,)),
     "gelu": Spelling(

@@ -187,12 +187,10 @@ def as_quotient(kernel: Kernel, op: str, args: tuple[Operand, ...]) -> tuple[str
 
 
 def _divisor(operand: Operand) -> Operand | None:
-    """x for an operand that is 1/x."""
+    """x for an operand that is 1/x and takes more than x, by the spelling of its operator."""
     match operand:
-        case Expression("recip", (divisor,)):
-            return divisor
-        case Expression("sigmoid", (value,)):
-            return Expression("add", (Expression("exp", (Expression("neg", (value,)),)), Constant(1.0)))
+        case Expression(op, (value,)) if (inverse := SPELLINGS[op].inverse) is not None:
+            return inverse(value)
         case _:
             return None
 
