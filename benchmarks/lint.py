@@ -19,7 +19,7 @@ from typing import Any
 
 from blockc import driver
 from blockc.cache import usual_store
-from blockc.explain import listed, table
+from blockc.formatting import listed, table
 from blockc.language import parse_all
 from blockc.lint_command import as_json
 from blockc.linting import gpu_of, lint

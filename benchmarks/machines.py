@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from blockc import __version__, driver
-from blockc.explain import block_sizes, duration, listed
+from blockc.formatting import block_sizes, duration, listed
 from blockc.machines.loading import load_machine
 from blockc.partition import Partition, partition
 from blockc.passes.segments import operators

@@ -7,7 +7,7 @@ from typing import Any
 
 from blockc.benchmarking import Benchmark, Candidate
 from blockc.errors import Problem
-from blockc.explain import duration, listed, table, wrapped
+from blockc.formatting import duration, listed, table, wrapped
 from blockc.run_report import inaccurate
 
 INDENT = " " * 10

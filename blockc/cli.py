@@ -131,7 +131,7 @@ def show_request(program: ArrayProgram, options: Options, stage: str, snapshot: 
 def explain(file: str, options: Options) -> None:
     """Print how FILE is fused: every step and what it saves, what is chosen for the target, and what was refused."""
     from blockc import driver
-    from blockc.machine_report import explain_for
+    from blockc.inspector.explanation import explain_for
     from blockc.machines.loading import load_machine
     from blockc.partition import partition
 

@@ -17,7 +17,7 @@ from itertools import count
 from typing import assert_never
 
 from blockc.errors import visible
-from blockc.explain import listed, readable
+from blockc.formatting import listed, readable
 from blockc.ir.array_program import ArrayProgram, Span, argument_type
 from blockc.ir.block import (
     Apply,

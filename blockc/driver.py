@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from blockc.cache import Ingredient, Store, key_of, usual_store
 from blockc.codegen import loader, numpy_source, triton_runtime
 from blockc.data import numpy_dtype, sizes_of
 from blockc.errors import BlockcWarning, CheckError, LimitError, Problem, UsageError, visible
-from blockc.explain import Explanation, explain_plan
 from blockc.integrations import as_array, like_inputs
 from blockc.ir import array_program
 from blockc.ir.array_program import ArrayProgram
@@ -35,6 +34,9 @@ from blockc.passes import choose, fuse, lower
 from blockc.passes import split as in_chunks
 from blockc.passes.cost import NOMINAL
 from blockc.passes.rules import split_reduction
+
+if TYPE_CHECKING:
+    from blockc.inspector.explanation import Explanation
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Launch = Callable[..., dict[str, Array]]
@@ -454,6 +456,8 @@ class Kernel:
 
     def explain(self) -> Explanation:
         """The derivation, the snapshots and the choice of that specialisation."""
+        from blockc.inspector.explanation import explain_plan
+
         derivation, plan = self._current().found()
         return explain_plan(self.program, self.target, derivation, plan)
 

@@ -206,7 +206,7 @@ class GpuKernel(Kernel):
 
     def explain(self) -> Any:
         """The derivation and the choice for the machine, at the sizes of that specialisation."""
-        from blockc.machine_report import explain_for
+        from blockc.inspector.explanation import explain_for
         from blockc.partition import partition
 
         assert self.machine is not None

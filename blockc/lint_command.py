@@ -85,7 +85,7 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
 
 def lines(program: str, target: str, found: Linted) -> Iterator[str]:
     """What `blockc lint` prints for a person."""
-    from blockc.explain import listed, table
+    from blockc.formatting import listed, table
 
     yield f"program   {program}, target {target}"
     yield f"blocks    {listed(found.made.plan.tiles) or 'everything is whole'}"

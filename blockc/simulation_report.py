@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blockc.errors import Problem, visible
-from blockc.explain import block_sizes, duration, listed, table
+from blockc.formatting import block_sizes, duration, listed, table
 from blockc.simulating import Measured, SimulatedRun
 
 FAULT = "this is a fault of blockc: please report it with the program, the sizes and the seed"

@@ -94,7 +94,7 @@ def as_json(report: Report, path: str | None) -> dict[str, Any]:
 
 def lines(report: Report, path: str | None) -> Iterator[str]:
     """What `blockc tune` prints for a person."""
-    from blockc.explain import listed, table
+    from blockc.formatting import listed, table
 
     yield f"program   {report.program}, target {report.target}"
     yield f"device    {report.device}"

@@ -23,7 +23,7 @@ from oracle import difference
 
 from blockc.data import random_arrays
 from blockc.driver import UNSPLIT, Tiles, load_program, tiles_for, whole_dimensions
-from blockc.explain import table
+from blockc.formatting import table
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation

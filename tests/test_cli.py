@@ -22,7 +22,7 @@ import blockc
 from blockc import cli, driver, files, meaning
 from blockc.accuracy import Comparison
 from blockc.errors import BlockcError
-from blockc.explain import readable
+from blockc.formatting import readable
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

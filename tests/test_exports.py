@@ -24,7 +24,7 @@ from blockc.drawing import Box, Node, boxes, draw_array_program, draw_program, n
 from blockc.drawing_dot import dot
 from blockc.drawing_layout import CHARACTER, Layout, Rectangle, layout
 from blockc.drawing_svg import svg
-from blockc.explain import explain_plan
+from blockc.inspector.explanation import explain_plan
 from blockc.ir.block import Map, Program, roots, walk
 from blockc.ir.decisions import Derivation
 from blockc.ir.plan import Plan

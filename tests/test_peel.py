@@ -13,7 +13,7 @@ import blockc
 from blockc import driver, meaning
 from blockc.codegen import loader, numpy_source
 from blockc.data import random_arrays
-from blockc.explain import explain_plan
+from blockc.inspector.explanation import explain_plan
 from blockc.ir.block import Map, Program, walk
 from blockc.ir.interpret import interpret
 from blockc.ir.text import format_program, parse_program
