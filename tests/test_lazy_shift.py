@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import blockc
-from blockc.codegen import numpy_ops, numpy_source, numpy_tiles
+from blockc.codegen import numpy_ops, numpy_powers, numpy_source
 from blockc.driver import Forms, planned
 from blockc.ir.block import Program
 from blockc.language import parse
@@ -24,6 +24,9 @@ LOGSUMEXP = "program p(q: f32[m, d], k: f32[n, d]) -> L: f32[m] { L = log(sum[n]
 MASKED = """program p(q: f32[m, d], k: f32[n, d], V: f32[n, e]) -> O: f32[m, e] {
     S = where(index(n) <= index(m), dot[d](q, k) * 0.5, -inf)
     O = dot[n](softmax[n](S), V)
+}"""
+PADDED = """program p(q: f32[m, d], k: f32[n, d], V: f32[n, e], M: f32[m, n]) -> O: f32[m, e] {
+    O = dot[n](softmax[n](where(M < 0, -inf, dot[d](q, k))), V)
 }"""
 BLOCK, LENGTH = 8, 40
 STEPS = np.repeat(np.arange(LENGTH // BLOCK), BLOCK).astype(np.float32)
@@ -66,10 +69,12 @@ def test_rows_that_move_and_rows_that_stay_share_a_tile(rows: int) -> None:
 @pytest.mark.parametrize("two", [False, True])
 @pytest.mark.parametrize("name", [name for name in ROWS if np.isfinite(ROWS[name]).all()])
 def test_logits_that_are_products(monkeypatch: pytest.MonkeyPatch, name: str, two: bool) -> None:
-    monkeypatch.setattr(numpy_tiles, "has_fast_exp2", lambda: two)
+    monkeypatch.setattr(numpy_powers, "has_fast_exp2", lambda: two)
     key = ROWS[name].astype(np.float32)[:, None]
     query = np.array([[1.0], [-1.0], [0.5], [0.0]], np.float32)
-    for source, inputs in ((PRODUCTS, {"V": values()}), (LOGSUMEXP, {}), (MASKED, {"V": values()})):
+    v = {"V": values()}
+    mask = {"M": np.random.default_rng(2).uniform(-1, 2, (4, LENGTH)).astype(np.float32)}
+    for source, inputs in ((PRODUCTS, v), (LOGSUMEXP, {}), (MASKED, v), (PADDED, v | mask)):
         arrays: Any = {"q": query, "k": key, **inputs}
         kernel = blockc.compile(source, tiles={"m": 4, "n": BLOCK})
         assert ("np.exp2(" in kernel_source(source)) is two
@@ -95,7 +100,7 @@ def loop_of(source: str) -> str:
 
 
 def test_rows_are_searched_for_their_maximum_only_where_the_exponent_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numpy_tiles, "has_fast_exp2", lambda: False)
+    monkeypatch.setattr(numpy_powers, "has_fast_exp2", lambda: False)
     loop = loop_of(kernel_source(INPUTS)).splitlines()
     (guard,) = (position for position, line in enumerate(loop) if "axis=None, initial=-np.inf) <= y" in line)
     indent = len(loop[guard]) - len(loop[guard].lstrip())
@@ -151,3 +156,34 @@ def test_numpy_says_which_power_it_has_instructions_for(monkeypatch: pytest.Monk
         answer = {"exp2": {"ff": {"current": target, "available": target}}}
         monkeypatch.setattr(np.lib.introspect, "opt_func_info", lambda answer=answer, **_: answer)
         assert numpy_ops.has_fast_exp2.__wrapped__() is faster
+
+
+@pytest.mark.parametrize(("rows", "again"), [("small", 0), ("rising far", 1), ("far above in one place", 1)])
+def test_logits_near_zero_are_computed_for_powers_of_two(
+    monkeypatch: pytest.MonkeyPatch, rows: str, again: int
+) -> None:
+    monkeypatch.setattr(numpy_powers, "has_fast_exp2", lambda: True)
+    source = kernel_source(PRODUCTS).replace("np.matmul(", "product(").replace("np.multiply(", "scale(")
+    space: dict[str, Any] = {"__name__": "counted"}
+    exec(compile(source, "counted", "exec"), space)  # noqa: S102 - what is tested
+    tile = (4, BLOCK)
+    products: list[tuple[int, ...]] = []
+    matmul: Any = np.matmul
+    multiply: Any = np.multiply
+
+    def product(*args: Any, out: Array) -> Any:
+        products.append(out.shape)
+        return matmul(*args, out=out)
+
+    def scale(*args: Any, out: Array) -> Any:
+        assert again or out.shape != tile, "logits near zero take no multiplication"
+        return multiply(*args, out=out)
+
+    space |= {"product": product, "scale": scale}
+    key = ROWS[rows].astype(np.float32)[:, None]
+    query = np.array([[1.0], [-1.0], [0.5], [0.0]], np.float32)
+    found = space["launch"]({"q": query, "k": key, "V": values()}, 1)["O"]
+    np.testing.assert_allclose(found, blockc.reference(PRODUCTS, q=query, k=key, V=values()), rtol=2e-6, atol=1e-4)
+    assert products.count(tile) == LENGTH // BLOCK + again, (
+        "only the block in which subtracting begins is computed twice"
+    )

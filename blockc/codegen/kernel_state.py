@@ -8,7 +8,24 @@ from dataclasses import dataclass, field
 
 from blockc.codegen.numpy_values import Axis, Choice, Lines, Tile, Value
 from blockc.codegen.scratch import Scope
-from blockc.ir.block import Operand, Program, Type
+from blockc.ir.block import Apply, Operand, Program, Type
+
+
+@dataclass(slots=True)
+class Powers:
+    """Logits that are a product, computed times log2(e) while nothing is subtracted from them (`numpy_powers.py`).
+
+    `made` are the definitions from the product to the logits. `operand` of the product does not change in the loop, and
+    `scaled` is that times log2(e). `shifts` names what says if something is subtracted, `used` if this block is the
+    product with `scaled`. `held` is what the definitions have read in this block, in case they are needed again.
+    """
+
+    made: tuple[Apply, ...]
+    operand: str
+    scaled: Tile
+    shifts: str
+    used: str
+    held: dict[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +34,13 @@ class Running:
 
     `totals` are the accumulators, the exponent's first. `limit` names how large an element may be before the exponent
     has to move, `shifts` says if it is not zero everywhere; both are empty if the exponent moves to the maximum in
-    every block.
+    every block. `powers` is the product that the elements are, if it may be scaled.
     """
 
     totals: tuple[Tile, ...]
     limit: str = ""
     shifts: str = ""
+    powers: Powers | None = None
 
 
 @dataclass(slots=True)
@@ -39,6 +57,7 @@ class Kernel:
     constant_lines: Lines = field(default_factory=Lines)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     running: dict[str, Running] = field(default_factory=dict)  # exponents of a block that the pair so far replaces
+    powers: dict[str, Powers] = field(default_factory=dict)  # what makes logits that may be scaled, by name
     read: Container[str] = ()  # what is read for more than whether it is infinite
     masks: dict[tuple[Operand, bool], str] = field(
         default_factory=dict

@@ -9,7 +9,7 @@ from typing import assert_never
 
 from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_bounds import loop_head
-from blockc.codegen.numpy_pairs import add_aligned, add_pairs, move_exponent, run_exponent, start_running
+from blockc.codegen.numpy_pairs import add_aligned, add_pairs, end_running, move_exponent, run_exponent, start_running
 from blockc.codegen.numpy_tiles import apply_operator, in_new_memory
 from blockc.codegen.numpy_values import (
     Lines,
@@ -144,6 +144,8 @@ def write_loop(kernel: Kernel, scope: Scope, node: Map, targets: Targets, dying:
     inner = open_loop(kernel, scope, node)
     write_body(kernel, inner, node, results, accumulators)
     close_loop(kernel, inner)
+    for output in node.outputs:
+        end_running(kernel, scope, output)
     kernel.masks = masks
     kernel.environment.update(results)
 

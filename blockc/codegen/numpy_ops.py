@@ -110,9 +110,10 @@ SPELLINGS: dict[str, Spelling] = {
     ),
 }
 
+LOG2_E = math.log2(math.e)
 # exp where NumPy has vector instructions for powers of two.
 POWER_OF_TWO = Spelling(
-    (f"np.multiply({{0}}, {math.log2(math.e)!r}, out={{out}})", "np.exp2({out}, out={out})"), "np.exp({0})", (0,)
+    (f"np.multiply({{0}}, {LOG2_E!r}, out={{out}})", "np.exp2({out}, out={out})"), "np.exp({0})", (0,)
 )
 
 

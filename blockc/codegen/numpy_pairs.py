@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockc.codegen.exponents import may_run
-from blockc.codegen.kernel_state import Kernel, Running
+from blockc.codegen.kernel_state import Kernel, Powers, Running
+from blockc.codegen.numpy_ops import LOG2_E
+from blockc.codegen.numpy_powers import let_go, start_powers
 from blockc.codegen.numpy_tiles import apply_operator
 from blockc.codegen.numpy_values import Tile, aligned, compute_dtype, dtype_text
 from blockc.codegen.scratch import Scope, new_tile
@@ -36,12 +38,25 @@ def start_running(kernel: Kernel, scope: Scope, node: Map, output: Output, total
         return
     known = kernel.running.get(output.starts[0]) if output.starts else None
     if known is not None:
-        kernel.running[name] = replace(known, totals=totals)
-        return
-    number = next(kernel.numbers)
-    running = kernel.running[name] = Running(totals, f"y{number}", f"z{number}")
-    kernel.running[output.names[0]] = running
-    scope.lines.add(f"{running.limit}, {running.shifts} = -np.inf, True")
+        running = replace(known, totals=totals)
+    else:
+        number = next(kernel.numbers)
+        running = Running(totals, f"y{number}", f"z{number}")
+        kernel.running[output.names[0]] = running
+    if totals:
+        running = start_powers(kernel, scope, node, apply, running)
+    kernel.running[name] = running
+    if known is None:
+        scope.lines.add(f"{running.limit}, {running.shifts} = -np.inf, {running.powers is None}")
+    elif running.powers is not None:
+        scope.lines.add(f"if not {running.shifts}:", f"    {running.limit} = {NEAR * LOG2_E}")
+
+
+def end_running(kernel: Kernel, scope: Scope, output: Output) -> None:
+    """Give back, behind a loop, what the exponent of `output` has taken."""
+    running = kernel.running.get(output.values[0])
+    if running is not None and running.powers is not None:
+        _give_back(scope, running.powers.scaled)
 
 
 def _is_maximum(kernel: Kernel, apply: Apply) -> bool:
@@ -67,6 +82,8 @@ def move_exponent(kernel: Kernel, scope: Scope, apply: Apply, running: Running) 
         f"if not np.maximum.reduce({kernel.tile(str(source)).text}, axis=None, initial=-np.inf) <= {running.limit}:",
     )
     inside = replace(scope, lines=scope.lines.nest())
+    if running.powers is not None:
+        inside = _leave_powers(kernel, inside, apply, running, running.powers)
     largest = apply_operator(kernel, inside, apply, frozenset())
     _round_to_zero(inside, largest)
     inside.lines.add(f"np.maximum({aligned(exponent, largest.dims)}, {largest.text}, out={largest.text})")
@@ -77,9 +94,53 @@ def move_exponent(kernel: Kernel, scope: Scope, apply: Apply, running: Running) 
     _know(inside, running, exponent)
     for tile in (largest, scale):
         _give_back(inside, tile)
+    if running.powers is not None:
+        inside.lines.add(f"if not {running.shifts}:", f"    {running.limit} = {NEAR * LOG2_E}")
+        let_go(inside, running.powers)
     assert exponent.buffer is not None
     exponent.buffer.users += 1
     kernel.environment[apply.name] = exponent
+
+
+def _leave_powers(kernel: Kernel, scope: Scope, apply: Apply, running: Running, powers: Powers) -> Scope:
+    """Write what becomes of logits for powers of two when one of them is above the limit, which it is in the first
+    block: if those of each row are close to zero, nothing needs to be subtracted. Else they are computed again, as they
+    were written, and the exponent moves, in the scope that is returned."""
+    exponent, source = running.totals[0], str(apply.args[0])
+    scope.lines.add(f"if {powers.used}:")
+    inside = replace(scope, lines=scope.lines.nest())
+    largest = apply_operator(kernel, inside, apply, frozenset())
+    inside.lines.add(
+        f"np.absolute({largest.text}, out={largest.text})",
+        f"{powers.used} = np.maximum.reduce({largest.text}, axis=None, initial=0.0) <= {NEAR * LOG2_E}",
+    )
+    _give_back(inside, largest)
+    scope.lines.add(f"if {powers.used}:", f"    {exponent.text}.fill(0.0)", f"    {running.limit} = {NEAR * LOG2_E}")
+    scope.lines.add("else:")
+    otherwise = replace(scope, lines=scope.lines.nest())
+    otherwise.lines.add(f"if not {running.shifts}:")
+    _write_again(kernel, replace(otherwise, lines=otherwise.lines.nest()), kernel.tile(source), powers)
+    return otherwise
+
+
+def _write_again(kernel: Kernel, scope: Scope, tile: Tile, powers: Powers) -> None:
+    """Write the definitions of logits as they are, into the tile that has them for powers of two."""
+    gone = powers.held.keys() - kernel.environment.keys()
+    kernel.environment.update(powers.held)
+    product, *masks = powers.made
+    kernel.places[product.name] = tile
+    known = {made.name: kernel.powers.pop(made.name) for made in powers.made}
+    kernel.environment[product.name] = apply_operator(kernel, scope, product, frozenset())
+    for mask in masks:
+        result = apply_operator(kernel, scope, mask, frozenset({product.name}))
+        if result.text != tile.text:
+            scope.lines.add(f"np.copyto({tile.text}, {aligned(result, tile.dims)})")
+        _give_back(scope, result)
+        del kernel.environment[product.name]
+    for name in gone:
+        del kernel.environment[name]
+    del kernel.places[product.name]
+    kernel.powers.update(known)
 
 
 def _know(scope: Scope, running: Running, exponent: Tile) -> None:

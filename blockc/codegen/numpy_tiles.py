@@ -10,7 +10,8 @@ from typing import assert_never
 
 from blockc.codegen.kernel_state import Kernel, Running
 from blockc.codegen.numpy_contract import contract
-from blockc.codegen.numpy_ops import POWER_OF_TWO, SPELLINGS, Spelling, has_fast_exp2
+from blockc.codegen.numpy_ops import SPELLINGS, Spelling
+from blockc.codegen.numpy_powers import either, exponential, hold
 from blockc.codegen.numpy_values import (
     Axis,
     Number,
@@ -47,6 +48,8 @@ def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[
     compute = compute_dtype(apply.dtype)
     op, args = as_quotient(kernel, apply.op, apply.args)
     uses = Counter(operand_names(args))
+    if (powers := kernel.powers.get(apply.name)) is not None:
+        hold(kernel, powers, apply)
     if _skips_mask(kernel, op, args):
         return _tile_of(_masked(kernel, scope, args, uses, dying, compute))
     if (running := _lazy_shift(kernel, op, args)) is not None:
@@ -63,11 +66,13 @@ def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[
             result = _reduce(kernel, scope, apply, given[0])
         case "contract":
             operands = [_as_type(scope, entry, compute) for entry in given]
-            result = contract(kernel, scope, apply, *(_tile_of(entry) for entry in operands))
+            tiles = [_tile_of(entry) for entry in operands]
+            result = contract(kernel, scope, apply, *(either(scope, powers, args, tiles) if powers else tiles))
             _release_temporaries(scope, [entry for entry in operands if entry not in given])
         case _:
             place = kernel.places.get(apply.name)
-            return _elementwise(kernel, scope, op, given, compute, _spelling(op, args, compute), place)
+            spelling = exponential(kernel, op, args, compute) or SPELLINGS[op]
+            return _elementwise(kernel, scope, op, given, compute, spelling, place)
     _release_temporaries(scope, given)
     return result
 
@@ -121,7 +126,8 @@ def _composed(
     if (running := _lazy_shift(kernel, op, args)) is not None:
         return _shifted(kernel, scope, running, args, uses, dying, compute)
     entries = _operands(kernel, scope, args, uses, dying)
-    result = _elementwise(kernel, scope, op, entries, compute, _spelling(op, args, compute))
+    spelling = exponential(kernel, op, args, compute) or SPELLINGS[op]
+    result = _elementwise(kernel, scope, op, entries, compute, spelling)
     return Given(result, dies=True, temporary=True, shared=_sharing(entries, result))
 
 
@@ -193,16 +199,6 @@ def _divisor(operand: Operand) -> Operand | None:
             return inverse(value)
         case _:
             return None
-
-
-def _spelling(op: str, args: tuple[Operand, ...], compute: str) -> Spelling:
-    """The spelling of an operator. Exponentials of differences to an exponent become powers of two where NumPy is fast
-    at them: for large numbers these have fewer digits, but of such differences only small ones count."""
-    if op == "exp" and compute == "float32" and has_fast_exp2():
-        match args:
-            case (Expression("sub", (_, Expression("finite"))),):
-                return POWER_OF_TWO
-    return SPELLINGS[op]
 
 
 def _elementwise(
