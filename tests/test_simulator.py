@@ -250,6 +250,47 @@ def test_times_by_hand(buffers: int, seconds: float) -> None:
     assert found.busy["far>near"] == 48 and found.busy["near>far"] == 8 and found.busy["core"] == 16
 
 
+TWO_LOOPS = """program rows
+dim m
+dim n
+array X: f32[m, n]
+array Z: f32[m, n]
+array S: f32[m]
+input X: slow f32[m][n](m, n) = X[m, n]
+input Z: slow f32[m][n](m, n) = Z[m, n]
+map m {
+  x: slow f32[n](m, n) <- X
+  z: slow f32[n](m, n) <- Z
+  map n {
+    y: local f32(m, n) <- x
+    s: local f32(m) = sum[n](y)
+    => T: local f32(m) = add(s)
+  }
+  map n {
+    w: local f32(m, n) <- z
+    r: local f32(m) = sum[n](w)
+    => U: local f32(m) = add(r)
+  }
+  v: local f32(m) = add(T, U)
+  => S: slow f32[m](m) = stack(v)
+}
+output S = S
+"""
+
+
+@pytest.mark.parametrize(("near", "seconds"), [(PLENTY, 1 + 66), (112, 1 + 66), (96, 1 + 72), (80, 1 + 72)])
+def test_a_load_waits_until_its_room_is_free(near: int, seconds: float) -> None:
+    """Loads of 24 bytes, sums of 6 elements, three additions of 2, a store of 8. Where the second load finds no room
+    beside y (32 bytes), s, T and U (16 each), it begins behind the first sum (24 + 6 + 24 + 6 + 2 + 2 + 8), else behind
+    the first load (24 + 24 + 6 + 2 + 2 + 8)."""
+    on = small_machine(near=near)
+    on = replace(on, tiers=(on.tiers[0], on.tiers[2]), moves=chain((on.tiers[0], on.tiers[2])))
+    arrays = rows(2, 3) | {"Z": rows(3, 2)["X"].T}
+    found = simulate(place(parse_program(TWO_LOOPS), on), arrays, {"m": 2, "n": 3}, {"m": 2, "n": 3})
+    assert np.allclose(found.outputs["S"], (arrays["X"] + arrays["Z"]).sum(1), rtol=1e-12)
+    assert found.seconds == pytest.approx(seconds)
+
+
 @pytest.mark.parametrize(("units", "read", "seconds"), [(1, 2.0, 128), (2, 2.0, 64), (2, 1.0, 96 + 6 + 2 + 8)])
 def test_units_share_the_tiers_of_the_device(units: int, read: float, seconds: float) -> None:
     """Two tasks of 64 seconds each, unless the four loads, 24 seconds each, have to wait for one another."""

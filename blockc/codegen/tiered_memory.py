@@ -7,6 +7,7 @@ each unit that is active at the same time, in those of the device. It sees nothi
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from blockc.codegen.timeline import Room, Trace
@@ -70,6 +71,7 @@ class TieredMemory:
     _used_by_task: dict[str, int] = field(default_factory=dict)
     _slots: dict[int, Slot] = field(default_factory=dict)
     _earlier: dict[Copy, deque[Slot]] = field(default_factory=dict)
+    _given_back: dict[str, dict[int, Slot]] = field(default_factory=dict)  # room whose users may not be over, by tier
     _active: int = 0  # units at the same time, in a task
 
     def __post_init__(self) -> None:
@@ -83,6 +85,7 @@ class TieredMemory:
     def begin_task(self, active: int) -> None:
         """From here on a task is executed, on one of so many units that are active at the same time."""
         self._outside, self.tiles, self._active = self.tiles, {}, active
+        self._given_back.clear()  # what came before is over
 
     def end_task(self) -> None:
         """The end of a task, which must have released everything."""
@@ -105,7 +108,8 @@ class TieredMemory:
 
     def allocate(self, name: str, tier: str, size: int, copies: int = 1) -> tuple[Slot, tuple[int, ...]]:
         """Room for so many copies, each aligned, and the events after which it is free: those of the tile of this name
-        that was there so many allocations ago. CapacityExceeded if there is not enough; a cache makes room itself."""
+        that was there so many allocations ago, and of other tiles as far as their room is needed, the first ones first.
+        CapacityExceeded if there is not enough; a cache makes room itself."""
         if tier not in self.tiers:
             raise SimulationError(f"`{name}` is put into {tier}, which is no tier of the machine")
         alignment = self.tiers[tier].alignment
@@ -122,13 +126,28 @@ class TieredMemory:
         self.peak[tier] = max(self.peak[tier], need)
         self._slots[id(slot)] = slot
         earlier = self._earlier.setdefault((name, tier), deque())
-        free = tuple(earlier.popleft().users) if len(earlier) >= copies else ()
+        for same in earlier:  # in the same room
+            self._given_back.get(tier, {}).pop(id(same), None)
+        free = earlier.popleft().users if len(earlier) >= copies else []
         earlier.append(slot)
-        return slot, free
+        return slot, (*free, *self._until_free(tier, need))
+
+    def _until_free(self, tier: str, need: int) -> Iterator[int]:
+        """The events after which so many bytes can be used: room that was given back may still be in use, and is taken
+        in the order in which it was given back."""
+        given_back = self._given_back.get(tier, {})
+        need += sum(slot.size * self._times(slot) for slot in given_back.values())
+        while need > self.tiers[tier].capacity and given_back:
+            slot = given_back.pop(next(iter(given_back)))
+            need -= slot.size * self._times(slot)
+            for same in (slot, *self._earlier.get((slot.name, tier), ())):
+                yield from same.users
 
     def free(self, slot: Slot) -> None:
         """Gives room back."""
         del self._slots[id(slot)]
+        if slot.size and self.tiers[slot.tier].kind == "scratchpad":
+            self._given_back.setdefault(slot.tier, {})[id(slot)] = slot
         self.trace.rooms.append(Room(slot.tier, slot.size, slot.in_task, slot.since, self.trace.count))
         (self._used_by_task if slot.in_task else self._used)[slot.tier] -= slot.size
 
