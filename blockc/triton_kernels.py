@@ -24,7 +24,7 @@ from blockc.codegen import triton_source
 from blockc.codegen.triton_estimate import Launch, Needs, needs
 from blockc.codegen.triton_grid import device_of
 from blockc.codegen.triton_maps import Unsupported
-from blockc.codegen.triton_storage import Function, Options, Source, Storage
+from blockc.codegen.triton_storage import ALONE, Around, Function, Options, Source, Storage
 from blockc.codegen.triton_tiles import LEAST
 from blockc.codegen.triton_types import read
 from blockc.errors import LimitError, Problem, visible
@@ -163,8 +163,9 @@ class RankedParts(Iterator[TritonKernels]):
         self.kept: frozenset[int] = frozenset()
         self._given = program, machine, sizes
         self._parts = tuple(part for part, _, _ in parts)
-        exact = _exact(program)
-        self._choices = [_ranked(part, machine, plan.sizes, tiles, plan, exact) for part, plan, tiles in parts]
+        self._choices = [
+            _ranked(part, machine, plan.sizes, tiles, plan, _around(program, part)) for part, plan, tiles in parts
+        ]
         self._now: list[TritonKernels] = []
 
     def __next__(self) -> TritonKernels:
@@ -176,6 +177,14 @@ class RankedParts(Iterator[TritonKernels]):
             raise StopIteration
         self._now = [made or before for made, before in zip(following, self._now, strict=True)]
         return _joined(*self._given, self._parts, self._now)
+
+
+def _around(program: ArrayProgram, part: ArrayProgram) -> Around:
+    """What other parts of a program do with the arguments of a part."""
+    given, exact = {argument.name for argument in program.inputs}, _exact(program)
+    computed = (argument.name for argument in part.inputs if argument.name not in given)
+    rounded = (result.argument.name for result in part.outputs if result.argument.name not in exact)
+    return Around(frozenset(computed), frozenset(rounded))
 
 
 def _exact(program: ArrayProgram) -> frozenset[str]:
@@ -233,10 +242,9 @@ def _ranked(
     sizes: Mapping[str, int],
     tiles: driver.Tiles,
     searched: MachinePlan,
-    exact: frozenset[str] | None = None,
+    around: Around | None = None,
 ) -> Iterator[TritonKernels]:
-    """Choices of blocks for a program in one part or, if values are given that outputs of 32 bits or more are made of,
-    for a part."""
+    """Choices of blocks for a program in one part or, with what is `around` it, for a part."""
     possible = [candidate for candidate in searched.candidates if candidate.choice.cost is not None]
     snapshots = [(found, found.derivation.snapshots[found.choice.snapshot]) for found in possible]
     # Where all accumulate lists: the unfused program, in which only items are accumulated.
@@ -256,7 +264,7 @@ def _ranked(
             for blocks, seconds in found[:MOST_WRITTEN]:
                 plan = _plan(candidate.choice.snapshot, ready, sizes, blocks)
                 made = _made(
-                    program, machine, gpu, TritonKernels(NOTHING, block, plan, (searched,), seconds, {}, False), exact
+                    program, machine, gpu, TritonKernels(NOTHING, block, plan, (searched,), seconds, {}, False), around
                 )
                 if made.likely:
                     yield made
@@ -311,10 +319,10 @@ def _distance(blocks: Mapping[str, int], others: Mapping[str, int]) -> float:
 
 
 def _made(
-    program: ArrayProgram, machine: Machine, gpu: Gpu, plan: TritonKernels, exact: frozenset[str] | None = None
+    program: ArrayProgram, machine: Machine, gpu: Gpu, plan: TritonKernels, around: Around | None = None
 ) -> TritonKernels:
     """A plan with its source, launched as probably is best."""
-    source = _source(program, machine, plan, {}, exact)
+    source = _source(program, machine, plan, {}, around)
     _check_types(source, program, machine)
     options, found = {}, {}
     for function in source.functions:
@@ -322,7 +330,7 @@ def _made(
         ways = {way: needs(kernel, Launch(way.warps, way.stages, gpu.multiplies_in_groups)) for way in WAYS}
         best = min(ways, key=lambda way: _badness(way, ways[way], gpu))
         options[function.name], found[function.name] = best, ways[best]
-    source = _source(program, machine, plan, options, exact)
+    source = _source(program, machine, plan, options, around)
     return replace(plan, source=source, needs=found, likely=_excess(found.values(), gpu) <= 1)
 
 
@@ -331,19 +339,17 @@ def _source(
     machine: Machine,
     plan: TritonKernels,
     options: Mapping[str, Options],
-    exact: frozenset[str] | None = None,
+    around: Around | None = None,
 ) -> Source:
     block, sizes = plan.block, complete_sizes(plan.block, plan.plan.sizes)
     header, device = _header(plan.plan, program, machine), device_of(machine)
-    rounded: list[str] = []
-    if exact is not None:  # a part, whose sizes may follow from what others read
+    if around is not None:  # a part, whose sizes may follow from what others read
         block = replace(
             block,
             dims=tuple(dim if dim.chunks_of is not None else replace(dim, size=sizes[dim.name]) for dim in block.dims),
         )
-        rounded = [result.argument.name for result in block.outputs if result.argument.name not in exact]
     parts = [part.comment for part in plan.parts]
-    return triton_source.emit(block, plan.plan.tiles, sizes, header, options, device, parts, rounded)
+    return triton_source.emit(block, plan.plan.tiles, sizes, header, options, device, parts, around or ALONE)
 
 
 def launched_with(

@@ -113,6 +113,19 @@ def test_large_accumulators_need_more_warps_and_stages_more_shared_memory() -> N
     assert of(128, 4, 1).shared_bytes == 128 * 128 * 4, "what is stored changes its layout"
 
 
+def test_elements_of_a_result_take_the_place_of_those_it_is_made_of() -> None:
+    """An epilogue needs no more than both sums; what is used later stays."""
+    text = (
+        "def f(T0: tl.constexpr):",
+        "    a = tl.full([T0, T0], 0.0, tl.float32)",
+        "    b = tl.full([T0, T0], 0.0, tl.float32)",
+        "    c = a * b",
+        "    d = a + c",
+    )
+    found = needs(read(text, {"T0": "constexpr"}, {"T0": 128}), Launch(8, 2, True))
+    assert found.registers == 40 + 2 * 64, "a and b, then a and c"
+
+
 @pytest.mark.parametrize(
     ("name", "target", "tiles", "way"),
     [("attention", "h200", SMALL, Options(4, 3)), ("rmsnorm_swiglu", "a100", {}, Options(8, 2))],

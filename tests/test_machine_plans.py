@@ -18,12 +18,13 @@ from blockc import driver, meaning
 from blockc.data import random_arrays
 from blockc.errors import LimitError
 from blockc.ir.machine import ComputeUnit, Machine, Rate
-from blockc.ir.schedule import Compute, Move, Schedule, Stage, walk
+from blockc.ir.schedule import Compute, Loop, Move, Schedule, Stage, walk
 from blockc.ir.schedule_text import format_schedule
 from blockc.language import parse
 from blockc.machines.loading import load_machine
 from blockc.partition import Partition, partition, shape_of
 from blockc.passes import cost
+from blockc.passes.lifetimes import behind_loops
 from blockc.passes.machine_cost import MachineCost, estimate, evaluate, formulas
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
@@ -83,6 +84,29 @@ def test_a_staged_list_crosses_the_outer_boundary_once() -> None:
     assert found.boundaries["dram", "sram"] == 2 * (96 * 64 * 5 + 64 * 80)
     assert found.boundaries["sram", "local"] == 2 * (96 * 64 * 5 + 64 * 80 * 3)
     assert found.peak["sram"] >= 2 * 64 * 80
+
+
+def test_what_is_used_behind_a_loop_is_loaded_behind_it() -> None:
+    """The residual and the bias take no space while products are summed."""
+    text = "program p(A: f32[m, k], B: f32[k, n], c: f32[n], R: f32[m, n]) -> C: f32[m, n] {\n"
+    text += " C = relu(dot[k](A, B) + c) * R + c\n}\n"
+    schedule, found = scheduled(text, "toy", SIZES, TILES, R="sram")
+    (kernel,) = schedule.kernels
+    body = next(node.body for node in walk(kernel) if isinstance(node, Loop) and len(node.body) > 1)
+    steps = [node.dim if isinstance(node, Loop) else node.name for node in body if isinstance(node, Loop | Move)]
+    assert [step.partition(".")[0] for step in steps] == ["k", "R", "c", "C"]
+    block, bias = 4 * 32 * 16, 4 * 16
+    assert found.peak["local"] == max(2 * block + bias, block + 4 * (32 * 16 + 16 * 16))
+
+
+def test_a_load_stays_ahead_of_what_changes_its_list() -> None:
+    load = Move("t", ("dram", "sram"), "f32", ("m",), "L")
+    store = Move("u", ("sram", "dram"), "f32", ("m",), None, "L")
+    loops = [Loop("n", False, (), (), None, (), body) for body in ((), (store,))]
+    use = Move("t", ("sram", "local"), "f32", ("m",))
+    assert behind_loops([load, loops[0], use]) == [loops[0], load, use]
+    assert behind_loops([load, loops[0], loops[1], use]) == [loops[0], load, loops[1], use]
+    assert behind_loops([load, store, use]) == [load, store, use]
 
 
 @pytest.mark.parametrize("target", ["h200", "ascend", "toy"])

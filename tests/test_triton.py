@@ -24,6 +24,7 @@ import triton
 from click.testing import CliRunner
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton_data import in_parts
 
 from blockc import driver
 from blockc.cli import cli
@@ -215,7 +216,7 @@ def test_loops_carry_one_type(tmp_path: Path) -> None:
 
 def test_numbers_have_the_type_of_what_they_are_computed_with() -> None:
     program = driver.load_program("program p(I: i32[n]) -> A: i32[n] {\n A = I - (size(n) - 1)\n}\n")
-    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {})
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {"k": 4096}), {})
     (function,) = made.source.functions
     assert function.parameters["h0"] == "i32" and "int(" in made.source.text
 
@@ -388,6 +389,28 @@ def test_parts_are_one_file_with_one_launcher() -> None:
         "x0 = torch.empty", "kernel0[", "x1 = torch.empty", "kernel1[", "del x0", "return x1"
     ]  # fmt: skip
     assert "ieee" not in made.source.text, "what goes from part to part is rounded like what stays in a kernel"
+
+
+def test_blocks_of_a_part_are_those_of_its_plan() -> None:
+    """Before it is joined with the others, too, its kernels are written as they will be: on tensor cores."""
+    text = "program p(X: bf16[m, k], A: bf16[k, z], B: bf16[z, n]) -> Y: bf16[m, n] {\n"
+    program = driver.load_program(text + " Y = dot[z](relu(dot[k](X, A)), B)\n}\n")
+    sizes = driver.default_sizes(program, {"m": 8192, "k": 1024, "z": 4096, "n": 1024})
+    made = next(in_parts(program, sizes))
+    assert len(made.parts) > 1 and made.likely
+    assert made.seconds == pytest.approx(sum(plan.cost.seconds for plan in made.searched), rel=0.01)
+
+
+def test_what_is_used_behind_a_loop_is_loaded_behind_it() -> None:
+    program = driver.load_program(EXAMPLES / "matmul_epilogue.blk", "matmul_relu")
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {"k": 4096}), {})
+    (function,) = made.source.functions
+    loads = [at for at, line in enumerate(function.text) if line.lstrip().startswith("# ") and "<-" in line]
+    (loop,) = [at for at, line in enumerate(function.text) if line.lstrip().startswith("for ")]
+    names = [function.text[at].split()[1].partition(".")[0] for at in loads]
+    assert names == ["X", "W", "bias", "residual"] and loads[0] > loop
+    (product,) = [at for at, line in enumerate(function.text) if "tl.dot(" in line]
+    assert loads[1] < product < loads[2]
 
 
 def test_any_sizes_and_strides_go_through_parts(tmp_path: Path) -> None:

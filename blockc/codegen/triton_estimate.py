@@ -159,13 +159,19 @@ def _registers(block: Block, launch: Launch) -> int:
                 after = lived(inner, after | again) | after
                 continue
             before = (after - inner.makes.keys()) | inner.reads
-            held = sum(words(name) for name in before | after if name in types)
+            places = (before, after) if _is_elementwise(inner) else (before | after,)
+            held = max(sum(words(name) for name in names if name in types) for names in places)
             most = max(most, held + sum(_fragments(product, launch, types) for product in inner.products))
             after = before
         return after
 
     lived(block, frozenset())
     return _BASE + round(most)
+
+
+def _is_elementwise(line: Line) -> bool:
+    """True if elements of what is made take the place of those that are read."""
+    return not (line.products or line.reduced or line.loads)
 
 
 def _of_thread(tile: Shaped, launch: Launch) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from blockc.codegen.exponents import may_run
@@ -12,7 +12,7 @@ from blockc.codegen.triton_descriptors import Descriptor
 from blockc.codegen.triton_ops import SPELLINGS
 from blockc.codegen.triton_tiles import apply_operator, combined, contract, exponentials, literal, scaled
 from blockc.codegen.triton_values import Array, Kernel, Lines, Tile, Value, Waiting, compute_dtype, expanded
-from blockc.ir.block import Apply, Definition, Graph, Map, Output, Port, Term
+from blockc.ir.block import Apply, Definition, Graph, Map, Output, Term
 from blockc.ir.conditions import readings
 from blockc.ir.monoids import MONOIDS, identity
 from blockc.ir.text import format_definition, format_type, format_where
@@ -39,11 +39,13 @@ def write_definition(kernel: Kernel, definition: Definition, targets: Mapping[st
         case Apply(name):
             if isinstance(kernel.environment.get(name), Waiting):
                 return
+            load_later(kernel, definition.uses)
             comment(kernel, format_definition(kernel.program, definition, "")[0])
             kernel.environment[name] = apply_operator(kernel, definition)
             if name in kernel.running:
                 _run_exponent(kernel, name)
         case Map():
+            load_later(kernel, definition.uses)
             write_loop(kernel, definition, targets)
         case _:
             raise Unsupported("lists are reduced and renamed between kernels only")
@@ -90,13 +92,13 @@ def _write_section(kernel: Kernel, node: Map, results: Mapping[str, Value], part
     number = kernel.number(node.dim)
     kernel.lines.add(f"for b{number} in range({part.start}, {part.end}, {kernel.extent(node.dim)}):")
     depth = kernel.lines.depth + 1
-    body = replace(kernel, lines=Lines([], depth), environment=dict(kernel.environment), running={})
+    body = replace(kernel, lines=Lines([], depth), environment=dict(kernel.environment), later={}, running={})
     body.mapped = (*kernel.mapped, node.dim)
     body.settled = {**kernel.settled, **settled(kernel, node)} if part.full else dict(kernel.settled)
     first: frozenset[str] = frozenset()
     if asked is not None:
         first = readings(asked)
-        load_ports(body, node, first)
+        load_ports(body, node, first, ())
         body.lines.add(f"if {somewhere(body, asked)}:")
         body.lines.depth += 1
     write_body(body, node, results, first)
@@ -136,7 +138,7 @@ def _words(text: str) -> set[str]:
 
 def write_body(kernel: Kernel, node: Map, results: Mapping[str, Value], loaded: frozenset[str] = frozenset()) -> None:
     """Write one iteration: load the ports that are not `loaded`, compute, store and accumulate the outputs."""
-    load_ports(kernel, node, frozenset(port.name for port in node.ports) - loaded)
+    load_ports(kernel, node, frozenset(port.name for port in node.ports) - loaded, node.body)
     stacked = {name: result for name, result in results.items() if isinstance(result, Array)}
     _let_wait(kernel, node)
     for output in node.outputs:
@@ -146,6 +148,7 @@ def write_body(kernel: Kernel, node: Map, results: Mapping[str, Value], loaded: 
             kernel.running[output.values[0]] = total
     write_graph(kernel, node.body, inner_targets(node, stacked))
     for output in node.outputs:
+        load_later(kernel, output.values)
         bound = ", ".join(f"{name}: {format_type(kernel.program.types[name])}" for name in output.names)
         comment(kernel, f"=> {bound} = {output.monoid or 'stack'}({', '.join(output.values)})")
         if output.monoid is not None:
@@ -184,26 +187,41 @@ def _let_wait(kernel: Kernel, node: Map) -> None:
 # Memory
 
 
-def load_ports(kernel: Kernel, node: Map, wanted: frozenset[str]) -> None:
-    """Bind the `wanted` ports of a map: lists stay where they are, items are loaded."""
+def behind_loops(names: Iterable[str], graph: Graph) -> frozenset[str]:
+    """Of some names those that definitions use first behind a loop, or not at all if there is one."""
+    loop = next((at for at, definition in enumerate(graph) if isinstance(definition, Map)), None)
+    if loop is None:
+        return frozenset()
+    return frozenset(names).difference(*(definition.uses for definition in graph[: loop + 1]))
+
+
+def load_ports(kernel: Kernel, node: Map, wanted: frozenset[str], graph: Graph) -> None:
+    """Bind the `wanted` ports of a map: lists stay where they are, items are loaded; those that `graph`, what is
+    computed of them, uses behind its loops, only there."""
     used = set(readings(node.where))
     used |= {value for output in node.outputs for value in output.values}
     used = used.union(*(definition.uses for definition in node.body))
+    later = behind_loops(wanted, graph)
     for port in node.ports:
         if port.name not in wanted:
             continue
         source = kernel.environment[port.source]
         assert isinstance(source, Array)
         kernel.environment[port.name] = source
-        if kernel.program.types[port.name].is_item and port.name in used:
-            load_port(kernel, port, source)
+        kind = kernel.program.types[port.name]
+        if kind.is_item and port.name in used:
+            kernel.later[port.name] = f"{port.name}: {format_type(kind)} <- {port.source}"
+    load_later(kernel, wanted - later)
 
 
-def load_port(kernel: Kernel, port: Port, source: Array) -> None:
-    """Load the element of a list for the current block."""
-    kind = kernel.program.types[port.name]
-    comment(kernel, f"{port.name}: {format_type(kind)} <- {port.source}")
-    kernel.environment[port.name] = load(kernel, source, kernel.axes(kind.axes))
+def load_later(kernel: Kernel, names: Collection[str]) -> None:
+    """Load those of some items that are not there yet, each for the current block."""
+    for name in [name for name in kernel.later if name in names]:
+        text, source = kernel.later.pop(name), kernel.environment[name]
+        if text:
+            comment(kernel, text)
+        assert isinstance(source, Array)
+        kernel.environment[name] = load(kernel, source, kernel.axes(kernel.program.types[name].axes))
 
 
 def load(kernel: Kernel, source: Array, axes: tuple[str, ...]) -> Tile:
@@ -224,8 +242,7 @@ def load(kernel: Kernel, source: Array, axes: tuple[str, ...]) -> Tile:
         kernel.lines.add(f"{'elif' if at else 'if'} {condition}:" if condition else "else:", f"    {name} = {text}")
     dtype = {"float64": "float64", "int32": "int32", "int8": "int32", "bool": "int1"}.get(source.element, "float32")
     same = source.element in (dtype, "bool")
-    computed = source.text.startswith("x") and source.element == "float32"  # by another kernel, and rounded as here
-    stored = name if dtype == "float32" and not computed else ""
+    stored = "" if dtype != "float32" or (source.computed and source.element == "float32") else name
     return Tile(name if same else f"{name}.to(tl.{dtype})", axes, dtype, stored, source.element if stored else "")
 
 
@@ -311,6 +328,7 @@ def _accumulate(kernel: Kernel, output: Output, results: Iterable[Value]) -> Non
 def _add(kernel: Kernel, total: Tile, name: str) -> None:
     value = kernel.environment[name]
     if isinstance(value, Waiting):
+        load_later(kernel, value.apply.uses)
         comment(kernel, format_definition(kernel.program, value.apply, "")[0])
         contract(kernel, value.apply, total.text)
         return

@@ -8,6 +8,7 @@ that would change a result the program has masks (`passes/padding.py`).
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +18,11 @@ from blockc.codegen.triton_descriptors import Descriptors
 from blockc.codegen.triton_grid import ANY, Device, count_text, order_lines, order_of
 from blockc.codegen.triton_launch import launcher_lines, launcher_name
 from blockc.codegen.triton_maps import (
+    behind_loops,
     comment,
     head_text,
     inner_targets,
-    load,
+    load_later,
     load_ports,
     store,
     with_positions,
@@ -29,7 +31,7 @@ from blockc.codegen.triton_maps import (
 )
 from blockc.codegen.triton_ops import HELPERS
 from blockc.codegen.triton_scales import kept_without_scale
-from blockc.codegen.triton_storage import Function, Options, Source, Storage
+from blockc.codegen.triton_storage import ALONE, Around, Function, Options, Source, Storage
 from blockc.codegen.triton_tiles import LEAST
 from blockc.codegen.triton_values import Array, Kernel, Number, Tile
 from blockc.ir.block import Apply, Definition, Graph, Map, Program, kernels, walk
@@ -51,17 +53,17 @@ def emit(
     options: Mapping[str, Options] = DEFAULT,
     device: Device = ANY,
     parts: Sequence[Part] = (),
-    rounded: Container[str] = (),
+    around: Around = ALONE,
 ) -> Source:
     """The Triton source of a program with masks for padding and without reductions of lists.
 
     `tiles` are powers of two for all dimensions that are cut, `sizes` those that it is tuned for, `options` how its
     functions are launched, `device` where their tasks are started. The file takes other sizes too; those that are whole
     may be as large as the next power of two. Of a program in several `parts`, functions have a comment that says which
-    one they compute. `rounded` are outputs that are rounded to 16 bits before they are used, if the program is a part.
+    one they compute. `around` is what there is around the program, if it is a part itself.
     Unsupported if the program accumulates lists.
     """
-    storage = Storage(program, rounded)
+    storage = Storage(program, around)
     scales = kept_without_scale(program, storage.arrays)
     lengths = _lengths(program, tiles, sizes)
     numbers: dict[str, Number] = {}
@@ -242,7 +244,9 @@ def _function(kernel: Kernel, storage: Storage, launch: Launch, title: str, devi
     if launch.task is not None:
         grid, head = _write_task(kernel, launch, storage, device)
     else:
-        _load_items(kernel, {name for node in launch.body for name in node.uses}, storage)
+        used = {name for node in launch.body for name in node.uses}
+        made = {name for node in launch.body for name in node.defines}
+        _load_items(kernel, used - made, storage, launch.body)
         for node in launch.body:  # one program does all of it
             targets = {name: storage.arrays[name] for name in node.defines if name in storage.arrays}
             write_definition(kernel, node, targets)
@@ -304,16 +308,11 @@ def _ranges(program: Program, body: list[str]) -> list[str]:
     return lines
 
 
-def _load_items(kernel: Kernel, names: set[str], storage: Storage) -> None:
-    """Load the items of the top graph that a launch uses."""
-    for name in sorted(names & storage.arrays.keys()):
-        kind = kernel.program.types[name]
-        if kind.is_item and name in _given(kernel, storage, name):
-            kernel.environment[name] = load(kernel, storage.arrays[name], kernel.axes(kind.axes))
-
-
-def _given(kernel: Kernel, storage: Storage, name: str) -> set[str]:
-    return {name} if isinstance(kernel.environment[name], Array) else set()
+def _load_items(kernel: Kernel, names: set[str], storage: Storage, graph: Graph) -> None:
+    """Load the items of the top graph that a launch uses; those that `graph` uses behind its loops, only there."""
+    items = {name for name in names & storage.arrays.keys() if kernel.program.types[name].is_item}
+    kernel.later.update(dict.fromkeys(sorted(items), ""))
+    load_later(kernel, items - behind_loops(items, graph))
 
 
 def _write_task(kernel: Kernel, launch: Launch, storage: Storage, device: Device) -> tuple[str, list[str]]:
@@ -324,13 +323,15 @@ def _write_task(kernel: Kernel, launch: Launch, storage: Storage, device: Device
     kernel.mapped = kernel.tasks = tuple(link.dim for link in chain)
     used = {name for apply in launch.before for name in apply.uses}.union(*(link.captures for link in chain))
     made = {apply.name for apply in launch.before}
-    _load_items(kernel, used - made, storage)
+    bodies = [*(link.body[:-1] for link in chain[:-1]), chain[-1].body]  # of each, what is not the next one
+    rest = (*launch.before, *itertools.chain(*bodies))
+    _load_items(kernel, used - made, storage, rest)
     for apply in launch.before:
         write_definition(kernel, apply, {})
     results: dict[str, Array] = {name: storage.arrays[name] for name in node.defines}
     for link, inner in pairwise(chain):
         comment(kernel, head_text(link))
-        load_ports(kernel, link, frozenset(port.name for port in link.ports))
+        load_ports(kernel, link, frozenset(port.name for port in link.ports), rest)
         for definition in link.body[:-1]:
             write_definition(kernel, definition, {})
         results = inner_targets(link, results)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from blockc.codegen.triton_values import Array
@@ -48,9 +48,20 @@ class Source:
     strides: Mapping[str, int]
 
 
-def exact_values(program: Program, rounded: Container[str] = ()) -> frozenset[str]:
-    """The values that become part of outputs of 32 bits or more, which no operand may be rounded to 16 bits for. Of
-    the outputs of a part, those that are `rounded` later do not count."""
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What kernels outside a part do with its arguments: some of its inputs were `computed` by them, and some of its
+    outputs will be `rounded` to 16 bits before they are used."""
+
+    computed: frozenset[str] = frozenset()
+    rounded: frozenset[str] = frozenset()
+
+
+ALONE = Around()
+
+
+def exact_values(program: Program, around: Around = ALONE) -> frozenset[str]:
+    """The values that become part of outputs of 32 bits or more, which no operand may be rounded to 16 bits for."""
     made: dict[str, frozenset[str]] = {}
     for node in walk(program.body):
         if isinstance(node, Map):
@@ -58,7 +69,7 @@ def exact_values(program: Program, rounded: Container[str] = ()) -> frozenset[st
             made.update((name, frozenset(output.values)) for output in node.outputs for name in output.names)
         else:
             made.update((name, node.uses) for name in node.defines)
-    results = [result for result in program.outputs if result.argument.name not in rounded]
+    results = [result for result in program.outputs if result.argument.name not in around.rounded]
     waiting = [result.value for result in results if DTYPES[result.argument.dtype].size >= 4]
     found: set[str] = set()
     while waiting:
@@ -72,15 +83,16 @@ def exact_values(program: Program, rounded: Container[str] = ()) -> frozenset[st
 class Storage:
     """The tensors of the values of the top graph, and of lists inside kernels."""
 
-    def __init__(self, program: Program, rounded: Container[str] = ()) -> None:
+    def __init__(self, program: Program, around: Around = ALONE) -> None:
         self.program = program
         self.arrays: dict[str, Array] = {}
         self.made: dict[str, tuple[Array, Argument | None]] = {}  # by variable
-        self.exact = exact_values(program, rounded)
+        self.exact = exact_values(program, around)
         positions = {argument.name: at for at, argument in enumerate(program.arguments)}
         for entry in program.inputs:
             at = positions[entry.argument]
-            self.arrays[entry.name] = Array(f"a{at}", entry.dims, NUMPY_NAMES[program.arguments[at].dtype])
+            element, computed = NUMPY_NAMES[program.arguments[at].dtype], entry.argument in around.computed
+            self.arrays[entry.name] = Array(f"a{at}", entry.dims, element, computed=computed)
         groups = kernels(program)
         home = {name: at for at, group in enumerate(groups) for node in group for name in node.defines}
         readers: dict[str, set[int]] = {}
@@ -94,7 +106,7 @@ class Storage:
             if isinstance(node, Rename):
                 source = self.arrays[node.source]
                 dims = tuple(node.new if dim == node.old else dim for dim in source.dims)
-                self.arrays[node.name] = Array(source.text, dims, source.element, source.counted)
+                self.arrays[node.name] = replace(source, dims=dims)
                 continue
             for name in node.defines:
                 kind = program.types[name]
@@ -112,7 +124,7 @@ class Storage:
                 element = NUMPY_NAMES[argument.dtype if argument is not None else kind.dtype]
                 counted = frozenset(dim for dim in kind.lists if dim not in kind.axes)
                 text = f"x{len(self.made)}"
-                self.arrays[name] = Array(text, dims, element, counted)
+                self.arrays[name] = Array(text, dims, element, counted, computed=True)
                 self.made[text] = self.arrays[name], argument
 
     def every(self) -> Iterator[Array]:
@@ -126,6 +138,6 @@ class Storage:
         own = tuple(dim for dim in tasks if dim not in (*kind.lists, *kind.axes))
         dims = (*own, *self.program.ordered((*kind.lists, *kind.axes)))
         counted = frozenset(dim for dim in (*own, *kind.lists) if dim not in kind.axes)
-        array = Array(f"x{len(self.made)}", dims, NUMPY_NAMES[kind.dtype], counted)
+        array = Array(f"x{len(self.made)}", dims, NUMPY_NAMES[kind.dtype], counted, computed=True)
         self.made[array.text] = array, None
         return array

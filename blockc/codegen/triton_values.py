@@ -41,12 +41,13 @@ class Tile:
 @dataclass(frozen=True, slots=True)
 class Array:
     """A list, or an item between kernels: a tensor with one axis for each of `dims`. Dimensions in `counted` have one
-    element for each block."""
+    element for each block. What is `computed` by a kernel is rounded for products like what stays in one."""
 
     text: str
     dims: tuple[str, ...]
     element: str
     counted: frozenset[str] = frozenset()
+    computed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Kernel:
     loaded: list[Array] = field(default_factory=list)  # what tiles are loaded of
     lines: Lines = field(default_factory=Lines)
     environment: dict[str, Value] = field(default_factory=dict)
+    later: dict[str, str] = field(default_factory=dict)  # items to be loaded where they are used, with a comment
     running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
     mapped: tuple[str, ...] = ()
     settled: dict[Operand, bool] = field(default_factory=dict)  # conditions that have one value in all these blocks

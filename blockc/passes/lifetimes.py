@@ -1,4 +1,4 @@
-"""Which tiles and storages of a schedule are needed until when."""
+"""From when and until when tiles and storages of a schedule are needed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ from blockc.ir.block import Program
 from blockc.ir.monoids import MONOIDS
 from blockc.ir.ops import OPERATORS
 from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Stage, Statement
+
+
+def behind_loops(statements: Iterable[Statement]) -> list[Statement]:
+    """The statements with what is loaded directly ahead of its first use, where a loop that does not use it comes
+    before that: it takes no space meanwhile."""
+    result = list(statements)
+    for at in reversed(range(len(result))):
+        moved = result[at]
+        loads = moved.source if isinstance(moved, Move) else moved.storage.origin if isinstance(moved, Stage) else None
+        if loads is None:
+            continue
+        made = set(created(moved))
+        made |= {(name, "") for name, _ in made}
+        end = at + 1
+        while end < len(result) and made.isdisjoint(touched(result[end])) and loads not in _changed(result[end]):
+            end += 1
+        if any(isinstance(passed, Loop) for passed in result[at + 1 : end]):
+            result[at:end] = [*result[at + 1 : end], moved]
+    return result
+
+
+def _changed(statement: Statement) -> frozenset[str]:
+    """The storages that a statement stores to."""
+    if isinstance(statement, Loop):
+        return frozenset().union(*map(_changed, statement.body))
+    return frozenset((statement.target,)) if isinstance(statement, Move) and statement.target else frozenset()
 
 
 def releasing(program: Program, statements: list[Statement], more: Iterable[Copy] = ()) -> tuple[Statement, ...]:

@@ -44,7 +44,7 @@ from blockc.ir.schedule import (
     Statement,
     Storage,
 )
-from blockc.passes.lifetimes import created, releasing
+from blockc.passes.lifetimes import behind_loops, created, releasing
 from blockc.passes.needs import Needs
 from blockc.passes.units import Units, Unplaceable
 
@@ -182,7 +182,7 @@ class _Placer:
             for name in node.defines:
                 if name in kept and self.program.types[name].is_item:
                     statements.append(self.store(name, scope, scope.lists[name]))
-        return releasing(self.program, statements)
+        return releasing(self.program, behind_loops(statements))
 
     def load_items(self, names: Iterable[str], scope: _Scope) -> list[Statement]:
         """Moves of tiles of the top graph that are stored and not there yet."""
@@ -217,7 +217,7 @@ class _Placer:
                     body += self.definition(other, inner)
         inner.targets = targets
         body += self.body(chain[-1], inner)
-        statements = releasing(self.program, body)
+        statements = releasing(self.program, behind_loops(body))
         for link in reversed(chain):
             statements = (Loop(link.dim, True, (), (), None, (), statements),)
         return list(statements)
@@ -341,7 +341,7 @@ class _Placer:
                 body.append(Combine(output.names, output.values, output.monoid, parts, unit.name, rated, tier))
         moves = tuple(move for move in guard if isinstance(move, Move))
         made = {copy for move in moves for copy in created(move)}
-        statements = releasing(self.program, body, made)
+        statements = releasing(self.program, behind_loops(body), made)
         result: list[Statement] = [
             Loop(node.dim, False, tuple(storages), tuple(accumulators), node.where, moves, statements)
         ]
