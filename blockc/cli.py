@@ -24,7 +24,7 @@ from blockc.arguments import known, load, read_inputs
 from blockc.bench_command import bench
 from blockc.cache_command import cache
 from blockc.errors import BlockcError, CheckError, LimitError, UsageError, visible
-from blockc.files import check_json_file, check_outputs, read_source, write_arrays, write_file, write_texts
+from blockc.files import check_file, check_outputs, read_source, write_arrays, write_file, write_texts
 from blockc.lint_command import lint
 from blockc.options import (
     ARRAY_FILE,
@@ -40,6 +40,7 @@ from blockc.options import (
     unique,
 )
 from blockc.printing import print_json, problem_json, progress
+from blockc.report_command import report
 from blockc.targets_command import targets
 from blockc.tune_command import tune
 
@@ -179,7 +180,7 @@ def run(
     if trace is not None:
         if not simulate:
             raise UsageError("--trace is of a simulated target", "add --simulate")
-        check_json_file(trace)
+        check_file(trace, ".json")
     program = load(file, options, kernels=not simulate, device=device)
     machine = load_machine(options.target)
     files = unique(outputs, "--output")
@@ -304,6 +305,7 @@ def verify(file: str, options: Options) -> None:
 cli.add_command(bench)
 cli.add_command(cache)
 cli.add_command(lint)
+cli.add_command(report)
 cli.add_command(targets)
 cli.add_command(tune)
 

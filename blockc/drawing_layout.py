@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from blockc.drawing import Box, Edge, Node
 from blockc.errors import columns
@@ -20,6 +21,7 @@ from blockc.errors import columns
 CHARACTER, LINE = 7.25, 16.0  # of a monospaced font of 12 pixels
 PADDING, GAP, RISE, LANE = 12.0, 18.0, 26.0, 10.0  # in boxes, between neighbours and layers; width of an edge
 PIN = 8.0
+STAY = 1  # how much the place in another drawing counts, in edges
 SWEEPS, MOST_MOVED = 12, 60_000  # at most so often, and less where there is much to order
 
 
@@ -88,17 +90,18 @@ def text_width(lines: Iterable[str]) -> float:
     return CHARACTER * max((columns(line) for line in lines), default=0)
 
 
-def layout(box: Box) -> Layout:
-    """The places of everything in a box, whose own top left corner is at 0, 0."""
-    return _Layers(box).result()
+def layout(box: Box, near: Mapping[int, float] | None = None) -> Layout:
+    """The places of everything in a box, whose own top left corner is at 0, 0. `near` are positions from the left, by
+    the numbers of nodes and boxes, of another drawing whose order is kept where that makes no more edges cross."""
+    return _Layers(box, near or {}).result()
 
 
 class _Layers:
     """One box on its way to a layout: what is inside of it has one already."""
 
-    def __init__(self, box: Box) -> None:
-        self.box = box
-        self.inner = {part.number: layout(part) for part in box.content if isinstance(part, Box)}
+    def __init__(self, box: Box, near: Mapping[int, float]) -> None:
+        self.box, self.near = box, near
+        self.inner = {part.number: layout(part, near) for part in box.content if isinstance(part, Box)}
         self.home: dict[int, int] = {}  # of every node that an edge may end at, the node or box that has a layer
         for part in (*box.entries, *box.content, *box.exits):
             self.home[part.number] = part.number
@@ -167,6 +170,8 @@ class _Layers:
                     _link(before, offset, lane, LANE / 2)
                 before, offset = lanes[number - self.layer[source] - 1], LANE / 2
             _link(before, offset, self.items[target], self.anchor(edge.target))
+        if self.near:
+            self.start_near(order)
         _number(order)
         best, fewest = [list(items) for items in order], _crossings(order)
         for sweep in range(self.sweeps(order)):
@@ -179,6 +184,17 @@ class _Layers:
                 best, fewest = [list(items) for items in order], found
         _number(best)
         return best
+
+    def start_near(self, order: list[list[_Item]]) -> None:
+        """Order the layers as in the other drawing; what is new there is where its neighbours above are."""
+        known = {id(self.items[number]): x for number, x in self.near.items() if number in self.items}
+        known[id(self.title)] = -1.0
+        for items in order:
+            for item in items:
+                if id(item) not in known:
+                    above = [known[id(other)] for other, _, _ in item.above]
+                    known[id(item)] = sum(above) / len(above) if above else 0.0
+            items.sort(key=lambda item: known[id(item)])
 
     @staticmethod
     def sweeps(order: list[list[_Item]]) -> int:
@@ -205,8 +221,19 @@ class _Layers:
                 links = [tuple(item.above if sweep % 2 == 0 else item.below) for item in items]
                 _pull(items, [_wishes(some) for some in links])
         for sweep in range(self.sweeps(self.order)):
+            former = self.former()
             for items in self.order if sweep % 2 == 0 else reversed(self.order):
-                _pull(items, [_straight(item) for item in items])
+                _pull(items, [_straight(item) + former.get(id(item), []) for item in items])
+
+    def former(self) -> dict[int, list[float]]:
+        """Where items would be if they were as far from one another as in the other drawing."""
+        known = [
+            (item, self.near[number] - item.width / 2) for number, item in self.items.items() if number in self.near
+        ]
+        if not known:
+            return {}
+        shift = median(x - item.x for item, x in known)
+        return {id(item): [x - shift] * STAY for item, x in known}
 
     def result(self) -> Layout:
         """The places, from the top left corner of the box on."""

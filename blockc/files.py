@@ -110,11 +110,11 @@ def write_arrays(arrays: Mapping[str, Any], paths: Mapping[str, str]) -> None:
     _write_all({Path(path): writer(arrays[name]) for name, path in paths.items()})
 
 
-def check_json_file(path: str) -> None:
-    """UsageError for a path that cannot become a .json file."""
+def check_file(path: str, suffix: str) -> None:
+    """UsageError for a path that cannot become a file with this suffix."""
     target, shown = Path(path), f"cannot write `{visible(path)}`"
-    if target.suffix != ".json":
-        raise UsageError(f"{shown}: the name must end in .json")
+    if target.suffix != suffix:
+        raise UsageError(f"{shown}: the name must end in {suffix}")
     if not target.parent.is_dir():
         raise UsageError(f"{shown}: there is no folder `{visible(str(target.parent))}`")
     if target.is_dir():

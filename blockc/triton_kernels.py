@@ -36,7 +36,7 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.machines.gpus import FLOAT8, GPUS, Gpu, occupancy
-from blockc.partition import partition
+from blockc.partition import Partition, partition
 from blockc.passes.bound_loops import bound_loops
 from blockc.passes.choose import compose, power_of_two, safe
 from blockc.passes.cost import cost, launch_figures
@@ -124,7 +124,16 @@ def ranked(
     what a multiprocessor has, with the least predicted time first; then the others, the nearest to it first. Blocks
     that `tiles` asks for are kept. LimitError if there are none. A program is in parts where that is predicted to take
     less time; then all parts go on to their next choice together."""
-    found = partition(program, machine, sizes, tiles, split)
+    return _ranked_parts(partition(program, machine, sizes, tiles, split), tiles)
+
+
+def kernels_for(found: Partition, tiles: driver.Tiles) -> TritonKernels:
+    """The Triton kernels of a program whose parts are known. LimitError if there are none."""
+    return next(_ranked_parts(found, tiles))
+
+
+def _ranked_parts(found: Partition, tiles: driver.Tiles) -> Iterator[TritonKernels]:
+    program, machine, sizes = found.program, found.machine, found.sizes
     if len(found.parts) > 1:
         return RankedParts(program, machine, sizes, [(part.program, part.plan, tiles) for part in found.parts])
     return _ranked(program, machine, sizes, tiles, found.parts[0].plan)

@@ -35,6 +35,7 @@ LONGEST = (
     "test_gpu_kernel",
     "test_numpy_source",
     "test_machine_commands",
+    "test_report",
     "test_split_kernels",
     "test_generator",
 )

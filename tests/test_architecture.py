@@ -115,6 +115,7 @@ OWNERS = {
         "blockc.lint_command",
         "blockc.options",
         "blockc.printing",
+        "blockc.report_command",
         "blockc.targets_command",
         "blockc.tune_command",
     ),
