@@ -227,7 +227,7 @@ def median_ratio(these: list[float], those: list[float]) -> float:
 def measure_tiles(case: Case, rounds: int) -> Tiles:
     """The chosen tiles of a case beside all of its grid."""
     kernel = blockc.compile(EXAMPLES / f"{case.example}.blk", dtype="f32", dims=case.sizes)
-    chosen = {dim: tile for dim, tile in kernel.explain().plan.tiles.items() if dim in case.grid}
+    chosen = {dim: tile for dim, tile in kernel.explain().parts[0].plan.tiles.items() if dim in case.grid}
     candidates = {"": chosen}
     for combination in itertools.product(*case.grid.values()):
         tiles = dict(zip(case.grid, combination, strict=True))

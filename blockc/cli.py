@@ -10,12 +10,12 @@ import gc
 import io
 import json
 import os
-import re
+import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 STAGES = ("array", "block", "snapshot", "stable", "plan", "schedule", "kernel")
 FORMATS = ("text", "dot", "json", "svg")
+WIDTH = 100  # columns of what is no terminal
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
 
@@ -129,7 +130,10 @@ def show_request(program: ArrayProgram, options: Options, stage: str, snapshot: 
 
 @cli.command()
 @compile_options
-def explain(file: str, options: Options) -> None:
+@click.option(
+    "--verbosity", type=click.IntRange(0, 2), default=1, show_default=True, help="0: the choice alone; 2: everything."
+)
+def explain(file: str, options: Options, verbosity: int) -> None:
     """Print how FILE is fused: every step and what it saves, what is chosen for the target, and what was refused."""
     from blockc import driver
     from blockc.inspector.explanation import explain_for
@@ -141,11 +145,11 @@ def explain(file: str, options: Options) -> None:
     with progress("fusing"):
         found = partition(program, load_machine(options.target), sizes, options.tiles, options.split)
         explanation = explain_for(options.target, found)
-        text = "" if options.form == "json" else str(explanation)
+        text = "" if options.form == "json" else explanation.text(window_width(), verbosity, painter())
     if options.form == "json":
         print_json(explanation.to_json())
     else:
-        click.echo(emphasised(text) if wants_colour() else text)
+        click.echo(text)
 
 
 @cli.command()
@@ -315,18 +319,26 @@ def wants_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def emphasised(text: str) -> str:
-    """The text of an explanation with its headings in bold and the chosen snapshot in green."""
-    lines = text.split("\n")
-    chosen = re.compile(r"  +[0-9]+ \*  ")
-    return "\n".join(
-        click.style(line, bold=True)
-        if line and not line.startswith(" ")
-        else click.style(line, fg="green")
-        if chosen.match(line)
-        else line
-        for line in lines
-    )
+STYLES: Mapping[str, Mapping[str, Any]] = {
+    "heading": {"bold": True},
+    "chosen": {"fg": "green", "bold": True},
+    "name": {"fg": "cyan"},
+    "less": {"fg": "green"},
+    "more": {"fg": "yellow"},
+    "faint": {"dim": True},
+}
+
+
+def painter() -> Callable[[str, str], str]:
+    """What styles look like on standard output."""
+    if not wants_colour():
+        return lambda text, style: text
+    return lambda text, style: click.style(text, **STYLES.get(style, {})) if style else text
+
+
+def window_width() -> int:
+    """The columns of the terminal; 100 where standard output is none."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -455,11 +455,15 @@ class Kernel:
         return plan.costs[plan.snapshot]
 
     def explain(self) -> Explanation:
-        """The derivation, the snapshots and the choice of that specialisation."""
-        from blockc.inspector.explanation import explain_plan
+        """The derivation, the snapshots and the choice of that specialisation: text, JSON, and a view for notebooks."""
+        from blockc.inspector.explanation import explain_for
+        from blockc.partition import Part, Partition
+        from blockc.planning import kernel_plan
 
         derivation, plan = self._current().found()
-        return explain_plan(self.program, self.target, derivation, plan)
+        found = kernel_plan(self.program, load_machine(self.target), derivation, plan)
+        part = Part(self.program, found)
+        return explain_for(self.target, Partition(self.program, found.machine, plan.sizes, (part,), ()))
 
 
 def form_of(plan: Plan) -> str:

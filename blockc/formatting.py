@@ -25,6 +25,22 @@ def readable(number: int, unit: str = "") -> str:
     return f"{'-' if number < 0 else '+'}{figures} {prefix}{unit}".rstrip()
 
 
+def amount(number: int, unit: str = "") -> str:
+    """A number to three figures: 512, 16.8 M; with the unit B, 512 B and 16.8 MB."""
+    return readable(number, unit).lstrip("+") if abs(number) >= 1000 else f"{number} {unit}".rstrip()
+
+
+def arrow(before: int, after: int, unit: str = "", exact: bool = False) -> str:
+    """A change: 48.8 -> 40.4 MB, 1.05 MB -> 524 kB; one too small for that as -16 kB; or with all digits."""
+    if exact:
+        return f"{before:,} -> {after:,}"
+    (old, _, old_unit), (new, _, new_unit) = (amount(number, unit).partition(" ") for number in (before, after))
+    if (old, old_unit) == (new, new_unit):
+        return readable(after - before, unit)
+    same = old_unit == new_unit or not before
+    return f"{old} -> {new} {new_unit}".rstrip() if same else f"{old} {old_unit} -> {new} {new_unit}".rstrip()
+
+
 def duration(seconds: float) -> str:
     """A time in milliseconds; in microseconds below a tenth of one, and in seconds from ten of them on."""
     if 0 < seconds < 1e-4:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,9 +27,14 @@ from blockc.integrations import as_array, as_tensor, is_tensor
 from blockc.ir import array_program
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
+from blockc.partition import Part, Partition
 from blockc.passes.cost import cost
+from blockc.planning import with_sizes
 from blockc.triton_kernels import TritonKernels, with_blocks
 from blockc.tuning import best_known
+
+if TYPE_CHECKING:
+    from blockc.inspector.explanation import Explanation
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -204,14 +209,21 @@ class GpuKernel(Kernel):
         message = f"the kernels of `{self.program.name}` need more than this GPU has: {why}"
         return LimitError((Problem("E0297", message, None, "smaller blocks (--tile) need less"),))
 
-    def explain(self) -> Any:
-        """The derivation and the choice for the machine, at the sizes of that specialisation."""
+    def explain(self) -> Explanation:
+        """The derivation and the choice for the machine, at the sizes and in the blocks of that specialisation."""
         from blockc.inspector.explanation import explain_for
-        from blockc.partition import partition
 
         assert self.machine is not None
         sizes = self._current().plan.sizes
-        return explain_for(self.target, partition(self.program, self.machine, sizes, self.tiles, self.split))
+        made = self._made[tuple(shape_class(sizes, array_program.sizes(self.program, self.dims)).items())]
+        parts = []
+        for at, plan in enumerate(made.searched):
+            program = made.parts[at].program if made.parts else self.program
+            names = made.parts[at].dims if made.parts else {dim: dim for dim in made.plan.tiles}
+            blocks = {dim: made.plan.tiles[name] for dim, name in names.items() if name in made.plan.tiles}
+            extents = {dim.name: sizes[dim.name] for dim in program.dims}
+            parts.append(Part(program, with_sizes(plan, extents, blocks)))
+        return explain_for(self.target, Partition(self.program, self.machine, sizes, tuple(parts), ()))
 
 
 REMEMBERED_SHAPES = 1024  # of tensors whose kernel is found without a look at sizes

@@ -92,8 +92,11 @@ def machine_plan(
     """
     if not driver.has_kernels(machine):
         return search_plan(program, machine, sizes, tiles, split)
-    forms = driver.Forms(program, tiles)
-    derivation, plan = driver.planned(forms, sizes, split)
+    return kernel_plan(program, machine, *driver.planned(driver.Forms(program, tiles), sizes, split))
+
+
+def kernel_plan(program: ArrayProgram, machine: Machine, derivation: Derivation, plan: Plan) -> MachinePlan:
+    """A plan of kernels with what its snapshots cost on their machine. LimitError if it cannot execute one."""
     form = _named(sorted(derivation.unfused.whole))
     candidates = []
     for at, snapshot in enumerate(plan.snapshots):
@@ -101,11 +104,11 @@ def machine_plan(
             schedule = place(snapshot, machine)
         except Unplaceable as error:
             raise impossible(program, machine, [str(error)]) from error
-        figures = evaluate(model(schedule), sizes, plan.tiles)
+        figures = evaluate(model(schedule), plan.sizes, plan.tiles)
         choice = Choice(at, snapshot, plan.tiles, {}, schedule, figures, figures.seconds)
         candidates.append(Candidate(form, derivation, plan.snapshots, choice))
     chosen = candidates[plan.snapshot]
-    return MachinePlan(machine, dict(sizes), chosen, _ordered(candidates, chosen), plan.note)
+    return MachinePlan(machine, dict(plan.sizes), chosen, _ordered(candidates, chosen), plan.note)
 
 
 def search_plan(
@@ -148,6 +151,24 @@ def first_estimate(program: ArrayProgram, machine: Machine, sizes: Mapping[str, 
     if not math.isfinite(score):
         raise impossible(program, machine, [first.why for first in found])
     return score
+
+
+def with_sizes(plan: MachinePlan, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> MachinePlan:
+    """The plan at other sizes, and what was chosen in other blocks, with what all candidates cost then."""
+
+    def again(candidate: Candidate) -> Candidate:
+        choice = candidate.choice
+        if choice.schedule is None:
+            return candidate
+        changed = {dim: tiles.get(dim, tile) for dim, tile in choice.tiles.items()}
+        blocks = changed if candidate is plan.chosen else choice.tiles
+        figures = evaluate(model(choice.schedule), sizes, blocks)
+        return replace(candidate, choice=replace(choice, tiles=blocks, cost=figures, score=figures.seconds))
+
+    found = {id(candidate): again(candidate) for candidate in plan.candidates}
+    return replace(
+        plan, sizes=dict(sizes), chosen=found[id(plan.chosen)], candidates=tuple(found[id(c)] for c in plan.candidates)
+    )
 
 
 def _asked(tiles: driver.Tiles) -> dict[str, int]:

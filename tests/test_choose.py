@@ -224,4 +224,4 @@ def test_a_kernel_with_chunks_of_its_own_is_right() -> None:
         found = kernel(q, k[:, :, :rows], v[:, :, :rows])
         exact = blockc.reference(program, Q=q, K=k[:, :, :rows], V=v[:, :, :rows])
         assert np.abs(found - exact).max() < 1e-6
-    assert "n_chunk" in kernel.explain().plan.tiles
+    assert "n_chunk" in kernel.explain().parts[0].plan.tiles

@@ -321,57 +321,10 @@ def test_a_whole_tile_removes_the_map(run_blockc: Blockc) -> None:
 
 # --- explain ---------------------------------------------------------------------------------------------------------
 
-EXPLAINED = {"program", "target", "dims", "chosen", "snapshots", "steps", "refusals"}
-SNAPSHOT = {
-    "index": int,
-    "kernels": int,
-    "internal_buffered_edges": int,
-    "traffic": str,
-    "traffic_bytes": int,
-    "flops": int,
-    "special_ops": int,
-    "local_bytes": int,
-    "tiles": dict,
-    "predicted_seconds": float,
-    "fits": bool,
-}
-STEP = {
-    "snapshot": int,
-    "rule": str,
-    "paper_rule": str,
-    "at": str,
-    "source": str,
-    "traffic_bytes_delta": int,
-    "flops_delta": int,
-    "local_bytes_delta": int,
-}
-REFUSAL = {"rule": str, "reason": str, "at": str, "why": str}
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.blk")), ids=lambda path: path.stem)
-def test_explain_as_json_has_the_promised_keys(run_blockc: Blockc, path: Path) -> None:
-    several = ["--program", "matmul_gelu"] if path.stem == "matmul_epilogue" else []
-    value = run_blockc("explain", str(path), *several, "--json").json
-    assert value.keys() >= EXPLAINED
-    assert 0 <= value["chosen"] < len(value["snapshots"])
-    for entries, schema in ((value["snapshots"], SNAPSHOT), (value["steps"], STEP), (value["refusals"], REFUSAL)):
-        for entry in entries:
-            assert entry.keys() >= schema.keys()
-            assert {key: type(entry[key]) for key in schema} == schema
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.blk")), ids=lambda path: path.stem)
-def test_explain_fits_a_terminal_of_100_columns(run_blockc: Blockc, path: Path) -> None:
-    several = ["--program", "matmul_gelu"] if path.stem == "matmul_epilogue" else []
-    result = run_blockc("explain", str(path), *several)
-    assert (result.code, result.err) == (0, "")
-    assert [line for line in result.out.splitlines() if len(line) > 100] == []
-    assert [line for line in result.out.splitlines() if line != line.rstrip()] == []
-
 
 def test_explain_says_how_attention_became_one_kernel(run_blockc: Blockc) -> None:
     result = run_blockc("explain", ATTENTION, *SMALL)
-    assert re.search(r"^  0 \* +1 ", result.out, re.MULTILINE)
+    assert re.search(r"^Chosen for cpu \(.*\): snapshot 0 \(whole: d, e\), 1 kernel, ", result.out, re.MULTILINE)
     assert "swap_scale_and_contraction" in result.out
     assert "\x1b" not in result.out
 

@@ -24,7 +24,6 @@ from blockc.drawing import Box, Node, boxes, draw_array_program, draw_program, n
 from blockc.drawing_dot import dot
 from blockc.drawing_layout import CHARACTER, Layout, Rectangle, layout
 from blockc.drawing_svg import svg
-from blockc.inspector.explanation import explain_plan
 from blockc.ir.block import Map, Program, roots, walk
 from blockc.ir.decisions import Derivation
 from blockc.ir.plan import Plan
@@ -152,9 +151,9 @@ def made_here(program: Program) -> set[str]:
 
 
 def test_bytes_are_those_of_explain() -> None:
-    program = driver.load_program(ATTENTION)
     derivation, plan = compiled(ATTENTION)
-    explained = explain_plan(program, "cpu", derivation, plan).to_json()
+    kernel = driver.compile(ATTENTION, tiles={dim: plan.tiles[dim] for dim in ("m", "n")})
+    explained = kernel.explain().to_json()
     unfused = program_json(derivation.unfused, plan.sizes, plan.tiles)
     assert unfused["traffic_bytes"] == explained["unfused"]["traffic_bytes"]
     chosen = program_json(plan.program, plan.sizes, plan.tiles)

@@ -160,7 +160,7 @@ def test_a_tile_that_is_asked_for_shrinks_the_others() -> None:
         dims={"m": 8192, "n": 8192, "k": 8192},
         tiles={"n": 8192},
     )
-    tiles = kernel.explain().plan.tiles
+    tiles = kernel.explain().parts[0].plan.tiles
     assert tiles["n"] == 8192 and tiles["m"] * tiles["n"] <= 2**18
 
 

@@ -50,11 +50,10 @@ def plans_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("plans_once")
 @pytest.mark.parametrize("target", ["h200", "a100", "ascend", "scratchpad", "toy"])
 def test_attention_is_explained_and_simulated(capsys: pytest.CaptureFixture[str], target: str) -> None:
-    code, out, _ = run(capsys, "explain", ATTENTION, "--target", target, *SMALL)
+    code, out, _ = run(capsys, "explain", ATTENTION, "--target", target, *SMALL, "--verbosity", "2")
     assert code == 0 and f"Chosen for {target} (" in out
-    assert all(
-        heading in out for heading in ("Moved:", "Space taken", "Computed:", "Candidates (*", "Parts looked at (*")
-    )
+    headings = ("Moved by the chosen one", "Space taken", "Computed:", "Candidates side by side", "Parts looked at (*")
+    assert all(heading in out for heading in headings)
     assert max(map(len, out.splitlines())) <= 100
     code, out, _ = run(capsys, "run", ATTENTION, "--target", target, "--simulate", *SMALL)
     assert code == 0 and out.splitlines()[-1] == "ok" and f"simulated on {target}" in out

@@ -256,7 +256,7 @@ def test_machines_choose_different_fusion() -> None:
 
 
 def test_the_chosen_candidate_is_the_fastest_and_the_others_say_why_not() -> None:
-    from blockc.inspector.explain_text import why_not
+    from blockc.inspector.choices import why_not
 
     plan = planned(example("rmsnorm_swiglu"), "ascend", {"m": 1024, "d": 1024, "z": 2048, "e": 1024})
     times = [candidate.choice.cost.seconds for candidate in plan.candidates if candidate.choice.cost is not None]

@@ -13,13 +13,14 @@ import blockc
 from blockc import driver, meaning
 from blockc.codegen import loader, numpy_source
 from blockc.data import random_arrays
-from blockc.inspector.explanation import explain_plan
+from blockc.inspector.explanation import explain_for
 from blockc.ir.block import Map, Program, walk
 from blockc.ir.interpret import interpret
 from blockc.ir.text import format_program, parse_program
 from blockc.ir.verify import verify
 from blockc.language import parse
 from blockc.machines.loading import load_machine
+from blockc.partition import partition
 from blockc.passes.bound_loops import bound_loops
 from blockc.passes.choose import compose, peeled_dimensions, ready, safe
 from blockc.passes.cost import traffic, traffic_formula
@@ -128,10 +129,10 @@ def test_schedules_are_made_of_whole_loops(target: str, peeled: set[str]) -> Non
 def test_explain_names_peeled_loops() -> None:
     program = parse(ATTENTION)
     for length, expected in ((64, ["n"]), (4096, [])):
-        derivation, plan = driver.planned(driver.Forms(program, {}), {**SIZES, "m": 512, "n": length})
-        explained = explain_plan(program, "cpu", derivation, plan)
-        line = "  the first iteration of the loop over n is ahead of it (rule 7)"
-        assert (line in str(explained).splitlines()) == bool(expected)
+        sizes = driver.default_sizes(program, {**SIZES, "m": 512, "n": length})
+        explained = explain_for("cpu", partition(program, load_machine("cpu"), sizes, {}))
+        line = "the first iteration of the loop over n is ahead of it (rule 7)"
+        assert (line in str(explained)) == bool(expected)
         assert explained.to_json()["peeled"] == expected
 
 

@@ -57,8 +57,8 @@ def test_the_cost_decides(length: int, chosen: int) -> None:
     dims = {**SIZES, "m": length, "n": length}
     kernel = blockc.compile("examples/linear_attention.blk", dims=dims, dtype="f32")
     explained = kernel.explain()
-    assert explained.plan.snapshot == chosen
-    assert len(explained.plan.costs) == 2 and "reassociate_contraction" in str(explained)
+    assert explained.parts[0].plan.snapshot == chosen
+    assert len(explained.parts[0].plan.costs) == 2 and "reassociate_contraction" in str(explained)
 
 
 def test_a_softmax_between_is_a_named_refusal() -> None:

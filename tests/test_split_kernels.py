@@ -151,6 +151,6 @@ def test_passes_that_wait_for_one_another_are_split_one_after_the_other() -> Non
     source = "program p(X: f32[m, n]) -> O: f32[m] { O = sum[n](gelu(X - max[n](X))) }"
     kernel = blockc.compile(source, split={"n": 2}, tiles={"n": 4})
     assert kernel.cost.kernels == 3
-    assert [step.rule for step in kernel.explain().steps][-2:] == ["split_reduction"] * 2
+    assert [step.rule for step in kernel.explain().parts[0].steps][-2:] == ["split_reduction"] * 2
     x = np.random.default_rng(1).standard_normal((5, 19)).astype(np.float32)
     assert np.allclose(kernel(x), blockc.reference(source, None, X=x), rtol=1e-5, atol=1e-5)

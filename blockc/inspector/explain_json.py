@@ -1,4 +1,4 @@
-"""Explanations as JSON."""
+"""An explanation as JSON. `explain.schema.json` says what every key means."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from typing import Any
 
 from blockc.driver import has_kernels
 from blockc.formatting import block_sizes
-from blockc.inspector.explain_text import byte_formulas, why_not
-from blockc.inspector.explanation import Explanation, MachineExplanation, PartsExplanation
+from blockc.inspector.choices import margin, why_not
+from blockc.inspector.explain_text import byte_formulas
+from blockc.inspector.explanation import ExplainedStep, Explanation, Figures, PartExplanation
+from blockc.inspector.skeleton import skeleton
 from blockc.ir.array_program import ArrayProgram, Span
 from blockc.ir.machine import Machine
 from blockc.passes.choose import peeled_dimensions
 from blockc.passes.machine_cost import MachineCost
 from blockc.planning import MachinePlan
 
+SCHEMA = "blockc.explain/1"  # the number changes when a key changes its meaning or goes; new keys may come
 
-def parts(explained: PartsExplanation) -> dict[str, Any]:
-    """All parts, and what else was looked at."""
+
+def as_json(explained: Explanation) -> dict[str, Any]:
+    """All parts, and what else was looked at: of one part, that of the program; else `parts` has them."""
     found = explained.partition
     cut = {
         "candidates": [
@@ -32,84 +36,115 @@ def parts(explained: PartsExplanation) -> dict[str, Any]:
         "predicted_seconds": found.seconds,
     }
     if len(explained.parts) == 1:
-        return {**machine(explained.parts[0]), "cuts": cut}
+        return {"schema": SCHEMA, **part_json(explained.parts[0]), "cuts": cut}
     return {
+        "schema": SCHEMA,
         "program": found.program.name,
         "target": explained.target,
         "dims": dict(found.sizes),
         "cuts": cut,
-        "parts": [machine(part) for part in explained.parts],
+        "parts": [part_json(part) for part in explained.parts],
     }
 
 
-def machine(explained: MachineExplanation) -> dict[str, Any]:
+def part_json(part: PartExplanation) -> dict[str, Any]:
     """One part, with what was chosen for the machine."""
-    value = derivation(explained.explanation)
-    plan = explained.plan
-    if not has_kernels(plan.machine):
-        chosen = plan.chosen
-        same = [c for c in plan.candidates if c is chosen or c.form == (chosen.origin or chosen.form)]
-        found = {candidate.choice.snapshot: candidate.choice for candidate in same}
-        for entry in value["snapshots"]:
-            choice = found[entry["index"]]
-            entry["tiles"], entry["fits"] = block_sizes(choice.program, choice.tiles), choice.cost is not None
-            entry["predicted_seconds"] = choice.cost.seconds if choice.cost is not None else None
-    return {**value, "machine": plan_json(plan)}
-
-
-def derivation(found: Explanation) -> dict[str, Any]:
-    """The derivation and the snapshots."""
+    plan, derivation = part.plan, part.derivation
     return {
-        "program": found.program.name,
-        "target": found.target,
-        "dims": dict(found.plan.sizes),
-        "note": found.plan.note,
-        "peeled": sorted(peeled_dimensions(found.plan.program)),
-        "chosen": found.plan.snapshot,
-        "complete": found.complete,
-        "stopped": found.stopped,
-        "unfused": {"kernels": found.unfused.kernels, "traffic_bytes": found.unfused.traffic_bytes},
-        "snapshots": [
-            {
-                "index": index,
-                "kernels": entry.kernels,
-                "internal_buffered_edges": len(entry.buffered),
-                "buffered": list(entry.buffered),
-                "traffic": formula,
-                "traffic_bytes": entry.traffic_bytes,
-                "flops": entry.flops,
-                "special_ops": entry.special,
-                "local_bytes": entry.local_bytes,
-                "tiles": block_sizes(found.plan.program, found.plan.tiles),
-                "predicted_seconds": entry.seconds,
-                "fits": True,
-            }
-            for index, (entry, formula) in enumerate(zip(found.plan.costs, found.formulas, strict=True))
-        ],
-        "steps": [
-            {
-                "snapshot": step.snapshot,
-                "rule": step.rule,
-                "paper_rule": step.paper,
-                "at": " ".join(step.at),
-                "source": place(found.program, step.span),
-                "traffic_bytes_delta": step.traffic_delta,
-                "flops_delta": step.flops_delta,
-                "local_bytes_delta": step.local_delta,
-            }
-            for step in found.steps
-        ],
+        "program": part.program.name,
+        "target": part.target,
+        "dims": dict(plan.sizes),
+        "note": plan.note,
+        "peeled": sorted(peeled_dimensions(plan.program)),
+        "chosen": plan.snapshot,
+        "complete": derivation.complete,
+        "stopped": derivation.stopped,
+        "unfused": {
+            "kernels": part.unfused.cost.kernels,
+            "traffic_bytes": part.unfused.cost.traffic_bytes,
+            "flops": part.unfused.cost.flops,
+            "local_bytes": part.unfused.cost.local_bytes,
+            "boundaries": _boundaries(part.unfused.machine),
+        },
+        "snapshots": list(_snapshots(part)),
+        "steps": [_step(part, step) for step in part.steps],
         "refusals": [
             {
-                "snapshot": refusal.snapshot,
-                "rule": refusal.rule,
-                "reason": refusal.reason,
-                "at": " ".join(refusal.at),
-                "why": refusal.why,
+                "snapshot": found.refused.snapshot,
+                "rule": found.refused.rule,
+                "reason": found.refused.reason,
+                "at": " ".join(found.refused.at),
+                "lines": list(found.lines),
+                "why": found.refused.why,
+                "saved_bytes": found.saved,
             }
-            for refusal in found.refusals
+            for found in part.refusals
         ],
+        "machine": _machine(part),
     }
+
+
+def _snapshots(part: PartExplanation) -> Any:
+    plan, chosen = part.plan, part.found.chosen
+    same = [c for c in part.found.candidates if c is chosen or c.form == (chosen.origin or chosen.form)]
+    found = {candidate.choice.snapshot: candidate.choice for candidate in same}
+    home = part.machine.tiers[0].name
+    for index, (entry, formula) in enumerate(zip(plan.costs, part.formulas, strict=True)):
+        value = {
+            "index": index,
+            "kernels": entry.kernels,
+            "internal_buffered_edges": len(entry.buffered),
+            "buffered": list(entry.buffered),
+            "traffic": formula,
+            "traffic_bytes": entry.traffic_bytes,
+            "flops": entry.flops,
+            "special_ops": entry.special,
+            "local_bytes": entry.local_bytes,
+            "tiles": block_sizes(plan.program, plan.tiles),
+            "predicted_seconds": entry.seconds,
+            "fits": True,
+            "loops": skeleton(plan.snapshots[index], found[index].placement if index in found else {}, home),
+        }
+        if not has_kernels(part.machine):
+            choice = found[index]
+            value["tiles"], value["fits"] = block_sizes(choice.program, choice.tiles), choice.cost is not None
+            value["predicted_seconds"] = choice.cost.seconds if choice.cost is not None else None
+        yield value
+
+
+def _step(part: PartExplanation, found: ExplainedStep) -> dict[str, Any]:
+    before, after = found.before.cost, found.after.cost
+    return {
+        "number": found.number,
+        "snapshot": found.snapshot,
+        "rule": found.rule,
+        "paper_rule": found.step.paper,
+        "at": " ".join(found.step.at),
+        "source": place(part.program, found.span),
+        "traffic_bytes_delta": after.traffic_bytes - before.traffic_bytes,
+        "flops_delta": after.flops - before.flops,
+        "local_bytes_delta": after.local_bytes - before.local_bytes,
+        "before": _figures(found.before),
+        "after": _figures(found.after),
+    }
+
+
+def _figures(found: Figures) -> dict[str, Any]:
+    return {
+        "kernels": found.cost.kernels,
+        "traffic_bytes": found.cost.traffic_bytes,
+        "flops": found.cost.flops,
+        "local_bytes": found.cost.local_bytes,
+        "boundaries": _boundaries(found.machine),
+    }
+
+
+def _boundaries(cost: MachineCost | None) -> list[dict[str, Any]] | None:
+    if cost is None:
+        return None
+    return [
+        {"from": source, "to": destination, "bytes": count} for (source, destination), count in cost.boundaries.items()
+    ]
 
 
 def place(program: ArrayProgram, span: Span | None) -> str:
@@ -117,8 +152,9 @@ def place(program: ArrayProgram, span: Span | None) -> str:
     return "" if span is None else f"{program.filename}:{span.line}:{span.column}"
 
 
-def plan_json(plan: MachinePlan) -> dict[str, Any]:
-    """A plan with its costs, and all candidates."""
+def _machine(part: PartExplanation) -> dict[str, Any]:
+    """The plan with its costs, and all candidates."""
+    plan: MachinePlan = part.found
     return {
         "name": plan.machine.name,
         "form": plan.chosen.form,
@@ -127,6 +163,7 @@ def plan_json(plan: MachinePlan) -> dict[str, Any]:
         "placement": dict(plan.chosen.choice.placement),
         **cost_json(plan.machine, plan.cost),
         "formulas": byte_formulas(plan),
+        "margin": margin(part.alternatives),
         "candidates": [
             {
                 "form": candidate.form,
@@ -149,9 +186,6 @@ def cost_json(machine: Machine, cost: MachineCost) -> dict[str, Any]:
         "predicted_seconds": cost.seconds,
         "bottleneck": cost.bottleneck,
         "tasks": [kernel.tasks for kernel in cost.kernels],
-        "boundaries": [
-            {"from": source, "to": destination, "bytes": count}
-            for (source, destination), count in cost.boundaries.items()
-        ],
+        "boundaries": _boundaries(cost),
         "peak_bytes": {tier.name: cost.peak.get(tier.name, 0) for tier in machine.tiers},
     }

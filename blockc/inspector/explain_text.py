@@ -1,130 +1,204 @@
-"""Explanations for a person.
+"""An explanation for a person, in a window of any width.
 
-Of a machine: its blocks and the tiers of its lists, bytes across every boundary, the space taken in every tier, the
-time and what it waits for; and every other candidate, with the reason why it was not chosen.
+Verbosity 0 is the choice; 1 adds the derivation, what was looked at side by side, and what was refused; 2 is
+everything, with exact numbers: every step by itself, all snapshots and candidates with their formulas, the refusals of
+all snapshots, and the parts that were looked at.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from blockc.driver import has_kernels
 from blockc.errors import visible
-from blockc.formatting import block_sizes, duration, listed, readable, shortened, table, wrapped
-from blockc.inspector.explanation import ExplainedStep, Explanation, MachineExplanation, PartsExplanation
-from blockc.ir.block import Condition, Constant, Map, Reading, Term, walk
-from blockc.ir.plan import Cost
+from blockc.formatting import amount, arrow, block_sizes, duration, listed, shortened
+from blockc.inspector.choices import Alternative, runner_up
+from blockc.inspector.explanation import (
+    FULL,
+    NORMAL,
+    ExplainedRefusal,
+    ExplainedStep,
+    Explanation,
+    Figures,
+    PartExplanation,
+)
+from blockc.inspector.skeleton import skeleton
+from blockc.inspector.tables import NARROWEST, Cell, Column, Paint, beside, plain, table, wrapped
+from blockc.ir.block import Condition, Constant, Map, Program, Reading, Term, walk
+from blockc.ir.machine import Machine
 from blockc.ir.text import format_term
 from blockc.partition import Partition
 from blockc.passes.choose import peeled_dimensions
+from blockc.passes.cost import buffered_lists
 from blockc.passes.machine_cost import MachineCost, formulas
 from blockc.passes.machine_model import model
-from blockc.passes.search import CLOSE
 from blockc.passes.segments import operators
-from blockc.planning import Candidate, MachinePlan
+from blockc.planning import MachinePlan
+
+SHOWN, EXAMPLES = 4, 2  # other candidates, and places of a refusal, that are shown unless everything is
 
 
-def derivation_text(found: Explanation) -> str:
-    """A derivation, without a machine."""
-    parts = (head(found), derivation_lines(found), snapshot_lines(found), refusal_lines(found))
-    return "\n\n".join("\n".join(part) for part in parts)
+@dataclass(frozen=True, slots=True)
+class View:
+    """Who looks: a window of so many columns, how much to say, and what styles look like."""
+
+    width: int
+    verbosity: int = NORMAL
+    paint: Paint = plain
+
+    def heading(self, text: str) -> list[str]:
+        """A line that begins a section."""
+        return [self.paint(line, "heading") for line in wrapped(text, self.width, "  ")]
+
+    def lines(self, text: str, indent: str = "      ") -> list[str]:
+        """A text, indented after its first line."""
+        return wrapped(text, self.width, indent)
+
+    def table(self, *shown: Column) -> list[str]:
+        """A table."""
+        return table(shown, self.width, self.paint)
+
+    def number(self, number: int, unit: str = "") -> str:
+        """A number: exact if everything is shown, else to three figures."""
+        return f"{number:,}" if self.verbosity == FULL else amount(number, unit)
 
 
-def machine_text(explained: MachineExplanation) -> str:
-    """One part, with what was chosen for the machine."""
-    found, plan = explained.explanation, explained.plan
-    parts = [head(found), derivation_lines(found)]
-    if has_kernels(plan.machine):
-        parts += [snapshot_lines(found), list(kernel_lines(plan)), list(cost_lines(plan))]
-    else:
-        parts += [list(chosen_lines(plan)), list(cost_lines(plan)), list(candidate_lines(plan))]
-    parts.append(refusal_lines(found))
-    return "\n\n".join("\n".join(part) for part in parts)
+def text(explained: Explanation, view: View) -> str:
+    """The whole explanation."""
+    view = replace(view, width=max(NARROWEST, view.width))
+    sections = list(_sections(explained, view))
+    return "\n\n".join("\n".join(section) for section in sections if section)
 
 
-def parts_text(explained: PartsExplanation) -> str:
-    """All parts, and what else was looked at."""
-    looked = "\n".join(cut_lines(explained.partition))
-    if len(explained.parts) == 1:
-        return f"{explained.parts[0]}\n\n{looked}" if looked else str(explained.parts[0])
-    first = "\n".join(part_lines(explained.partition, explained.target))
-    parts = [f"Part {number}: {part}" for number, part in enumerate(explained.parts)]
-    return "\n\n".join((first, looked, *parts))
+def _sections(explained: Explanation, view: View) -> Iterator[list[str]]:
+    found = explained.partition
+    yield head(explained, view)
+    if len(explained.parts) > 1:
+        yield part_lines(found, view)
+    for number, part in enumerate(explained.parts):
+        if len(explained.parts) > 1:
+            names = ", ".join(node.name for node in operators(part.program))
+            yield view.heading(f"Part {number}: {names}")
+        yield choice_lines(part, view)
+        if view.verbosity >= NORMAL:
+            yield derivation_lines(part, view)
+            yield comparison_lines(part, view)
+            yield loop_lines(part, view)
+            yield moved_lines(part.found, view)
+        if view.verbosity == FULL:
+            yield computed_lines(part.found, view)
+            yield formula_lines(part, view)
+        if view.verbosity >= NORMAL:
+            yield refusal_lines(part, view)
+    if view.verbosity >= NORMAL:
+        yield cut_lines(found, view)
 
 
-def head(explanation: Explanation) -> list[str]:
-    """What is compiled, for which sizes and tiles."""
-    plan = explanation.plan
-    program = explanation.program
+def head(explained: Explanation, view: View) -> list[str]:
+    """What is compiled, and for which sizes."""
+    program, found = explained.partition.program, explained.partition
     arguments = ", ".join(argument.name for argument in program.inputs)
     outputs = ", ".join(result.argument.name for result in program.outputs)
-    whole = ", ".join(sorted(plan.program.whole)) or "none"
+    title = view.lines(f"{program.name}: {arguments} -> {outputs}", "  ")
     return [
-        *wrapped(f"{program.name}: {arguments} -> {outputs}", ""),
-        f"  file    {visible(program.filename)}, for target {explanation.target}",
-        *wrapped(f"  sizes   {listed(plan.sizes)}", "          "),
-        *wrapped(f"  tiles   {listed(block_sizes(plan.program, plan.tiles)) or 'none'}; whole: {whole}", "          "),
+        *(view.paint(line, "heading") for line in title),
+        *view.lines(f"  file    {visible(program.filename)}, for target {visible(explained.target)}", "          "),
+        *view.lines(f"  sizes   {listed(found.sizes)}", "          "),
     ]
 
 
-def derivation_lines(explanation: Explanation) -> list[str]:
-    """Every step, with what it changed."""
-    unfused = explanation.unfused
-    start = f"Derivation, from {unfused.kernels} kernels that move {unfused.traffic_bytes:,} bytes:"
-    if not explanation.steps:
-        return [start, "  No rule applies: there is nothing to fuse."]
-    rows: list[tuple[str, ...]] = [("step", "rule", "paper", "at", "line", "moved", "work", "local")]
-    for group in _groups(explanation.steps):
-        first, last = group[0], group[-1]
-        number = f"{first[1].snapshot}.{first[0]}"
-        step = last[1]
-        line = "" if step.span is None else str(step.span.line)
-        changes = (readable(step.traffic_delta, "B"), readable(step.flops_delta), readable(step.local_delta, "B"))
-        number = number if len(group) == 1 else f"{number}-{last[0]}"
-        at = " ".join(step.at) if len(group) == 1 else f"{len(group)} places"
-        rows.append((number, step.rule, step.paper, shortened(at), line if len(group) == 1 else "", *changes))
-    note = "  moved: change in bytes moved; work: in operations; local: in the peak of local bytes."
-    return [start, *table(rows, right=frozenset({4, 5, 6, 7})), note]
+# --- the choice -------------------------------------------------------------------------------------------------------
 
 
-def _groups(steps: tuple[ExplainedStep, ...]) -> list[list[tuple[int, ExplainedStep]]]:
-    """The steps with their numbers, runs of one rule that change no figure together."""
-
-    def kind(entry: tuple[int, ExplainedStep]) -> tuple[object, ...]:
-        number, step = entry
-        changes = step.traffic_delta or step.flops_delta or step.local_delta
-        return (step.snapshot, step.rule, number if changes else 0)
-
-    return [list(group) for _, group in itertools.groupby(enumerate(steps, 1), kind)]
-
-
-def snapshot_lines(explanation: Explanation) -> list[str]:
-    """The snapshots, with their figures at nominal rates."""
-    plan = explanation.plan
-    titles = ("snapshot", "kernels", "bytes moved", "operations", "special", "local bytes", "predicted")
-    rows: list[tuple[str, ...]] = [titles, ("unfused", *_figures(explanation.unfused))]
-    for index, entry in enumerate(plan.costs):
-        mark = f"{index} *" if index == plan.snapshot else str(index)
-        rows.append((mark, *_figures(entry)))
-    lines = ["Snapshots (* is chosen: the least predicted time, to 1 %, at nominal rates, not a measurement):"]
-    lines += table(rows, right=frozenset(range(1, 7)))
-    for index, (entry, text) in enumerate(zip(plan.costs, explanation.formulas, strict=True)):
-        kept = ", ".join(entry.buffered) or "nothing"
-        lines += wrapped(f"  {index} keeps {kept} in slow memory between its loops", "      ")
-        lines += wrapped(f"    and moves {text} bytes", "      ")
-        for node in walk(plan.snapshots[index].body):
-            if isinstance(node, Map) and node.where is not None:
-                condition = infix(node.where)
-                text = f"    the loop over {node.dim} leaves out blocks in which {condition} holds nowhere"
-                lines += wrapped(f"{text}; live(x) is x over the others", "      ")
-    for dim in sorted(peeled_dimensions(plan.program)):
-        lines += wrapped(f"  the first iteration of the loop over {dim} is ahead of it (rule 7)", "      ")
-    if plan.note:
-        lines += wrapped(f"  {plan.note}", "      ")
-    if not explanation.complete:
-        lines.append(f"  The search ended early: {explanation.stopped}.")
+def choice_lines(part: PartExplanation, view: View) -> list[str]:
+    """What was chosen, what it beat, and by how much."""
+    found, chosen, machine = part.found, part.alternatives[0], part.machine
+    kernels = plural(len(found.cost.kernels), "kernel")
+    when = ", at nominal rates" if has_kernels(machine) else ""
+    title = f"Chosen for {machine.name} ({machine.description or 'no description'}): {chosen.name}, {kernels}"
+    title += f", {duration(chosen.seconds)} predicted{when}"
+    lines = view.heading(title)
+    lists = ", ".join(f"{name} in {tier}" for name, tier in chosen.placement.items())
+    home = machine.tiers[0].name
+    whole = ", ".join(sorted(part.plan.program.whole)) or "none"
+    entries = [
+        ("blocks", f"{listed(block_sizes(part.plan.program, part.plan.tiles)) or 'none'}; whole: {whole}"),
+        ("lists", f"{lists}; all others in {home}" if lists else f"all in {home}"),
+        ("moves", _moves(part, view)),
+        ("tasks", _tasks(found)),
+        ("time", _time(found)),
+        *beaten(part),
+    ]
+    entries += [("note", text) for text in notes(part.plan.program, part.plan.note, part.derivation.stopped)]
+    for name, text in entries:
+        lines += view.lines(f"  {name:11s}{text}", " " * 13)
     return lines
+
+
+def _moves(part: PartExplanation, view: View) -> str:
+    home, unfused = part.machine.tiers[0].name, part.unfused
+    text = f"{view.number(outermost(part.machine, part.found.cost), 'B')} to and from {home}"
+    if unfused.machine is not None:
+        before = view.number(outermost(part.machine, unfused.machine), "B")
+        text += f"; unfused {before}, in {plural(unfused.cost.kernels, 'kernel')}"
+    return text
+
+
+def _tasks(found: MachinePlan) -> str:
+    return f"{', '.join(f'{kernel.tasks:,}' for kernel in found.cost.kernels)}, for {found.machine.units} units"
+
+
+def _time(found: MachinePlan) -> str:
+    cost = found.cost
+    waits = f"it waits for {cost.bottleneck}" if cost.bottleneck else "it waits for nothing"
+    starting = found.machine.dispatch * len(cost.kernels)
+    begun = f"; {duration(starting)} of it to start kernels" if starting else ""
+    return f"{duration(cost.seconds)} at the rates of the machine, {waits}{begun}"
+
+
+def beaten(part: PartExplanation) -> Iterator[tuple[str, str]]:
+    """The runner-up with the margin; if that is as fast, the first one that is not as well."""
+    other = runner_up(part.alternatives)
+    if other is None:
+        yield "runner-up", "none: no other has a plan" if len(part.alternatives) > 1 else "none: there is no other"
+        return
+    yield "runner-up", _behind(part.alternatives[0], other)
+    slower = (entry for entry in part.alternatives[1:] if not entry.as_fast and math.isfinite(entry.seconds))
+    if other.as_fast and (entry := next(slower, None)) is not None:
+        yield "then", _behind(part.alternatives[0], entry)
+
+
+def _behind(chosen: Alternative, other: Alternative) -> str:
+    behind = f"{other.name}: {duration(other.seconds)}"
+    if other.as_fast or not chosen.seconds:
+        return f"{behind}, {other.why}"
+    if other.seconds < chosen.seconds:
+        return f"{behind}, {100 * (1 - other.seconds / chosen.seconds):.0f} % less; {other.why}"
+    return f"{behind}, {percent(other.seconds / chosen.seconds - 1)}; {other.why}"
+
+
+def percent(margin: float) -> str:
+    """A margin in words."""
+    if margin >= 1:
+        return f"{margin + 1:.1f} times as long"
+    return f"{100 * margin:.{0 if margin >= 0.0995 else 1}f} % slower"
+
+
+def notes(program: Program, note: str, stopped: str) -> Iterator[str]:
+    """What else is particular about the chosen program."""
+    for node in walk(program.body):
+        if isinstance(node, Map) and node.where is not None:
+            text = f"the loop over {node.dim} leaves out blocks in which {infix(node.where)} holds nowhere"
+            yield f"{text}; live(x) is x over the others"
+    for dim in sorted(peeled_dimensions(program)):
+        yield f"the first iteration of the loop over {dim} is ahead of it (rule 7)"
+    if note:
+        yield note
+    if stopped:
+        yield f"the search ended early: {stopped}"
 
 
 INFIX = {"le": "<=", "lt": "<", "ge": ">=", "gt": ">", "eq": "==", "ne": "!=", "add": "+", "sub": "-", "mul": "*"}
@@ -151,113 +225,247 @@ def infix(term: Term, inside: str = "") -> str:
             return format_term(term)
 
 
-def _figures(entry: Cost) -> tuple[str, ...]:
-    figures = (entry.kernels, entry.traffic_bytes, entry.flops, entry.special, entry.local_bytes)
-    return (*(f"{figure:,}" for figure in figures), duration(entry.seconds))
+# --- the derivation ---------------------------------------------------------------------------------------------------
+
+Way = tuple[str, str]
 
 
-def refusal_lines(explanation: Explanation) -> list[str]:
-    """The refusals that stand in the chosen snapshot."""
-    chosen = [refusal for refusal in explanation.refusals if refusal.snapshot == explanation.plan.snapshot]
-    if not chosen:
-        return ["Nothing was refused in the chosen snapshot."]
-    lines = ["Refused in the chosen snapshot:"]
-    for refusal in chosen:
-        lines += wrapped(f"  {refusal.rule} at {' '.join(refusal.at)}: {refusal.reason}", "      ")
-        lines += wrapped(f"      {refusal.why}", "      ")
+def ways(machine: Machine, moved: Mapping[Way, int]) -> dict[Way, int]:
+    """Bytes by boundary, of both directions together, the outermost first."""
+    order = [tier.name for tier in machine.tiers]
+    result: dict[Way, int] = {}
+    for ends, count in moved.items():
+        outer, inner = sorted(ends, key=order.index)
+        result[outer, inner] = result.get((outer, inner), 0) + count
+    return dict(sorted(result.items(), key=lambda entry: _depth(machine, entry[0])))
+
+
+def _depth(machine: Machine, way: Way) -> tuple[int, ...]:
+    order = [tier.name for tier in machine.tiers]
+    return tuple(order.index(name) for name in way)
+
+
+def boundaries(machine: Machine, found: Figures) -> dict[Way, int]:
+    """Bytes by boundary of a program of the derivation; none if it cannot be executed on the machine."""
+    return ways(machine, found.machine.boundaries) if found.machine is not None else {}
+
+
+def outermost(machine: Machine, cost: MachineCost) -> int:
+    """The bytes to and from the outermost tier."""
+    return sum(count for ends, count in cost.boundaries.items() if machine.tiers[0].name in ends)
+
+
+Row = tuple[str, str, str, str, Figures, Figures]  # number, rule, where, line, before, after
+
+
+def derivation_lines(part: PartExplanation, view: View) -> list[str]:
+    """Every step, with what it changed."""
+    if not part.steps:
+        return [*view.heading("Derivation:"), "  No rule applies: there is nothing to fuse."]
+    shown = [step for step in part.steps if view.verbosity == FULL or step.number in part.way]
+    start = f"Derivation, from {plural(part.unfused.cost.kernels, 'kernel')}"
+    if part.unfused.machine is not None:
+        moved = outermost(part.machine, part.unfused.machine)
+        start += f" that move {view.number(moved, 'B')} to and from {part.machine.tiers[0].name}"
+    rows = list(_rows(shown, view))
+    planned = Figures(part.plan.costs[part.plan.snapshot], part.found.cost)
+    last = max((step for step in shown if step.number in part.way), key=lambda step: step.number, default=None)
+    before = part.unfused if last is None else last.after
+    rows.append(("plan", "safe arithmetic, tiers of lists", "", "", before, planned))
+    lines = [*view.heading(f"{start}, before -> after:"), *view.table(*_columns(part.machine, rows, view))]
+    lines += view.lines("  work: operations; local: the peak of the bytes of tiles that live at the same time", "  ")
+    for number, steps in _elsewhere(part, shown):
+        rules = ", ".join(dict.fromkeys(step.rule for step in steps))
+        lines += view.lines(f"  {plural(len(steps), 'more step')} to snapshot {number}: {rules}", "      ")
     return lines
 
 
-def part_lines(found: Partition, target: str) -> Iterator[str]:
-    """The parts of a program, in the order in which they run."""
-    program = found.program
-    arguments = ", ".join(argument.name for argument in program.inputs)
-    outputs = ", ".join(result.argument.name for result in program.outputs)
-    yield from wrapped(f"{program.name}: {arguments} -> {outputs}", "")
-    yield f"  file    {visible(program.filename)}, for target {target}"
-    yield from wrapped(f"  sizes   {listed(found.sizes)}", "          ")
-    yield ""
-    yield f"Chosen for {found.machine.name}: {len(found.parts)} parts, {duration(found.seconds)} predicted"
-    rows: list[tuple[str, ...]] = [("part", "from", "to", "kernels", "predicted", "waits for")]
-    for number, part in enumerate(found.parts):
-        cost = part.plan.cost
-        names = [node.name for node in operators(part.program)]
-        rows.append((str(number), names[0], names[-1], str(len(cost.kernels)), duration(cost.seconds), cost.bottleneck))
-    yield from table(rows, right=frozenset({3, 4}))
-    yield ""
-    yield "Moved, all parts together:"
-    total: dict[tuple[str, str], int] = {}
-    for part in found.parts:
-        for boundary, count in part.plan.cost.boundaries.items():
-            total[boundary] = total.get(boundary, 0) + count
-    rows = [("boundary", "bytes")]
-    rows += [(f"{source} -> {destination}", f"{count:,}") for (source, destination), count in total.items()]
-    yield from table(rows, right=frozenset({1}))
+def _elsewhere(part: PartExplanation, shown: Sequence[ExplainedStep]) -> Iterator[tuple[int, list[ExplainedStep]]]:
+    """The steps that do not lead to what was chosen, by snapshot."""
+    left = [step for step in part.steps if step not in shown]
+    for number in dict.fromkeys(step.snapshot for step in left):
+        yield number, [step for step in left if step.snapshot == number]
 
 
-def cut_lines(found: Partition) -> Iterator[str]:
-    """The parts that were looked at."""
-    if not found.candidates:
-        return
-    yield "Parts looked at (* is chosen: the least time of all parts, in a first estimate):"
-    rows: list[tuple[str, ...]] = [("from", "to", "predicted", "")]
-    for candidate in found.candidates:
-        time = duration(candidate.seconds) if not candidate.why else "none"
-        rows.append((candidate.first, candidate.last, time, "*" if candidate.chosen else shortened(candidate.why)))
-    yield from table(rows, right=frozenset({2}))
+def _rows(steps: Iterable[ExplainedStep], view: View) -> Iterator[Row]:
+    """A row for each step or, unless everything is shown, for a run of steps of one rule that change no figure."""
+
+    def kind(step: ExplainedStep) -> tuple[object, ...]:
+        before, after = step.before.cost, step.after.cost
+        changed = (before.traffic_bytes, before.flops, before.local_bytes) != (
+            after.traffic_bytes,
+            after.flops,
+            after.local_bytes,
+        )
+        return step.snapshot, step.rule, step.number if changed or view.verbosity == FULL else 0
+
+    for _, group in itertools.groupby(steps, kind):
+        several = list(group)
+        first, last = several[0], several[-1]
+        number = f"{first.snapshot}.{first.number}"
+        paper = f" ({first.step.paper})" if first.step.paper != "-" else ""
+        rule = f"{first.rule}{paper}"
+        if len(several) > 1:
+            yield f"{number}-{last.number}", rule, f"{len(several)} places", "", first.before, last.after
+        else:
+            at = " ".join(last.step.at)
+            line = "" if last.span is None else str(last.span.line)
+            at = at if view.verbosity == FULL else shortened(at)
+            yield number, rule, at, line, last.before, last.after
 
 
-def chosen_lines(plan: MachinePlan) -> Iterator[str]:
-    """What was chosen."""
-    choice = plan.chosen.choice
-    home = plan.machine.tiers[0].name
-    kernels = len(plan.cost.kernels)
-    yield f"Chosen for {plan.machine.name} ({plan.machine.description or 'no description'}):"
-    yield f"  program  snapshot {choice.snapshot}, {plan.chosen.form}; kernels: {kernels}"
-    yield from wrapped(f"  blocks   {listed(block_sizes(choice.program, choice.tiles)) or 'none'}", "           ")
-    lists = ", ".join(f"{name} in {tier}" for name, tier in choice.placement.items())
-    others = f"{lists}; all others in {home}" if lists else f"all in {home}"
-    yield from wrapped(f"  lists    {others}", "           ")
-    busy = ", ".join(f"{kernel.tasks:,}" for kernel in plan.cost.kernels)
-    yield f"  tasks    {busy}, for {plan.machine.units} units"
-    yield f"  time     {duration(plan.cost.seconds)} predicted; it waits for: {plan.cost.bottleneck}"
+def _columns(machine: Machine, rows: Sequence[Row], view: View) -> Iterator[Column]:
+    numbers, rules, places, lines, before, after = zip(*rows, strict=True)
+    exact = view.verbosity == FULL
+    yield Column("step", tuple(map(Cell, numbers)), head=True)
+    yield Column("rule (in the paper)", tuple(Cell(rule, "name") for rule in rules), head=True)
+    yield Column("at", tuple(map(Cell, places)))
+    yield Column("line", tuple(map(Cell, lines)), right=True)
+
+    def change(title: str, pairs: Iterable[tuple[int | None, int | None]], unit: str, spare: bool) -> Column:
+        known = [(a, b) if a is not None and b is not None and a != b else None for a, b in pairs]
+        styles = ["" if pair is None else "less" if pair[1] < pair[0] else "more" for pair in known]
+        texts = ["" if pair is None else arrow(*pair, "" if exact else unit, exact) for pair in known]
+        short = ["" if pair is None else f"-> {amount(pair[1], unit)}" for pair in known]
+        cells = tuple(map(Cell, texts, styles))
+        return Column(title, cells, True, spare=spare, short=() if exact else tuple(map(Cell, short, styles)))
+
+    pairs = list(zip(before, after, strict=True))
+    placed = [(a.machine, b.machine) for a, b in pairs]
+    home = [(outermost(machine, a) if a else None, outermost(machine, b) if b else None) for a, b in placed]
+    yield change(f"{machine.tiers[0].name} bytes", home, "B", spare=False)
+    yield change("work", [(a.cost.flops, b.cost.flops) for a, b in pairs], "", spare=False)
+    yield change("local", [(a.cost.local_bytes, b.cost.local_bytes) for a, b in pairs], "B", spare=False)
+    sides = [(boundaries(machine, a), boundaries(machine, b)) for a, b in pairs]
+    for way in sorted(set(itertools.chain(*itertools.chain(*sides))), key=lambda way: _depth(machine, way)):
+        moved = [(a.get(way, 0) if a else None, b.get(way, 0) if b else None) for a, b in sides]
+        if moved != home:
+            yield change(" - ".join(way), moved, "B", spare=True)
 
 
-def kernel_lines(plan: MachinePlan) -> Iterator[str]:
-    """What the chosen snapshot, whose kernels can be emitted, would take at the rates of the machine."""
-    busy = ", ".join(f"{kernel.tasks:,}" for kernel in plan.cost.kernels)
-    yield f"On {plan.machine.name} ({plan.machine.description or 'no description'}), at its rates:"
-    yield f"  tasks    {busy}, for {plan.machine.units} units"
-    yield f"  time     {duration(plan.cost.seconds)} predicted; it waits for: {plan.cost.bottleneck}"
+# --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def cost_lines(plan: MachinePlan) -> Iterator[str]:
-    """Bytes across boundaries, with the time of each way, and space in tiers."""
-    cost = plan.cost
-    seconds: dict[str, float] = {}
-    for kernel in cost.kernels:
-        for resource, time in kernel.resources.items():
-            seconds[resource] = seconds.get(resource, 0.0) + time
-    rows: list[tuple[str, ...]] = [("boundary", "bytes", "time")]
-    for (source, destination), count in cost.boundaries.items():
-        way = f"{source} -> {destination}"
-        rows.append((way, f"{count:,}", duration(seconds.get(way, 0.0))))
-    yield "Moved:"
-    yield from table(rows, right=frozenset({1, 2}))
-    for way, formula in byte_formulas(plan).items():
-        yield from wrapped(f"  {way}: {formula}", "      ")
-    yield ""
-    yield "Space taken at the same time, of the device or of one unit:"
-    rows = [("tier", "bytes", "of")]
-    rows += [(tier.name, f"{cost.peak.get(tier.name, 0):,}", f"{tier.capacity:,}") for tier in plan.machine.tiers]
-    yield from table(rows, right=frozenset({1, 2}))
-    yield ""
-    yield "Computed:"
-    rows = [("unit", "operations", "special", "time")]
-    for unit in cost.flops:
-        figures = (f"{cost.flops[unit]:,}", f"{cost.special.get(unit, 0):,}")
-        rows.append((unit, *figures, duration(seconds.get(f"computing on {unit}", 0.0))))
-    yield from table(rows, right=frozenset({1, 2, 3}))
+def compared(part: PartExplanation, view: View) -> tuple[Alternative, ...]:
+    """What is shown side by side: the chosen one, and the fastest others."""
+    return part.alternatives if view.verbosity == FULL else part.alternatives[: 1 + SHOWN]
+
+
+def comparison_lines(part: PartExplanation, view: View) -> list[str]:
+    """The unfused program and what was looked at, a column each."""
+    shown = compared(part, view)
+    kernels = has_kernels(part.machine)
+    rule = "to 1 %, at nominal rates, not a measurement" if kernels else "to 0.5 %"
+    what = "Snapshots" if kernels else "Candidates"
+    lines = view.heading(f"{what} side by side (* is chosen: the least predicted time, {rule}):")
+    blocks = [_unfused_column(part, view), *(_column(part, entry, view) for entry in shown)]
+    names = list(dict.fromkeys(itertools.chain(*blocks)))
+    names.sort(key=lambda name: next(at for at, known in enumerate(ROWS) if name.startswith(known)))
+    names = [name for name in names if any(block.get(name) for block in blocks)]
+    label = max(map(len, names))
+    waiting = list(range(len(blocks)))
+    while waiting:  # as many columns as there is room for, the others below
+        taken: list[int] = []
+        used = 2 + label
+        while waiting and (not taken or used + 2 + _room(blocks[waiting[0]]) <= view.width):
+            used += 2 + _room(blocks[waiting[0]])
+            taken.append(waiting.pop(0))
+        columns = [Column("", tuple(Cell(name, "faint") for name in names))]
+        for at in taken:
+            style = "chosen" if at == 1 else ""
+            cells = tuple(Cell(blocks[at].get(name, ""), style) for name in names)
+            columns.append(Column("", cells, right=True))
+        lines += view.table(*columns)
+        lines += [""] if waiting else []
+    left = len(part.alternatives) - len(shown)
+    lines += view.lines(f"  {plural(left, 'slower one')} left out", "      ") if left else []
+    told = " ".join(text for _, text in beaten(part))
+    for entry in shown[1:]:
+        if entry.name not in told:
+            lines += view.lines(f"  {entry.name}: {entry.why}", "      ")
+    return lines
+
+
+def _room(block: Mapping[str, str]) -> int:
+    return max(map(len, block.values()))
+
+
+FIRST = ("snapshot", "whole", "form", "kernels", "lists kept", "moved ")  # of the rows of a comparison
+ROWS = (*FIRST, "operations", "special", "space ", "nominal time", "time", "waits for")  # what they begin with
+
+
+def _column(part: PartExplanation, entry: Alternative, view: View) -> dict[str, str]:
+    """The figures of a candidate."""
+    program = entry.program
+    figures = {
+        "snapshot": f"{entry.snapshot} *" if entry.chosen else str(entry.snapshot),
+        "whole": ", ".join(sorted(program.whole)) or "none",
+        "lists kept": str(len(buffered_lists(program))),
+    }
+    if ";" in entry.form:
+        figures["form"] = entry.form.partition("; ")[2]
+    cost = entry.cost
+    if cost is None:
+        return {**figures, "time": "does not fit"}
+    figures["kernels"] = str(len(cost.kernels))
+    figures |= {
+        f"moved {' - '.join(way)}": view.number(count, "B")
+        for way, count in ways(part.machine, cost.boundaries).items()
+    }
+    figures["operations"] = view.number(sum(cost.flops.values()))
+    figures["special"] = view.number(sum(cost.special.values()))
+    figures |= _space(part.machine, cost, view)
+    if has_kernels(part.machine):
+        figures["nominal time"] = duration(entry.seconds)
+    return {**figures, "time": duration(cost.seconds), "waits for": cost.bottleneck.removeprefix("computing on ")}
+
+
+def _space(machine: Machine, cost: MachineCost, view: View) -> dict[str, str]:
+    return {
+        f"space {tier.name} of {amount(tier.capacity, 'B')}": view.number(cost.peak.get(tier.name, 0), "B")
+        for tier in machine.tiers
+    }
+
+
+def _unfused_column(part: PartExplanation, view: View) -> dict[str, str]:
+    """The figures of the unfused program in the blocks of the plan."""
+    unfused, cost = part.unfused.cost, part.unfused.machine
+    figures = {
+        "snapshot": "unfused",
+        "whole": ", ".join(sorted(part.derivation.unfused.whole)) or "none",
+        "kernels": str(unfused.kernels),
+        "lists kept": str(len(unfused.buffered)),
+        "operations": view.number(unfused.flops),
+        "special": view.number(unfused.special),
+    }
+    if cost is not None:
+        moved = ways(part.machine, cost.boundaries)
+        figures |= {f"moved {' - '.join(way)}": view.number(count, "B") for way, count in moved.items()}
+        figures |= _space(part.machine, cost, view)
+        fits = all(cost.peak.get(tier.name, 0) <= tier.capacity for tier in part.machine.tiers)
+        figures["time"] = duration(cost.seconds) if fits else "does not fit"
+        figures["waits for"] = cost.bottleneck.removeprefix("computing on ")
+    if has_kernels(part.machine):
+        figures["nominal time"] = duration(unfused.seconds)
+    return figures
+
+
+def loop_lines(part: PartExplanation, view: View) -> list[str]:
+    """The loops of what was looked at, side by side; snapshots with the same ones once."""
+    home = part.machine.tiers[0].name
+    found: dict[tuple[str, ...], list[str]] = {}
+    if view.verbosity == FULL:
+        found[tuple(skeleton(part.derivation.unfused, {}, home))] = ["unfused"]
+    for entry in compared(part, view):
+        key = tuple(skeleton(entry.program, entry.placement, home))
+        found.setdefault(key, []).append(f"{entry.snapshot}{' *' if entry.chosen else ''}, {entry.form}")
+    blocks = [[*names, *lines] for lines, names in found.items()]
+    lines = view.heading("Their loops (a map runs in parallel, a loop accumulates):")
+    shown = beside(blocks, view.width)
+    return [*lines, *(shown if view.verbosity == FULL else itertools.takewhile(bool, shown))]
+
+
+# --- the chosen one in numbers ----------------------------------------------------------------------------------------
 
 
 def byte_formulas(plan: MachinePlan) -> dict[str, str]:
@@ -268,46 +476,154 @@ def byte_formulas(plan: MachinePlan) -> dict[str, str]:
     return {f"{source} -> {end}": str(sympy.factor_terms(formula)) for (source, end), formula in found.items()}
 
 
-def candidate_lines(plan: MachinePlan) -> Iterator[str]:
-    """All candidates, fastest first."""
-    yield "Candidates (* is chosen: the least predicted time, to 0.5 %):"
-    rows: list[tuple[str, ...]] = [("snapshot", "form", "kernels", "predicted", "waits for")]
-    for candidate in plan.candidates:
-        cost = candidate.choice.cost
-        mark = f"{candidate.choice.snapshot} *" if candidate is plan.chosen else str(candidate.choice.snapshot)
-        figures = (str(len(cost.kernels)), duration(cost.seconds), cost.bottleneck) if cost else ("", "none", "")
-        rows.append((mark, candidate.form, *figures))
-    first, *others = table(rows, right=frozenset({2, 3}))
-    yield first
-    for candidate, line in zip(plan.candidates, others, strict=True):
-        yield line
-        if why := why_not(plan, candidate):
-            yield from wrapped(f"      {why}", "      ")
+def _seconds(plan: MachinePlan) -> dict[str, float]:
+    """The seconds of each resource, of all kernels together."""
+    result: dict[str, float] = {}
+    for kernel in plan.cost.kernels:
+        for resource, time in kernel.resources.items():
+            result[resource] = result.get(resource, 0.0) + time
+    return result
 
 
-def why_not(plan: MachinePlan, candidate: Candidate) -> str:
-    """The reason why a candidate was not chosen: what it waits for, beside what the chosen one needs of that."""
-    cost = candidate.choice.cost
-    if candidate is plan.chosen:
-        return ""
-    if cost is None:
-        return candidate.choice.why
-    if cost.seconds <= plan.cost.seconds * CLOSE:
-        kernels, chosen_kernels = len(cost.kernels), len(plan.cost.kernels)
-        return (
-            f"as fast, with {kernels} kernels, not {chosen_kernels}"
-            if kernels > chosen_kernels
-            else "as fast, with more loops"
-        )
-    mine, chosen = _resources(plan, cost), _resources(plan, plan.cost)
-    worse = max(mine, key=lambda name: mine[name] - chosen.get(name, 0.0))
-    return f"{worse}: {duration(mine[worse])}, in the chosen one {duration(chosen.get(worse, 0.0))}"
+def moved_lines(plan: MachinePlan, view: View) -> list[str]:
+    """Bytes across boundaries, with the time of each way and the formula."""
+    if not plan.cost.boundaries:
+        return []
+    seconds, texts = _seconds(plan), byte_formulas(plan)
+    names = [f"{source} -> {destination}" for source, destination in plan.cost.boundaries]
+    numbers = tuple(Cell(f"{count:,}") for count in plan.cost.boundaries.values())
+    times = tuple(Cell(duration(seconds.get(name, 0.0))) for name in names)
+    ways_ = Column("boundary", tuple(map(Cell, names)), head=True)
+    columns = [ways_, Column("bytes", numbers, right=True), Column("time", times, right=True)]
+    lines = view.heading("Moved by the chosen one (x is a size, B_x the number of blocks of x):")
+    lines += view.table(*columns)
+    grouped: dict[str, list[str]] = {}
+    for name in names:
+        grouped.setdefault(texts.get(name, ""), []).append(name)
+    for formula, several in grouped.items():
+        lines += view.lines(f"  {', '.join(several)}: {formula}", "      ")
+    return lines
 
 
-def _resources(plan: MachinePlan, cost: MachineCost) -> Mapping[str, float]:
-    """Seconds by resource: of each kernel what it waits for, and what starting kernels takes."""
-    total = {"starting kernels": plan.machine.dispatch * len(cost.kernels)}
-    for kernel in cost.kernels:
-        waited = kernel.seconds - plan.machine.dispatch
-        total[kernel.bottleneck] = total.get(kernel.bottleneck, 0.0) + waited
-    return total
+def computed_lines(plan: MachinePlan, view: View) -> list[str]:
+    """Space in tiers, and what units compute."""
+    cost, tiers, seconds = plan.cost, plan.machine.tiers, _seconds(plan)
+    names = Column("tier", tuple(Cell(tier.name) for tier in tiers), head=True)
+    taken = Column("bytes", tuple(Cell(f"{cost.peak.get(tier.name, 0):,}") for tier in tiers), right=True)
+    room = Column("of", tuple(Cell(f"{tier.capacity:,}") for tier in tiers), right=True)
+    lines = view.heading("Space taken at the same time, of the device or of one unit:")
+    lines += [*view.table(names, taken, room), "", *view.heading("Computed:")]
+    units = Column("unit", tuple(map(Cell, cost.flops)), head=True)
+    flops = Column("operations", tuple(Cell(f"{count:,}") for count in cost.flops.values()), right=True)
+    special = Column("special", tuple(Cell(f"{cost.special.get(unit, 0):,}") for unit in cost.flops), right=True)
+    times = [duration(seconds.get(f"computing on {unit}", 0.0)) for unit in cost.flops]
+    return [*lines, *view.table(units, flops, special, Column("time", tuple(map(Cell, times)), right=True))]
+
+
+def formula_lines(part: PartExplanation, view: View) -> list[str]:
+    """What each snapshot keeps in slow memory, and the bytes of its lists."""
+    lines = view.heading("Lists of the snapshots:")
+    for index, (entry, formula) in enumerate(zip(part.plan.costs, part.formulas, strict=True)):
+        kept = ", ".join(entry.buffered) or "nothing"
+        lines += view.lines(f"  {index} keeps {kept} in slow memory between its loops")
+        lines += view.lines(f"    and moves {formula} bytes")
+    return lines
+
+
+# --- what did not happen ----------------------------------------------------------------------------------------------
+
+
+def refusal_lines(part: PartExplanation, view: View) -> list[str]:
+    """What was refused in the chosen snapshot, or in all, by rule and reason: what would have saved most first."""
+    everything = view.verbosity == FULL
+    shown = [found for found in part.refusals if everything or found.refused.snapshot == part.base]
+    if not shown:
+        return view.heading("Nothing was refused in the chosen snapshot.")
+    title = "Refused, in all snapshots" if everything else "Refused in the chosen snapshot"
+    lines = view.heading(f"{title}, with the bytes that the rule would have saved, most first:")
+    groups: dict[tuple[str, str], list[ExplainedRefusal]] = {}
+    for found in shown:
+        groups.setdefault((found.refused.rule, found.refused.reason), []).append(found)
+    for (rule, reason), several in sorted(groups.items(), key=lambda group: -_saved(group[1])):
+        saved = view.number(_saved(several), "B") if _saved(several) else "no bytes by itself"
+        places = f", {len(several)} places" if len(several) > 1 else ""
+        first, *more = view.lines(f"  {rule}: {reason}{places}; {saved}")
+        lines += [first.replace(rule, view.paint(rule, "name"), 1), *more]
+        for found in several if everything else several[:EXAMPLES]:
+            lines += view.lines(f"      {_where(found, everything)}{found.refused.why}", "        ")
+        if not everything and len(several) > EXAMPLES:
+            lines += view.lines(f"      and {plural(len(several) - EXAMPLES, 'other place')}", "        ")
+    return lines
+
+
+def _where(found: ExplainedRefusal, everything: bool) -> str:
+    lines = f"line {', '.join(map(str, found.lines))}" if found.lines else ""
+    at = " ".join(found.refused.at)
+    snapshot = f"snapshot {found.refused.snapshot}" if everything else ""
+    place = ", ".join(filter(None, (snapshot, at, lines)))
+    return f"{place}: " if place else ""
+
+
+def _saved(several: Iterable[ExplainedRefusal]) -> int:
+    """The bytes of all places, each counted once."""
+    return sum({found.refused.at[:1]: found.saved or 0 for found in several}.values())
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def part_lines(found: Partition, view: View) -> list[str]:
+    """The parts of a program, in the order in which they run."""
+    title = f"Chosen for {found.machine.name} ({found.machine.description or 'no description'}): "
+    lines = view.heading(f"{title}{len(found.parts)} parts, {duration(found.seconds)} predicted")
+    names = [[node.name for node in operators(part.program)] for part in found.parts]
+    costs = [part.plan.cost for part in found.parts]
+    lines += view.table(
+        Column("part", tuple(Cell(str(number)) for number in range(len(names))), head=True),
+        Column("from", tuple(Cell(several[0]) for several in names), head=True),
+        Column("to", tuple(Cell(several[-1]) for several in names), head=True),
+        Column("kernels", tuple(Cell(str(len(cost.kernels))) for cost in costs), right=True),
+        Column("predicted", tuple(Cell(duration(cost.seconds)) for cost in costs), right=True),
+        Column("waits for", tuple(Cell(cost.bottleneck) for cost in costs)),
+    )
+    total: dict[Way, int] = {}
+    for cost in costs:
+        for boundary, count in cost.boundaries.items():
+            total[boundary] = total.get(boundary, 0) + count
+    lines += ["", *view.heading("Moved, all parts together:")]
+    ends = tuple(Cell(f"{source} -> {destination}") for source, destination in total)
+    return [
+        *lines,
+        *view.table(
+            Column("boundary", ends, head=True),
+            Column("bytes", tuple(Cell(f"{count:,}") for count in total.values()), right=True),
+        ),
+    ]
+
+
+def cut_lines(found: Partition, view: View) -> list[str]:
+    """The parts that were looked at."""
+    if not found.candidates:
+        return []
+    if view.verbosity < FULL:
+        chosen = sum(candidate.chosen for candidate in found.candidates)
+        one = "1 is" if chosen == 1 else f"{chosen} are"
+        text = f"Of {plural(len(found.candidates), 'part')} of the program that were looked at, {one} chosen."
+        return view.lines(f"{text} --verbosity 2 shows everything.", "  ")
+    lines = view.heading("Parts looked at (* is chosen: the least time of all parts, in a first estimate):")
+    times = [duration(one.seconds) if not one.why else "none" for one in found.candidates]
+    marks = ["*" if one.chosen else one.why for one in found.candidates]
+    return [
+        *lines,
+        *view.table(
+            Column("from", tuple(Cell(one.first) for one in found.candidates), head=True),
+            Column("to", tuple(Cell(one.last) for one in found.candidates), head=True),
+            Column("predicted", tuple(map(Cell, times)), right=True),
+            Column("", tuple(map(Cell, marks))),
+        ),
+    ]
+
+
+def plural(number: int, thing: str) -> str:
+    """A number of things."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,143 +1,208 @@
-"""What was decided about a program, as plain records: the derivation step by step, what it cost, and the choice."""
+"""What was decided about a program, as plain records: the derivation step by step, what it cost, and the choice.
+
+These records feed all views: a terminal (`explain_text.py`), JSON (`explain_json.py`) and notebooks
+(`explain_html.py`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from blockc.inspector.choices import Alternative, alternatives
+from blockc.inspector.savings import saved_bytes
+from blockc.inspector.tables import Paint, plain
 from blockc.ir.array_program import ArrayProgram, Span
-from blockc.ir.block import Program
-from blockc.ir.decisions import Derivation, Refused
+from blockc.ir.block import Program, walk
+from blockc.ir.decisions import Derivation, Refused, Step
+from blockc.ir.machine import Machine
 from blockc.ir.plan import Cost, Plan
 from blockc.partition import Partition
 from blockc.passes.cost import cost, traffic_formula
+from blockc.passes.machine_cost import MachineCost, evaluate
+from blockc.passes.machine_model import model
+from blockc.passes.place import place
+from blockc.passes.units import Unplaceable
+from blockc.passing import Passing, passing
 from blockc.planning import MachinePlan
+
+NORMAL, FULL = 1, 2  # how much a text says; 0 is the choice alone
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a program costs in the blocks of the plan: by the cost model, and on the machine with all its lists in the
+    outermost tier. `machine` is None if the program, which nobody chose, cannot be executed there."""
+
+    cost: Cost
+    machine: MachineCost | None
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainedStep:
-    """One applied rule with what it changed, in bytes moved, operations, and peak bytes of live tiles."""
+    """An applied rule with the figures before and after it. `number` counts the steps of a derivation from 1."""
 
-    snapshot: int
-    rule: str
-    paper: str
-    at: tuple[str, ...]
-    span: Span | None
-    traffic_delta: int
-    flops_delta: int
-    local_delta: int
+    number: int
+    step: Step
+    before: Figures
+    after: Figures
+
+    @property
+    def snapshot(self) -> int:
+        """The snapshot that it leads to."""
+        return self.step.snapshot
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule."""
+        return self.step.rule
+
+    @property
+    def span(self) -> Span | None:
+        """The place in the source."""
+        return self.step.span
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """Everything that was decided about a program, as plain records."""
+class ExplainedRefusal:
+    """A refusal, with the bytes that the rule would have saved (None for algebra, which saves none by itself) and the
+    lines of the source that it is about."""
+
+    refused: Refused
+    saved: int | None
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartExplanation:
+    """Everything that was decided about a program, or about one of the parts that it was cut into.
+
+    `base` is the snapshot that the chosen one is: another one if that has a second cut. `way` are the numbers of the
+    steps that lead to it. `formulas` are the bytes of lists of each snapshot.
+    """
 
     program: ArrayProgram
     target: str
     plan: Plan
+    found: MachinePlan
+    derivation: Derivation
+    alternatives: tuple[Alternative, ...]
     formulas: tuple[str, ...]
-    unfused: Cost
+    unfused: Figures
     steps: tuple[ExplainedStep, ...]
-    refusals: tuple[Refused, ...]
-    complete: bool
-    stopped: str
+    way: frozenset[int]
+    base: int
+    refusals: tuple[ExplainedRefusal, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """The object that `blockc explain --json` prints (design, section 10)."""
-        from blockc.inspector import explain_json
-
-        return explain_json.derivation(self)
-
-    def __str__(self) -> str:
-        from blockc.inspector import explain_text
-
-        return explain_text.derivation_text(self)
+    @property
+    def machine(self) -> Machine:
+        """What it was decided for."""
+        return self.found.machine
 
 
 @dataclass(frozen=True, slots=True)
-class MachineExplanation:
-    """The derivation of what was chosen for a machine, and the choice."""
+class Explanation:
+    """Everything that was decided about a program: of each part, and what else was looked at.
 
-    explanation: Explanation
-    plan: MachinePlan
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `blockc explain --json` prints: with `machine`, what was chosen for it and why."""
-        from blockc.inspector import explain_json
-
-        return explain_json.machine(self)
-
-    def __str__(self) -> str:
-        from blockc.inspector import explain_text
-
-        return explain_text.machine_text(self)
-
-
-@dataclass(frozen=True, slots=True)
-class PartsExplanation:
-    """The explanations of the parts that a program was cut into, and what else was looked at."""
+    `str` is the text for a terminal of 100 columns, and notebooks show it with a picture.
+    """
 
     partition: Partition
     target: str
-    parts: tuple[MachineExplanation, ...]
+    parts: tuple[PartExplanation, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """The object that `blockc explain --json` prints: of one part, that of the program; else `parts` has them."""
-        from blockc.inspector import explain_json
-
-        return explain_json.parts(self)
-
-    def __str__(self) -> str:
+    def text(self, width: int, verbosity: int = NORMAL, paint: Paint = plain) -> str:
+        """The text for a window of some width: the choice (0), what matters (1), or everything (2)."""
         from blockc.inspector import explain_text
 
-        return explain_text.parts_text(self)
+        return explain_text.text(self, explain_text.View(width, verbosity, paint))
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `blockc explain --json` prints; `explain.schema.json` describes it."""
+        from blockc.inspector import explain_json
+
+        return explain_json.as_json(self)
+
+    def __str__(self) -> str:
+        return self.text(100)
 
 
-def explain_plan(program: ArrayProgram, target: str, derivation: Derivation, plan: Plan) -> Explanation:
-    """Price every step of a derivation at the plan's sizes and tiles."""
-    costs: dict[int, Cost] = {}
+def explain_for(target: str, found: Partition) -> Explanation:
+    """The explanation of what was chosen for a machine."""
+    return Explanation(found, target, tuple(explain_plan(part.program, target, part.plan) for part in found.parts))
 
-    def price(snapshot: Program) -> Cost:
-        if id(snapshot) not in costs:
-            costs[id(snapshot)] = cost(snapshot, plan.sizes, plan.tiles)
-        return costs[id(snapshot)]
 
-    steps = []
-    for step in derivation.steps:
-        before, after = price(step.before), price(step.after)
-        steps.append(
-            ExplainedStep(
-                step.snapshot,
-                step.rule,
-                step.paper,
-                step.at,
-                step.span,
-                after.traffic_bytes - before.traffic_bytes,
-                after.flops - before.flops,
-                after.local_bytes - before.local_bytes,
-            )
-        )
-    formulas = tuple(map(formula, plan.snapshots))
-    return Explanation(
+def explain_plan(program: ArrayProgram, target: str, found: MachinePlan) -> PartExplanation:
+    """The explanation of one part. Every step is priced in the blocks of the plan."""
+    plan, derivation = found.plan, found.chosen.derivation
+    prices = _Prices(found.machine, plan)
+    numbered = [
+        ExplainedStep(number, step, prices.of(step.before), prices.of(step.after))
+        for number, step in enumerate(derivation.steps, 1)
+    ]
+    base, way = _way(derivation, plan.snapshot)
+    return PartExplanation(
         program,
         target,
         plan,
-        formulas,
-        price(derivation.unfused),
-        tuple(steps),
-        derivation.refusals,
-        derivation.complete,
-        derivation.stopped,
+        found,
+        derivation,
+        alternatives(found, plan),
+        tuple(map(formula, plan.snapshots)),
+        prices.of(derivation.unfused),
+        tuple(numbered),
+        way,
+        base,
+        tuple(_refusals(derivation, plan)),
     )
 
 
-def explain_for(target: str, found: Partition) -> PartsExplanation:
-    """The explanation of what was chosen for a machine."""
-    parts = (
-        MachineExplanation(explain_plan(part.program, target, part.plan.chosen.derivation, part.plan.plan), part.plan)
-        for part in found.parts
-    )
-    return PartsExplanation(found, target, tuple(parts))
+class _Prices:
+    """Figures of programs, each found once."""
+
+    def __init__(self, machine: Machine, plan: Plan) -> None:
+        self.machine, self.plan = machine, plan
+        self.known: dict[int, Figures] = {}
+
+    def of(self, program: Program) -> Figures:
+        """The figures of a program of the derivation."""
+        if id(program) not in self.known:
+            sizes, dims = self.plan.sizes, {dim.name for dim in program.dims}
+            tiles = {dim: tile for dim, tile in self.plan.tiles.items() if dim in dims}  # chunks come with later steps
+            try:
+                there = evaluate(model(place(program, self.machine)), sizes, tiles)
+            except Unplaceable:
+                there = None
+            self.known[id(program)] = Figures(cost(program, sizes, tiles), there)
+        return self.known[id(program)]
+
+
+def _way(derivation: Derivation, snapshot: int) -> tuple[int, frozenset[int]]:
+    """The snapshot that one is, without a second cut, and the numbers of the steps from the unfused program to it."""
+    program = derivation.snapshots[snapshot]
+    way, base = [], snapshot
+    for number, step in reversed(list(enumerate(derivation.steps, 1))):
+        if step.after is program:
+            way.append(number)
+            program = step.before
+            cut = [at for at, other in enumerate(derivation.snapshots) if step.rule == "cut_again" and other is program]
+            base = cut[0] if cut else base
+    return base, frozenset(way)
+
+
+def _refusals(derivation: Derivation, plan: Plan) -> list[ExplainedRefusal]:
+    """The refusals of all snapshots, those of each with the ones that would have saved most first."""
+    moved: dict[int, Passing] = {}
+    result = []
+    for refused in derivation.refusals:
+        program = derivation.snapshots[refused.snapshot]
+        if refused.snapshot not in moved:
+            moved[refused.snapshot] = passing(program, plan.sizes, plan.tiles)
+        spans = {name: node.span for node in walk(program.body) for name in node.defines}
+        lines = (span.line for name in refused.at if (span := spans.get(name)) is not None)
+        saved = saved_bytes(program, refused, moved[refused.snapshot])
+        result.append(ExplainedRefusal(refused, saved, tuple(dict.fromkeys(lines))))
+    return sorted(result, key=lambda found: (found.refused.snapshot, -(found.saved or 0)))
 
 
 def formula(program: Program) -> str:

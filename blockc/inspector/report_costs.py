@@ -13,8 +13,9 @@ from typing import Any
 
 from blockc.errors import visible
 from blockc.formatting import block_sizes, duration, listed, readable
-from blockc.inspector.explain_text import byte_formulas, why_not
-from blockc.inspector.explanation import MachineExplanation
+from blockc.inspector.choices import why_not
+from blockc.inspector.explain_text import byte_formulas
+from blockc.inspector.explanation import PartExplanation
 from blockc.ir.decisions import Derivation
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Cost
@@ -41,9 +42,9 @@ def time_text(seconds: float) -> str:
     return duration(seconds).replace(" us", " µs") if seconds else "0"
 
 
-def costs_json(explained: MachineExplanation) -> dict[str, Any]:
+def costs_json(explained: PartExplanation) -> dict[str, Any]:
     """The costs of a part."""
-    plan = explained.plan
+    plan = explained.found
     unfused = unfused_cost(plan)
     return {
         "choice": choice_json(plan),
@@ -176,12 +177,12 @@ def candidate_json(plan: MachinePlan, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def snapshots_json(explained: MachineExplanation) -> list[dict[str, Any]]:
+def snapshots_json(explained: PartExplanation) -> list[dict[str, Any]]:
     """The unfused program and all snapshots of the chosen form, at the blocks that were chosen."""
-    plan = explained.plan
+    plan = explained.found
     unfused = cost(plan.chosen.derivation.unfused, plan.sizes, plan.plan.tiles)
     rows = [_snapshot("unfused", unfused)]
-    for number, (entry, formula) in enumerate(zip(plan.plan.costs, explained.explanation.formulas, strict=True)):
+    for number, (entry, formula) in enumerate(zip(plan.plan.costs, explained.formulas, strict=True)):
         row = _snapshot(str(number), entry)
         rows.append({**row, "formula": visible(formula), "chosen": number == plan.chosen.choice.snapshot})
     return rows

@@ -10,7 +10,7 @@ import blockc
 from blockc import driver
 from blockc.errors import visible
 from blockc.formatting import block_sizes, listed
-from blockc.inspector.explanation import MachineExplanation, explain_for
+from blockc.inspector.explanation import PartExplanation, explain_for
 from blockc.inspector.report_costs import amount, costs_json, time_text
 from blockc.inspector.report_kernels import kernels_json
 from blockc.inspector.report_rules import rule_json
@@ -97,10 +97,10 @@ def machine_json(found: Partition, target: str, tiles: driver.Tiles) -> dict[str
     }
 
 
-def part_json(found: Partition, number: int, explained: MachineExplanation) -> dict[str, Any]:
+def part_json(found: Partition, number: int, explained: PartExplanation) -> dict[str, Any]:
     """One part: its derivation, costs, timeline and refusals."""
     part = found.parts[number]
-    plan = explained.plan
+    plan = explained.found
     names = [node.name for node in operators(part.program)]
     steps = steps_json(explained)
     stops = steps["stops"]
@@ -117,8 +117,8 @@ def part_json(found: Partition, number: int, explained: MachineExplanation) -> d
         "waits": visible(plan.cost.bottleneck),
         "before": {"kernels": stops[0]["kernels"], "moved": stops[0]["moved"], "bytes": stops[0]["bytes"]},
         "after": {"kernels": stops[-1]["kernels"], "moved": stops[-1]["moved"], "bytes": stops[-1]["bytes"]},
-        "complete": explained.explanation.complete,
-        "stopped": visible(explained.explanation.stopped),
+        "complete": explained.derivation.complete,
+        "stopped": visible(explained.derivation.stopped),
         "steps": steps,
         "costs": costs_json(explained),
         "timeline": timeline_json(part, 1 / max(1, len(found.parts) / 2)),
@@ -130,6 +130,6 @@ def part_json(found: Partition, number: int, explained: MachineExplanation) -> d
                 "at": visible(" ".join(refusal.at)),
                 "why": visible(refusal.why),
             }
-            for refusal in explained.explanation.refusals
+            for refusal in (entry.refused for entry in explained.refusals)
         ],
     }

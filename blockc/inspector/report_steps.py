@@ -14,7 +14,7 @@ from typing import Any
 from blockc.drawing import Box, Node, boxes, draw_program, nodes
 from blockc.errors import visible
 from blockc.formatting import readable
-from blockc.inspector.explanation import MachineExplanation
+from blockc.inspector.explanation import PartExplanation
 from blockc.inspector.frames import Camera, Change, Frame, Line, Placed, change
 from blockc.inspector.pictures import arrow, path
 from blockc.inspector.report_rules import PLAN
@@ -40,14 +40,15 @@ class Stop:
     deltas: tuple[int, int, int] = (0, 0, 0)
 
 
-def stops(explained: MachineExplanation) -> list[Stop]:
+def stops(explained: PartExplanation) -> list[Stop]:
     """The unfused program, every step, and the program that is executed."""
-    plan = explained.plan
+    plan = explained.found
     derivation = plan.chosen.derivation
     found = [Stop(derivation.unfused, -1, 0, "")]
     places = {id(derivation.unfused): 0}
-    for step, priced in zip(derivation.steps, explained.explanation.steps, strict=True):
-        deltas = (priced.traffic_delta, priced.flops_delta, priced.local_delta)
+    for step, priced in zip(derivation.steps, explained.steps, strict=True):
+        old, new = priced.before.cost, priced.after.cost
+        deltas = (new.traffic_bytes - old.traffic_bytes, new.flops - old.flops, new.local_bytes - old.local_bytes)
         before = places.get(id(step.before), len(found) - 1)
         line = step.span.line if step.span is not None else None
         found.append(Stop(step.after, before, step.snapshot, step.rule, step.paper, step.at, line, deltas))
@@ -62,9 +63,9 @@ def stops(explained: MachineExplanation) -> list[Stop]:
     return found
 
 
-def steps_json(explained: MachineExplanation) -> dict[str, Any]:
+def steps_json(explained: PartExplanation) -> dict[str, Any]:
     """The derivation of a part."""
-    plan = explained.plan
+    plan = explained.found
     every = stops(explained)
     gallery = _Gallery(plan.sizes, plan.plan.tiles)
     gallery.draw(every)
