@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 import numpy as np
 import pytest
 
 import blockc
+from blockc.errors import BlockcWarning
 from blockc.ir.block import Apply
 from blockc.language import parse
 from blockc.passes.choose import ready
@@ -53,7 +55,9 @@ PROGRAMS = [
 def test_a_value_that_is_squared_forty_times_compiles_in_a_second(source: str) -> None:
     parse(source)
     started = time.process_time()
-    blockc.compile(source)
+    with warnings.catch_warnings():  # such powers overflow, where the kernel may do so and its meaning does not
+        warnings.simplefilter("ignore", BlockcWarning)
+        blockc.compile(source)
     ready(fuse(lower(parse(source), frozenset())))  # all dimensions cut
     assert time.process_time() - started < 2  # for both
 
