@@ -6,7 +6,9 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import blockc
 from blockc import cli, driver
 from blockc.errors import columns
 from blockc.inspector.choices import alternatives, margin
-from blockc.inspector.explain_text import ways
+from blockc.inspector.explain_tables import ways
 from blockc.inspector.explanation import Explanation, explain_for
 from blockc.inspector.savings import graphs, saved_bytes
 from blockc.inspector.skeleton import skeleton
@@ -319,6 +321,60 @@ def test_a_kernel_explains_itself_as_the_command_does(capsys: pytest.CaptureFixt
     sizes = {"b": 1, "h": 1, "m": 96, "n": 80, "d": 64, "e": 64}
     kernel.specialise(sizes)
     assert dict(kernel.explain().partition.sizes) == sizes
+
+
+# --- notebooks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_tables_and_pictures() -> None:
+    text = explained("attention", "toy")._repr_html_()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == [] and not tags.names & {"script", "img", "link", "iframe", "object", "form"}
+    assert not tags.addresses - {"http://www.w3.org/2000/svg"}
+    assert "url(" not in text and "@import" not in text and len(text) < 400_000
+    (part,) = explained("attention", "toy").parts
+    changing = [step for step in part.steps if step.number in part.way and step.before.cost != step.after.cost]
+    assert text.count("<svg ") == 1 + min(12, len(changing)) and text.count("<style>") == 1
+    most = max(changing, key=lambda step: step.before.cost.traffic_bytes - step.after.cost.traffic_bytes)
+    assert f"<summary>{most.snapshot}.{most.number} {most.rule} at " in text
+    assert "safe arithmetic, tiers of lists" in text and "O.19 in sram" in text
+
+
+def test_what_users_write_is_text_in_a_notebook() -> None:
+    evil = "<script>alert('x')</script><img src=x onerror=alert(1)>&\u202e"
+    found = explained("mlp").partition
+    (part,) = found.parts
+    machine = replace(part.plan.machine, description=evil)
+    parts = (replace(part, plan=replace(part.plan, machine=machine, note=evil)),)
+    program = replace(found.program, name=evil)
+    text = explain_for(evil, replace(found, program=program, parts=parts))._repr_html_()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == [] and not tags.names & {"script", "img"} and "\u202e" not in text
+    assert text.count("&lt;script&gt;alert(") >= 3
+
+
+class Tags(HTMLParser):
+    """The elements of a page: which there are, which are still open, and all addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.open: list[str] = []
+        self.addresses: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.open.append(tag)
+        self.addresses |= {value for name, value in attrs if value and (name in ("href", "src") or "://" in value)}
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------

@@ -9,61 +9,44 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from blockc.driver import has_kernels
 from blockc.errors import visible
-from blockc.formatting import amount, arrow, block_sizes, duration, listed, shortened
+from blockc.formatting import block_sizes, duration, listed
 from blockc.inspector.choices import Alternative, runner_up
+from blockc.inspector.explain_tables import (
+    View,
+    Way,
+    compared,
+    compared_title,
+    comparison,
+    outermost,
+    plural,
+    step_columns,
+    step_rows,
+)
 from blockc.inspector.explanation import (
     FULL,
     NORMAL,
     ExplainedRefusal,
     ExplainedStep,
     Explanation,
-    Figures,
     PartExplanation,
 )
 from blockc.inspector.skeleton import skeleton
-from blockc.inspector.tables import NARROWEST, Cell, Column, Paint, beside, plain, table, wrapped
+from blockc.inspector.tables import NARROWEST, Cell, Column, beside
 from blockc.ir.block import Condition, Constant, Map, Program, Reading, Term, walk
-from blockc.ir.machine import Machine
 from blockc.ir.text import format_term
 from blockc.partition import Partition
 from blockc.passes.choose import peeled_dimensions
-from blockc.passes.cost import buffered_lists
-from blockc.passes.machine_cost import MachineCost, formulas
+from blockc.passes.machine_cost import formulas
 from blockc.passes.machine_model import model
 from blockc.passes.segments import operators
 from blockc.planning import MachinePlan
 
-SHOWN, EXAMPLES = 4, 2  # other candidates, and places of a refusal, that are shown unless everything is
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Who looks: a window of so many columns, how much to say, and what styles look like."""
-
-    width: int
-    verbosity: int = NORMAL
-    paint: Paint = plain
-
-    def heading(self, text: str) -> list[str]:
-        """A line that begins a section."""
-        return [self.paint(line, "heading") for line in wrapped(text, self.width, "  ")]
-
-    def lines(self, text: str, indent: str = "      ") -> list[str]:
-        """A text, indented after its first line."""
-        return wrapped(text, self.width, indent)
-
-    def table(self, *shown: Column) -> list[str]:
-        """A table."""
-        return table(shown, self.width, self.paint)
-
-    def number(self, number: int, unit: str = "") -> str:
-        """A number: exact if everything is shown, else to three figures."""
-        return f"{number:,}" if self.verbosity == FULL else amount(number, unit)
+EXAMPLES = 2  # places of a refusal, unless everything is shown
 
 
 def text(explained: Explanation, view: View) -> str:
@@ -115,27 +98,34 @@ def head(explained: Explanation, view: View) -> list[str]:
 
 def choice_lines(part: PartExplanation, view: View) -> list[str]:
     """What was chosen, what it beat, and by how much."""
-    found, chosen, machine = part.found, part.alternatives[0], part.machine
-    kernels = plural(len(found.cost.kernels), "kernel")
+    lines = view.heading(choice_title(part))
+    for name, text in choice_entries(part, view):
+        lines += view.lines(f"  {name:11s}{text}", " " * 13)
+    return lines
+
+
+def choice_title(part: PartExplanation) -> str:
+    """What was chosen, in a line."""
+    chosen, machine = part.alternatives[0], part.machine
     when = ", at nominal rates" if has_kernels(machine) else ""
-    title = f"Chosen for {machine.name} ({machine.description or 'no description'}): {chosen.name}, {kernels}"
-    title += f", {duration(chosen.seconds)} predicted{when}"
-    lines = view.heading(title)
+    title = f"Chosen for {machine.name} ({machine.description or 'no description'}): {chosen.name}"
+    return f"{title}, {plural(len(part.found.cost.kernels), 'kernel')}, {duration(chosen.seconds)} predicted{when}"
+
+
+def choice_entries(part: PartExplanation, view: View) -> list[tuple[str, str]]:
+    """What there is to say of the choice, each with a name."""
+    found, chosen, home = part.found, part.alternatives[0], part.machine.tiers[0].name
     lists = ", ".join(f"{name} in {tier}" for name, tier in chosen.placement.items())
-    home = machine.tiers[0].name
     whole = ", ".join(sorted(part.plan.program.whole)) or "none"
-    entries = [
+    return [
         ("blocks", f"{listed(block_sizes(part.plan.program, part.plan.tiles)) or 'none'}; whole: {whole}"),
         ("lists", f"{lists}; all others in {home}" if lists else f"all in {home}"),
         ("moves", _moves(part, view)),
         ("tasks", _tasks(found)),
         ("time", _time(found)),
         *beaten(part),
+        *(("note", text) for text in notes(part.plan.program, part.plan.note, part.derivation.stopped)),
     ]
-    entries += [("note", text) for text in notes(part.plan.program, part.plan.note, part.derivation.stopped)]
-    for name, text in entries:
-        lines += view.lines(f"  {name:11s}{text}", " " * 13)
-    return lines
 
 
 def _moves(part: PartExplanation, view: View) -> str:
@@ -227,148 +217,48 @@ def infix(term: Term, inside: str = "") -> str:
 
 # --- the derivation ---------------------------------------------------------------------------------------------------
 
-Way = tuple[str, str]
-
-
-def ways(machine: Machine, moved: Mapping[Way, int]) -> dict[Way, int]:
-    """Bytes by boundary, of both directions together, the outermost first."""
-    order = [tier.name for tier in machine.tiers]
-    result: dict[Way, int] = {}
-    for ends, count in moved.items():
-        outer, inner = sorted(ends, key=order.index)
-        result[outer, inner] = result.get((outer, inner), 0) + count
-    return dict(sorted(result.items(), key=lambda entry: _depth(machine, entry[0])))
-
-
-def _depth(machine: Machine, way: Way) -> tuple[int, ...]:
-    order = [tier.name for tier in machine.tiers]
-    return tuple(order.index(name) for name in way)
-
-
-def boundaries(machine: Machine, found: Figures) -> dict[Way, int]:
-    """Bytes by boundary of a program of the derivation; none if it cannot be executed on the machine."""
-    return ways(machine, found.machine.boundaries) if found.machine is not None else {}
-
-
-def outermost(machine: Machine, cost: MachineCost) -> int:
-    """The bytes to and from the outermost tier."""
-    return sum(count for ends, count in cost.boundaries.items() if machine.tiers[0].name in ends)
-
-
-Row = tuple[str, str, str, str, Figures, Figures]  # number, rule, where, line, before, after
-
 
 def derivation_lines(part: PartExplanation, view: View) -> list[str]:
     """Every step, with what it changed."""
     if not part.steps:
         return [*view.heading("Derivation:"), "  No rule applies: there is nothing to fuse."]
-    shown = [step for step in part.steps if view.verbosity == FULL or step.number in part.way]
     start = f"Derivation, from {plural(part.unfused.cost.kernels, 'kernel')}"
     if part.unfused.machine is not None:
         moved = outermost(part.machine, part.unfused.machine)
         start += f" that move {view.number(moved, 'B')} to and from {part.machine.tiers[0].name}"
-    rows = list(_rows(shown, view))
-    planned = Figures(part.plan.costs[part.plan.snapshot], part.found.cost)
-    last = max((step for step in shown if step.number in part.way), key=lambda step: step.number, default=None)
-    before = part.unfused if last is None else last.after
-    rows.append(("plan", "safe arithmetic, tiers of lists", "", "", before, planned))
-    lines = [*view.heading(f"{start}, before -> after:"), *view.table(*_columns(part.machine, rows, view))]
+    lines = view.heading(f"{start}, before -> after:")
+    lines += view.table(*step_columns(part.machine, step_rows(part, view), view))
     lines += view.lines("  work: operations; local: the peak of the bytes of tiles that live at the same time", "  ")
-    for number, steps in _elsewhere(part, shown):
+    for number, steps in _elsewhere(part) if view.verbosity < FULL else ():
         rules = ", ".join(dict.fromkeys(step.rule for step in steps))
         lines += view.lines(f"  {plural(len(steps), 'more step')} to snapshot {number}: {rules}", "      ")
     return lines
 
 
-def _elsewhere(part: PartExplanation, shown: Sequence[ExplainedStep]) -> Iterator[tuple[int, list[ExplainedStep]]]:
+def _elsewhere(part: PartExplanation) -> Iterator[tuple[int, list[ExplainedStep]]]:
     """The steps that do not lead to what was chosen, by snapshot."""
-    left = [step for step in part.steps if step not in shown]
+    left = [step for step in part.steps if step.number not in part.way]
     for number in dict.fromkeys(step.snapshot for step in left):
         yield number, [step for step in left if step.snapshot == number]
-
-
-def _rows(steps: Iterable[ExplainedStep], view: View) -> Iterator[Row]:
-    """A row for each step or, unless everything is shown, for a run of steps of one rule that change no figure."""
-
-    def kind(step: ExplainedStep) -> tuple[object, ...]:
-        before, after = step.before.cost, step.after.cost
-        changed = (before.traffic_bytes, before.flops, before.local_bytes) != (
-            after.traffic_bytes,
-            after.flops,
-            after.local_bytes,
-        )
-        return step.snapshot, step.rule, step.number if changed or view.verbosity == FULL else 0
-
-    for _, group in itertools.groupby(steps, kind):
-        several = list(group)
-        first, last = several[0], several[-1]
-        number = f"{first.snapshot}.{first.number}"
-        paper = f" ({first.step.paper})" if first.step.paper != "-" else ""
-        rule = f"{first.rule}{paper}"
-        if len(several) > 1:
-            yield f"{number}-{last.number}", rule, f"{len(several)} places", "", first.before, last.after
-        else:
-            at = " ".join(last.step.at)
-            line = "" if last.span is None else str(last.span.line)
-            at = at if view.verbosity == FULL else shortened(at)
-            yield number, rule, at, line, last.before, last.after
-
-
-def _columns(machine: Machine, rows: Sequence[Row], view: View) -> Iterator[Column]:
-    numbers, rules, places, lines, before, after = zip(*rows, strict=True)
-    exact = view.verbosity == FULL
-    yield Column("step", tuple(map(Cell, numbers)), head=True)
-    yield Column("rule (in the paper)", tuple(Cell(rule, "name") for rule in rules), head=True)
-    yield Column("at", tuple(map(Cell, places)))
-    yield Column("line", tuple(map(Cell, lines)), right=True)
-
-    def change(title: str, pairs: Iterable[tuple[int | None, int | None]], unit: str, spare: bool) -> Column:
-        known = [(a, b) if a is not None and b is not None and a != b else None for a, b in pairs]
-        styles = ["" if pair is None else "less" if pair[1] < pair[0] else "more" for pair in known]
-        texts = ["" if pair is None else arrow(*pair, "" if exact else unit, exact) for pair in known]
-        short = ["" if pair is None else f"-> {amount(pair[1], unit)}" for pair in known]
-        cells = tuple(map(Cell, texts, styles))
-        return Column(title, cells, True, spare=spare, short=() if exact else tuple(map(Cell, short, styles)))
-
-    pairs = list(zip(before, after, strict=True))
-    placed = [(a.machine, b.machine) for a, b in pairs]
-    home = [(outermost(machine, a) if a else None, outermost(machine, b) if b else None) for a, b in placed]
-    yield change(f"{machine.tiers[0].name} bytes", home, "B", spare=False)
-    yield change("work", [(a.cost.flops, b.cost.flops) for a, b in pairs], "", spare=False)
-    yield change("local", [(a.cost.local_bytes, b.cost.local_bytes) for a, b in pairs], "B", spare=False)
-    sides = [(boundaries(machine, a), boundaries(machine, b)) for a, b in pairs]
-    for way in sorted(set(itertools.chain(*itertools.chain(*sides))), key=lambda way: _depth(machine, way)):
-        moved = [(a.get(way, 0) if a else None, b.get(way, 0) if b else None) for a, b in sides]
-        if moved != home:
-            yield change(" - ".join(way), moved, "B", spare=True)
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def compared(part: PartExplanation, view: View) -> tuple[Alternative, ...]:
-    """What is shown side by side: the chosen one, and the fastest others."""
-    return part.alternatives if view.verbosity == FULL else part.alternatives[: 1 + SHOWN]
-
-
 def comparison_lines(part: PartExplanation, view: View) -> list[str]:
     """The unfused program and what was looked at, a column each."""
     shown = compared(part, view)
-    kernels = has_kernels(part.machine)
-    rule = "to 1 %, at nominal rates, not a measurement" if kernels else "to 0.5 %"
-    what = "Snapshots" if kernels else "Candidates"
-    lines = view.heading(f"{what} side by side (* is chosen: the least predicted time, {rule}):")
-    blocks = [_unfused_column(part, view), *(_column(part, entry, view) for entry in shown)]
-    names = list(dict.fromkeys(itertools.chain(*blocks)))
-    names.sort(key=lambda name: next(at for at, known in enumerate(ROWS) if name.startswith(known)))
-    names = [name for name in names if any(block.get(name) for block in blocks)]
+    lines = view.heading(compared_title(part))
+    names, blocks = comparison(part, view)
     label = max(map(len, names))
     waiting = list(range(len(blocks)))
     while waiting:  # as many columns as there is room for, the others below
         taken: list[int] = []
         used = 2 + label
-        while waiting and (not taken or used + 2 + _room(blocks[waiting[0]]) <= view.width):
-            used += 2 + _room(blocks[waiting[0]])
+        while waiting:
+            used += 2 + max(map(len, blocks[waiting[0]].values()))
+            if taken and used > view.width:
+                break
             taken.append(waiting.pop(0))
         columns = [Column("", tuple(Cell(name, "faint") for name in names))]
         for at in taken:
@@ -384,70 +274,6 @@ def comparison_lines(part: PartExplanation, view: View) -> list[str]:
         if entry.name not in told:
             lines += view.lines(f"  {entry.name}: {entry.why}", "      ")
     return lines
-
-
-def _room(block: Mapping[str, str]) -> int:
-    return max(map(len, block.values()))
-
-
-FIRST = ("snapshot", "whole", "form", "kernels", "lists kept", "moved ")  # of the rows of a comparison
-ROWS = (*FIRST, "operations", "special", "space ", "nominal time", "time", "waits for")  # what they begin with
-
-
-def _column(part: PartExplanation, entry: Alternative, view: View) -> dict[str, str]:
-    """The figures of a candidate."""
-    program = entry.program
-    figures = {
-        "snapshot": f"{entry.snapshot} *" if entry.chosen else str(entry.snapshot),
-        "whole": ", ".join(sorted(program.whole)) or "none",
-        "lists kept": str(len(buffered_lists(program))),
-    }
-    if ";" in entry.form:
-        figures["form"] = entry.form.partition("; ")[2]
-    cost = entry.cost
-    if cost is None:
-        return {**figures, "time": "does not fit"}
-    figures["kernels"] = str(len(cost.kernels))
-    figures |= {
-        f"moved {' - '.join(way)}": view.number(count, "B")
-        for way, count in ways(part.machine, cost.boundaries).items()
-    }
-    figures["operations"] = view.number(sum(cost.flops.values()))
-    figures["special"] = view.number(sum(cost.special.values()))
-    figures |= _space(part.machine, cost, view)
-    if has_kernels(part.machine):
-        figures["nominal time"] = duration(entry.seconds)
-    return {**figures, "time": duration(cost.seconds), "waits for": cost.bottleneck.removeprefix("computing on ")}
-
-
-def _space(machine: Machine, cost: MachineCost, view: View) -> dict[str, str]:
-    return {
-        f"space {tier.name} of {amount(tier.capacity, 'B')}": view.number(cost.peak.get(tier.name, 0), "B")
-        for tier in machine.tiers
-    }
-
-
-def _unfused_column(part: PartExplanation, view: View) -> dict[str, str]:
-    """The figures of the unfused program in the blocks of the plan."""
-    unfused, cost = part.unfused.cost, part.unfused.machine
-    figures = {
-        "snapshot": "unfused",
-        "whole": ", ".join(sorted(part.derivation.unfused.whole)) or "none",
-        "kernels": str(unfused.kernels),
-        "lists kept": str(len(unfused.buffered)),
-        "operations": view.number(unfused.flops),
-        "special": view.number(unfused.special),
-    }
-    if cost is not None:
-        moved = ways(part.machine, cost.boundaries)
-        figures |= {f"moved {' - '.join(way)}": view.number(count, "B") for way, count in moved.items()}
-        figures |= _space(part.machine, cost, view)
-        fits = all(cost.peak.get(tier.name, 0) <= tier.capacity for tier in part.machine.tiers)
-        figures["time"] = duration(cost.seconds) if fits else "does not fit"
-        figures["waits for"] = cost.bottleneck.removeprefix("computing on ")
-    if has_kernels(part.machine):
-        figures["nominal time"] = duration(unfused.seconds)
-    return figures
 
 
 def loop_lines(part: PartExplanation, view: View) -> list[str]:
@@ -536,27 +362,40 @@ def formula_lines(part: PartExplanation, view: View) -> list[str]:
 def refusal_lines(part: PartExplanation, view: View) -> list[str]:
     """What was refused in the chosen snapshot, or in all, by rule and reason: what would have saved most first."""
     everything = view.verbosity == FULL
-    shown = [found for found in part.refusals if everything or found.refused.snapshot == part.base]
-    if not shown:
+    groups = refusal_groups(part, everything)
+    if not groups:
         return view.heading("Nothing was refused in the chosen snapshot.")
     title = "Refused, in all snapshots" if everything else "Refused in the chosen snapshot"
     lines = view.heading(f"{title}, with the bytes that the rule would have saved, most first:")
-    groups: dict[tuple[str, str], list[ExplainedRefusal]] = {}
-    for found in shown:
-        groups.setdefault((found.refused.rule, found.refused.reason), []).append(found)
-    for (rule, reason), several in sorted(groups.items(), key=lambda group: -_saved(group[1])):
-        saved = view.number(_saved(several), "B") if _saved(several) else "no bytes by itself"
-        places = f", {len(several)} places" if len(several) > 1 else ""
-        first, *more = view.lines(f"  {rule}: {reason}{places}; {saved}")
+    for several in groups:
+        rule = several[0].refused.rule
+        first, *more = view.lines(f"  {refusal_title(several, view)}")
         lines += [first.replace(rule, view.paint(rule, "name"), 1), *more]
         for found in several if everything else several[:EXAMPLES]:
-            lines += view.lines(f"      {_where(found, everything)}{found.refused.why}", "        ")
+            lines += view.lines(f"      {refusal_place(found, everything)}{found.refused.why}", "        ")
         if not everything and len(several) > EXAMPLES:
             lines += view.lines(f"      and {plural(len(several) - EXAMPLES, 'other place')}", "        ")
     return lines
 
 
-def _where(found: ExplainedRefusal, everything: bool) -> str:
+def refusal_groups(part: PartExplanation, everything: bool) -> list[list[ExplainedRefusal]]:
+    """The refusals by rule and reason."""
+    groups: dict[tuple[str, str], list[ExplainedRefusal]] = {}
+    for found in part.refusals:
+        if everything or found.refused.snapshot == part.base:
+            groups.setdefault((found.refused.rule, found.refused.reason), []).append(found)
+    return sorted(groups.values(), key=lambda several: -_saved(several))
+
+
+def refusal_title(several: Sequence[ExplainedRefusal], view: View) -> str:
+    """The rule and reason of several refusals, how many they are, and what they cost."""
+    saved = view.number(_saved(several), "B") if _saved(several) else "no bytes by itself"
+    places = f", {len(several)} places" if len(several) > 1 else ""
+    return f"{several[0].refused.rule}: {several[0].refused.reason}{places}; {saved}"
+
+
+def refusal_place(found: ExplainedRefusal, everything: bool) -> str:
+    """Where a refusal is, if that is known."""
     lines = f"line {', '.join(map(str, found.lines))}" if found.lines else ""
     at = " ".join(found.refused.at)
     snapshot = f"snapshot {found.refused.snapshot}" if everything else ""
@@ -622,8 +461,3 @@ def cut_lines(found: Partition, view: View) -> list[str]:
             Column("", tuple(map(Cell, marks))),
         ),
     ]
-
-
-def plural(number: int, thing: str) -> str:
-    """A number of things."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

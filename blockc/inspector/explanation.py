@@ -113,9 +113,9 @@ class Explanation:
 
     def text(self, width: int, verbosity: int = NORMAL, paint: Paint = plain) -> str:
         """The text for a window of some width: the choice (0), what matters (1), or everything (2)."""
-        from blockc.inspector import explain_text
+        from blockc.inspector import explain_tables, explain_text
 
-        return explain_text.text(self, explain_text.View(width, verbosity, paint))
+        return explain_text.text(self, explain_tables.View(width, verbosity, paint))
 
     def to_json(self) -> dict[str, Any]:
         """The object that `blockc explain --json` prints; `explain.schema.json` describes it."""
@@ -125,6 +125,12 @@ class Explanation:
 
     def __str__(self) -> str:
         return self.text(100)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from blockc.inspector import explain_html
+
+        return explain_html.page_part(self)
 
 
 def explain_for(target: str, found: Partition) -> Explanation:
