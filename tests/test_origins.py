@@ -17,9 +17,8 @@ from oracle import NORMAL_RUN, example, example_names, random_case
 from blockc import driver, meaning
 from blockc.data import random_arrays
 from blockc.inspector.origins import Origins, neighbours, operators_of, origins
-from blockc.inspector.sampled import operations
 from blockc.ir.array_program import Argument, ArrayProgram, Node
-from blockc.ir.block import Apply, kernels
+from blockc.ir.block import Apply, kernels, walk
 from blockc.language import parse
 from blockc.machines.loading import load_machine
 from blockc.partition import Partition, partition
@@ -154,12 +153,8 @@ def check_cover(partition: Partition, found: Origins) -> None:
         chosen = part.plan.chosen
         for kernel in kernels(chosen.derivation.snapshots[chosen.choice.snapshot]):
             inside = [o.name for o in found.operators if at in o.kernels]
-            computing = [
-                node
-                for node in operations(kernel)
-                if not isinstance(node, Apply) or node.op not in ("broadcast", "cast")
-            ]
-            assert inside or not computing, at
+            copies = all(not isinstance(n, Apply) or n.op in ("broadcast", "cast") for n in walk(kernel))
+            assert inside or copies, at
             at += 1
     assert at == found.kernels
 

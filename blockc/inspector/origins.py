@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from blockc.inspector.sampled import Number, Sampled, operations
+from blockc.inspector.sampled import Number, Sampled, computed
 from blockc.ir.array_program import ArrayProgram, Node, Span
-from blockc.ir.block import Apply, Program, kernels, operand_names
+from blockc.ir.block import Program, kernels
 from blockc.ir.decisions import Derivation, Step
 from blockc.partition import Part, Partition
 from blockc.passes.segments import ALIASES
+from blockc.planning import Candidate
 
 Kernels = Mapping[str, frozenset[int]]  # of each operator that is in one
 
@@ -61,7 +62,7 @@ class Origins:
     operators: tuple[Operator, ...]
     neighbours: tuple[tuple[str, str], ...]
     kernels: int
-    _parts: tuple[_PartOrigins, ...] = field(repr=False, compare=False)
+    parts: tuple[PartOrigins, ...] = field(repr=False, compare=False)
 
     @cached_property
     def by_name(self) -> Mapping[str, Operator]:
@@ -75,7 +76,7 @@ class Origins:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of all parts, on the way to what was chosen for them."""
-        return tuple(stage for at, part in enumerate(self._parts) for stage in part.stages(at, self.neighbours))
+        return tuple(stage for at, part in enumerate(self.parts) for stage in part.stages(at, self.neighbours))
 
     def joined_by(self, first: str, second: str) -> Stage | None:
         """The stage from which on two operators of a part are in one kernel: its step joined them, or they always were.
@@ -100,25 +101,26 @@ class Origins:
 
 def origins(partition: Partition) -> Origins:
     """Which kernels every operator of a program ended in."""
-    found = tuple(_PartOrigins(part) for part in partition.parts)
+    found: list[PartOrigins] = []
+    for one in partition.parts:
+        found.append(PartOrigins(one, found[-1].first + len(kernels(found[-1].chosen)) if found else 0))
     operators: dict[str, Operator] = {}
-    first = 0
     for at, part in enumerate(found):
         located = part.of(part.chosen)
         for node in operators_of(part.part.program):
-            places = frozenset(first + number for number in located.kernels.get(node.name, ()))
+            places = frozenset(part.first + number for number in located.kernels.get(node.name, ()))
             earlier = operators.get(node.name)
             if earlier is not None and earlier.kernels:  # what makes a number of an input is in every part that uses it
                 operators[node.name] = replace(earlier, kernels=earlier.kernels | places)
             else:
                 why = located.removed.get(node.name, "")
                 operators[node.name] = Operator(node.name, node.op, node.span, at, places, why)
-        first += len(kernels(part.chosen))
     ordered = []
     for node in operators_of(partition.program):
         unneeded = Operator(node.name, node.op, node.span, -1, frozenset(), UNNEEDED)
         ordered.append(operators.get(node.name, unneeded))
-    return Origins(tuple(ordered), neighbours(partition.program), first, found)
+    count = found[-1].first + len(kernels(found[-1].chosen)) if found else 0
+    return Origins(tuple(ordered), neighbours(partition.program), count, tuple(found))
 
 
 NUMBERS = frozenset({"constant", "size"})
@@ -166,16 +168,29 @@ class Located:
 
 
 @dataclass(slots=True)
-class _PartOrigins:
+class PartOrigins:
+    """A part of a program with the values of its array program, and where its operators are in programs derived."""
+
     part: Part
+    first: int  # of its kernels
     sampled: Sampled = field(init=False)
     numbers: dict[str, Number] = field(init=False)  # of the nodes of the array program
+    as_written: dict[str, Number] = field(init=False)  # the same under the dimensions that the nodes have
+    same: dict[Number, Number] = field(default_factory=dict)  # for a value under other dimensions, the one it is of
     known: dict[int, tuple[Program, Located]] = field(default_factory=dict)
     removals: dict[tuple[str, frozenset[str]], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.sampled = Sampled(self.part.program)
-        self.numbers = self.sampled.of_nodes()
+        numbers = self.as_written = self.sampled.of_nodes()
+        for number in numbers.values():
+            for other in self.sampled.renamings(number):
+                self.same.setdefault(other, self.same.get(number, number))
+        self.numbers = {name: self.same.get(number, number) for name, number in numbers.items()}
+
+    def numbers_in(self, program: Program) -> dict[str, Number]:
+        """The values of all names of a block program, where those under other dimensions are the same."""
+        return {name: self.same.get(at, at) for name, at in self.sampled.of_block_program(program).items()}
 
     @property
     def chosen(self) -> Program:
@@ -188,6 +203,28 @@ class _PartOrigins:
         if id(program) not in self.known:
             self.known[id(program)] = program, _Locating(self, program).located()
         return self.known[id(program)][1]
+
+    def share(self, candidate: Candidate, first: str, second: str) -> bool:
+        """True if two operators are in one kernel of another plan for the part."""
+        return _share(self.of(candidate.derivation.snapshots[candidate.choice.snapshot]).kernels, (first, second))
+
+    def names_of(self, name: str) -> list[str]:
+        """The names that have an operator's value in the chosen snapshot."""
+        if name not in self.numbers:
+            return []
+        numbers = self.numbers_in(self.chosen)
+        return [other for other, number in numbers.items() if number == self.numbers[name]]
+
+    def joining(self, candidate: Candidate, first: str, second: str) -> Step | None:
+        """The step of a plan's derivation from which on two operators are in one kernel of it; None if they always
+        were."""
+        found = None
+        for _, step in way_to(candidate.derivation, candidate.derivation.snapshots[candidate.choice.snapshot]):
+            if not _share(self.of(step.after).kernels, (first, second)):
+                found = None
+            elif found is None and not _share(self.of(step.before).kernels, (first, second)):
+                found = step
+        return found
 
     def stages(self, at: int, pairs: Iterable[tuple[str, str]]) -> Iterable[Stage]:
         """The stages on the way to the chosen snapshot."""
@@ -220,24 +257,28 @@ def way_to(derivation: Derivation, program: Program) -> tuple[tuple[int, Step], 
 class _Locating:
     """One block program: its kernels by the values that they compute, and what these are computed from."""
 
-    origin: _PartOrigins
+    origin: PartOrigins
     program: Program
     places: dict[Number, set[int]] = field(default_factory=dict)
     operands: dict[Number, set[Number]] = field(default_factory=dict)
     users: dict[Number, set[Number]] = field(default_factory=dict)
     results: set[Number] = field(default_factory=set)
+    loads: list[set[Number]] = field(default_factory=list)  # what each kernel takes from others
+    downstream: dict[Number, set[Number]] = field(default_factory=dict)
 
     def located(self) -> Located:
-        numbers = self.origin.sampled.of_block_program(self.program)
+        numbers = self.origin.numbers_in(self.program)
         for at, group in enumerate(kernels(self.program)):
-            for definition in operations(group):
-                names = definition.defines
-                uses = operand_names(definition.args) if isinstance(definition, Apply) else ()
+            made: frozenset[str] = frozenset().union(*(definition.defines for definition in group))
+            needed: frozenset[str] = frozenset().union(*(definition.uses for definition in group))
+            self.loads.append({numbers[name] for name in needed - made})
+            for names, uses in computed(group):
                 for name in names:
-                    self.places.setdefault(numbers[name], set()).add(at)
-                    for used in uses:
-                        self.operands.setdefault(numbers[name], set()).add(numbers[used])
-                        self.users.setdefault(numbers[used], set()).add(numbers[name])
+                    number = numbers[name]
+                    self.places.setdefault(number, set()).add(at)
+                    for used in {numbers[name] for name in uses} - {number}:
+                        self.operands.setdefault(number, set()).add(used)
+                        self.users.setdefault(used, set()).add(number)
         self.results = {numbers[result.value] for result in self.program.outputs}
         found: dict[str, frozenset[int]] = {}
         removed: dict[str, str] = {}
@@ -251,9 +292,25 @@ class _Locating:
                     continue
             found[node.name] = frozenset(places)
         for first, second in reversed(neighbours(self.origin.part.program)):
-            if first in found and second in found:  # made of what the operator is made of, before there is its value
-                found[first] |= {at for at in found[second] if at < min(found[first])}
+            if first in found and second in found:
+                found[first] |= {
+                    at for at in found[second] - found[first] if at < min(found[first]) or self.again(first, second, at)
+                }
         return Located(found, removed)
+
+    def again(self, first: str, second: str, kernel: int) -> bool:
+        """True if a kernel computes an operator's value without that of another one that the operator reads: it does
+        the work of both."""
+        own, number = self.origin.numbers[first], self.origin.numbers[second]
+        exactly = own in self.places and kernel in self.places.get(number, ())
+        return exactly and self.loads[kernel].isdisjoint(self.made_of(own))
+
+    def made_of(self, number: Number) -> set[Number]:
+        """A value, and all that is made of it."""
+        if number not in self.downstream:
+            every = set(self.places)
+            self.downstream[number] = {number} | self.reached({number}, self.users, every)
+        return self.downstream[number]
 
     def rewritten(self, node: Node) -> tuple[set[int], str]:
         """The kernels of an operator that algebra has rewritten, or why it was removed."""
@@ -280,7 +337,7 @@ class _Locating:
         return self.origin.removals[key]
 
     def effect(self, node: Node, behind: frozenset[str]) -> str:
-        sampled, numbers = self.origin.sampled, self.origin.numbers
+        sampled, numbers = self.origin.sampled, self.origin.as_written
         others = {IRRELEVANT: sampled.fresh(numbers[node.name])}
         axes = sampled.axes(numbers[node.name])
         alike = (arg for arg in node.args if sampled.axes(numbers[arg]) == axes)

@@ -23,6 +23,7 @@ from blockc.ir.ops import OPERATORS, Result
 CLOSE, LEAST = 1e-9, 1e-13  # what rounding may change: of a value, and of one that is zero but for rounding
 SEVERAL, FEW = (4, 3, 5), (3, 2)  # elements of dimensions, in turn: of up to so many dimensions, and of more
 MANY = 6
+MOST_NAMES = 16  # under which a value is looked for
 TIMES = 4  # random inputs: the first axis of all arrays
 SPREAD = (0, 9, 60, 300, 1100)  # positions of the elements in the sample, roughly: masks compare positions
 LABELS = (-3, 6)  # integers of inputs, so that some are equal
@@ -132,6 +133,19 @@ class Sampled:
         """A value whose axis `old` is called `new`."""
         now = [new if axis == old else axis for axis in axes]
         return tuple(sorted(now)), np.transpose(array, [0, *_order(now)])
+
+    def renamings(self, number: Number) -> list[Number]:
+        """A value under all other dimensions that renames of the program give it, a few at most, and as it is."""
+        pairs = list(dict.fromkeys(node.dims for node in self.program.nodes if node.op == "rename"))
+        found = [number]
+        for at in found:
+            axes = self.axes(at)
+            for old, new in pairs:
+                if old in axes and new not in axes and len(found) < MOST_NAMES:
+                    other = self.apply("rename", [at], (old, new), "f32")
+                    if other not in found:
+                        found.append(other)
+        return found
 
     def _shape(self, axes: Axes) -> tuple[int, ...]:
         return (TIMES, *(self.extents[axis] for axis in axes))
@@ -268,10 +282,12 @@ def _order(axes: Sequence[str]) -> list[int]:
     return [1 + at for at in sorted(range(len(axes)), key=axes.__getitem__)]
 
 
-def operations(graph: Graph) -> Iterator[Apply | Reduce]:
-    """What computes in a graph, at any depth."""
+def computed(graph: Graph) -> Iterator[tuple[tuple[str, ...], frozenset[str]]]:
+    """What is computed in a graph, at any depth: the names of results, and those that they are made of directly. What
+    an output accumulates is computed by it."""
     for definition in graph:
         if isinstance(definition, Map):
-            yield from operations(definition.body)
+            yield from computed(definition.body)
+            yield from ((out.names, frozenset(out.values)) for out in definition.outputs if out.monoid is not None)
         elif not isinstance(definition, Rename):
-            yield definition
+            yield definition.defines, definition.uses
