@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")
 BLOCK = re.compile(r"^```(?P<kind>[a-z]*) ?(?P<file>\S*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 MAIN_COMMAND = re.compile(r"^pip install -e \. && (blockc run .*)$", re.MULTILINE)
 TEST_COMMAND = "pip install -e '.[dev]' && python -m pytest"
@@ -162,11 +162,12 @@ def test_files_that_a_document_mentions_exist(document: str) -> None:
     named = re.findall(r"`([\w.-]*/[\w./-]+|[\w-]+\.(?:py|md|toml|lark))`", text)
     linked = re.findall(r"\[[^\]]*\]\(([^)#:]+)\)", re.sub(r"`[^`]*`", "", text))
     known = {path.name for path in (ROOT / "blockc").rglob("*")}
+    here = (ROOT / document).parent
     there = [
         name for name in named if name in known or any((place / name).exists() for place in (ROOT, ROOT / "blockc"))
     ]
     assert [name for name in named if name not in there] == []
-    assert [name for name in linked if not (ROOT / name).exists()] == []
+    assert [name for name in linked if not (here / name).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -375,6 +376,41 @@ class Tags(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+# --- the walk through a derivation ------------------------------------------------------------------------------------
+
+
+@cache
+def walkthrough() -> Any:
+    """The script that draws the pictures of examples/README.md."""
+    spec = importlib.util.spec_from_file_location("walkthrough", EXAMPLES / "walkthrough.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pictures_of_the_walk_are_those_that_are_drawn() -> None:
+    drawn = walkthrough().pictures()
+    there = {path.name: path.read_text(encoding="utf-8") for path in (EXAMPLES / "pictures").iterdir()}
+    assert sorted(drawn) == sorted(there)
+    assert [name for name in drawn if drawn[name] != there[name]] == [], "run python examples/walkthrough.py"
+    text = (EXAMPLES / "README.md").read_text()
+    assert re.findall(r"\(pictures/(.*?)\)", text) == sorted(there)
+    assert all(len(text) < 40_000 for text in there.values())
+    for name, bytes_ in (("1-unfused", "4.99 GB"), ("6-one-loop", "75.5 MB")):
+        assert f"{bytes_} moved" in drawn[f"{name}.svg"] and bytes_ in text
+
+
+def test_every_example_is_listed_with_its_kernels() -> None:
+    rows = re.findall(
+        r"^\| \[(\w+)\]\((\w+)\.blk\) \|.*\| (\d+) \| (\d+) \|$", (EXAMPLES / "README.md").read_text(), re.M
+    )
+    assert [name for name, _, _, _ in rows] == [file for _, file, _, _ in rows] == list(NAMES)
+    for name, _, before, after in rows:
+        (part,) = explained(name).parts
+        assert (part.unfused.cost.kernels, len(part.found.cost.kernels)) == (int(before), int(after))
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def step_columns(machine: Machine, rows: Sequence[Row], view: View) -> Iterator[
         known = [(a, b) if a is not None and b is not None and a != b else None for a, b in pairs]
         styles = ["" if pair is None else "less" if pair[1] < pair[0] else "more" for pair in known]
         texts = ["" if pair is None else arrow(*pair, "" if exact else unit, exact) for pair in known]
-        short = ["" if pair is None else f"-> {amount(pair[1], unit)}" for pair in known]
+        short = ["" if pair is None else amount(pair[1], unit) for pair in known]
         cells = tuple(map(Cell, texts, styles))
         return Column(title, cells, True, spare=spare, short=() if exact else tuple(map(Cell, short, styles)))
 

@@ -228,7 +228,9 @@ def derivation_lines(part: PartExplanation, view: View) -> list[str]:
         start += f" that move {view.number(moved, 'B')} to and from {part.machine.tiers[0].name}"
     lines = view.heading(f"{start}, before -> after:")
     lines += view.table(*step_columns(part.machine, step_rows(part, view), view))
-    lines += view.lines("  work: operations; local: the peak of the bytes of tiles that live at the same time", "  ")
+    lines += view.lines(
+        "  work: operations; local: the peak of the bytes of live tiles; a figure alone is the new one", "  "
+    )
     for number, steps in _elsewhere(part) if view.verbosity < FULL else ():
         rules = ", ".join(dict.fromkeys(step.rule for step in steps))
         lines += view.lines(f"  {plural(len(steps), 'more step')} to snapshot {number}: {rules}", "      ")
