@@ -217,13 +217,22 @@ class _Layers:
         for items in self.order:
             _spread(items, [0.0] * len(items), [1.0] * len(items))
         for sweep in range(self.sweeps(self.order)):
+            before = self.positions()
             for items in self.order if sweep % 2 == 0 else reversed(self.order):
                 links = [tuple(item.above if sweep % 2 == 0 else item.below) for item in items]
                 _pull(items, [_wishes(some) for some in links])
+            if sweep % 2 and self.positions() == before:
+                break
         for sweep in range(self.sweeps(self.order)):
-            former = self.former()
+            former, before = self.former(), self.positions()
             for items in self.order if sweep % 2 == 0 else reversed(self.order):
                 _pull(items, [_straight(item) + former.get(id(item), []) for item in items])
+            if sweep % 2 and self.positions() == before:
+                break
+
+    def positions(self) -> list[int]:
+        """Where items are, in tenths of a pixel."""
+        return [round(item.x * 10) for items in self.order for item in items]
 
     def former(self) -> dict[int, list[float]]:
         """Where items would be if they were as far from one another as in the other drawing."""

@@ -225,6 +225,15 @@ def test_the_source_is_whole_and_every_operator_has_its_kernels() -> None:
         assert len(source["kernels"]) == machine["kernels"] == sum(part["kernels"] for part in machine["parts"])
 
 
+def test_neighbours_in_different_kernels_have_their_reason() -> None:
+    for machine in attention()["machines"]:
+        source = machine["source"]
+        places = {operator["name"]: operator["kernels"] for operator in source["operators"]}
+        for pair in source["pairs"]:
+            assert pair["why"] and not set(pair["kernels"][0]) & set(pair["kernels"][1])
+            assert [places[pair["first"]], places[pair["second"]]] == pair["kernels"]
+
+
 def test_pieces_of_source_belong_to_the_innermost_operators() -> None:
     program = driver.load_program(EXAMPLES / "attention.blk")
     assert all(not own for line in pieces(program.source, ()) for _, own in line)

@@ -14,7 +14,7 @@ PLAN = "stabilize"  # the last stop of a derivation: what kernels are made of
 RULES = {rule.name: rule for rule in ALL_RULES}
 OTHERS = {
     "cut_again": inspect.getdoc(cut_again),
-    PLAN: """What is executed: arithmetic that cannot overflow, with the best blocks.
+    PLAN: """The program that is executed: with arithmetic that cannot overflow, in the blocks that were chosen.
 
 A value made by `exp` is carried as a pair (x, t), meaning x * e^t. Products add exponents, reciprocals negate them, a
 sum brings its terms to the largest exponent along what it sums. Sums with a large common offset are taken around a

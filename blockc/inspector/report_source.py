@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
+from blockc.drawing import readable_bytes
 from blockc.errors import visible
-from blockc.inspector.origins import Operator, Origins, origins
+from blockc.inspector.origins import Operator, Origins
+from blockc.inspector.pairs import Inspection, Pair
 from blockc.ir.block import kernels
 from blockc.partition import Partition
 
 
 def source_json(found: Partition) -> dict[str, Any]:
     """The lines of the source, and what is known of its operators and of the kernels."""
-    located = origins(found)
+    inspection = Inspection.of(found)
+    located = inspection.origins
     return {
         "lines": pieces(found.program.source, located.operators),
         "operators": [operator_json(operator) for operator in located.operators],
         "kernels": kernels_json(found, located),
+        "pairs": [pair_json(pair) for pair in inspection.pairs if pair.reason is not None],
+    }
+
+
+def pair_json(pair: Pair) -> dict[str, Any]:
+    """Two neighbouring operators that are not in one kernel, with the one reason."""
+    reason = pair.reason
+    assert reason is not None
+    saved = reason.saved_bytes
+    return {
+        "first": visible(pair.first),
+        "second": visible(pair.second),
+        "kernels": [sorted(kernels) for kernels in pair.kernels],
+        "kind": reason.kind,
+        "rule": reason.rule,
+        "reason": reason.reason,
+        "why": visible(reason.why).replace(" us", " µs"),
+        "saved": "" if saved is None else f"{'-' if saved < 0 else ''}{readable_bytes(abs(saved))}",
+        "bytes": saved or 0,
+        "line": reason.span.line if reason.span is not None else None,
     }
 
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockc.drawing import Box, Node, boxes, draw_program, nodes
+from blockc.drawing_layout import Point
 from blockc.errors import visible
 from blockc.formatting import readable
 from blockc.inspector.explanation import PartExplanation
 from blockc.inspector.frames import Camera, Change, Frame, Line, Placed, change
-from blockc.inspector.pictures import arrow, path
 from blockc.inspector.report_rules import PLAN
 from blockc.ir.block import Program, kernels
 from blockc.ir.text import format_program
 from blockc.passes.cost import cost
 
-MOST_DRAWN = 30_000  # nodes in all pictures of a part: of a longer derivation some stops have none
+MOST_DRAWN = 12_000  # nodes in all pictures of a part: of a longer derivation some stops have none
 CONTEXT = 2  # lines around those that change
 
 
@@ -65,13 +65,16 @@ def stops(explained: PartExplanation) -> list[Stop]:
 
 def steps_json(explained: PartExplanation) -> dict[str, Any]:
     """The derivation of a part."""
-    plan = explained.found
-    every = stops(explained)
-    gallery = _Gallery(plan.sizes, plan.plan.tiles)
+    return drawn(stops(explained), explained.found.sizes, explained.found.plan.tiles)
+
+
+def drawn(every: Sequence[Stop], sizes: Mapping[str, int], tiles: Mapping[str, int]) -> dict[str, Any]:
+    """Stops with their pictures and texts."""
+    gallery = _Gallery(sizes, tiles)
     gallery.draw(every)
     texts = _Texts()
     lines = [_lines(stop.program) for stop in every]
-    moved = {0: cost(every[0].program, plan.sizes, plan.plan.tiles).traffic_bytes}
+    moved = {0: cost(every[0].program, sizes, tiles).traffic_bytes}
     entries = []
     counts: dict[int, int] = {}
     for number, stop in enumerate(every):
@@ -161,7 +164,7 @@ class _Gallery:
     at: dict[int, int] = field(default_factory=dict)  # the number of the picture of a stop
     frames: dict[int, Frame] = field(default_factory=dict)
     pools: dict[str, dict[tuple[Any, ...], int]] = field(
-        default_factory=lambda: {"looks": {}, "places": {}, "ways": {}}
+        default_factory=lambda: {"looks": {}, "places": {}, "titles": {}, "ways": {}}
     )
 
     def draw(self, every: Sequence[Stop]) -> None:
@@ -213,11 +216,19 @@ class _Gallery:
         edge = line.edge
         moved = f", {edge.moved:,} bytes" if edge.moved else ""
         title = visible(f"{edge.value}: {edge.type}{moved}")
-        tip = arrow(line.points[-1], line.thick) if line.tip else ""
-        return self.pooled("ways", (line.source, line.target, title, line.thick, path(line.points), tip))
+        ends = (line.source, line.target, self.pooled("titles", (title,)), int(line.thick) + 2 * int(line.tip))
+        return self.pooled("ways", (*ends, *bends(line.points)))
 
     def pooled(self, name: str, entry: tuple[Any, ...]) -> int:
         return self.pools[name].setdefault(entry, len(self.pools[name]))
+
+
+def bends(points: Sequence[Point]) -> list[int]:
+    """The way of an edge in few numbers: it goes straight down at first and then at every other point."""
+    found = [round(points[0][0])]
+    for number, (x, y) in enumerate(points):
+        found += [round(x), round(y)] if number and number % 2 == 0 else [round(y)]
+    return found
 
 
 def chosen_stops(every: Sequence[Stop], affordable: int) -> list[int]:

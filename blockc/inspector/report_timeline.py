@@ -6,7 +6,7 @@ smaller ones, which the result names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,12 +18,12 @@ from blockc.formatting import listed
 from blockc.inspector.report_costs import amount, time_text
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.machine import Machine
+from blockc.ir.schedule import Loop, Schedule, Statement
 from blockc.partition import Part
 from blockc.planning import MachinePlan
-from blockc.running import iterations
 from blockc.trace_events import DEVICE, trace_events
 
-OPERATIONS, BODIES = 3 * 10**8, 3_000  # what takes about half a second
+OPERATIONS, STATEMENTS = 3 * 10**8, 4_000  # what takes about half a second
 COLUMNS = 240  # of a diagram
 
 
@@ -51,21 +51,37 @@ def timeline_json(part: Part, share: float = 1.0) -> dict[str, Any]:
 def affordable_sizes(plan: MachinePlan, share: float) -> dict[str, int] | None:
     """The sizes of a plan, the largest numbers of blocks halved until simulating takes no longer than it may."""
     program, tiles = plan.chosen.choice.program, plan.chosen.choice.tiles
-    sizes = dict(plan.sizes)
-    fixed = {dim.name for dim in program.dims if dim.size is not None or dim.same_as is not None}
+    renamed = {dim.name for dim in program.dims if dim.same_as is not None}
+    fixed = {dim.name for dim in program.dims if dim.size is not None}
+    sizes = {dim: size for dim, size in plan.sizes.items() if dim not in renamed}
     flops = float(sum(plan.cost.flops.values()))
     while True:
         known = complete_sizes(program, sizes)
-        bodies = iterations(program.body, known, tiles)
-        if flops <= OPERATIONS * share and bodies <= BODIES * share:
-            return sizes
+        statements = sum(executed(plan.schedule, kernel, known, tiles) for kernel in plan.schedule.kernels)
+        if flops <= OPERATIONS * share and statements <= STATEMENTS * share:
+            return {dim: known[dim] for dim in plan.sizes}
         blocks = {dim: -(-size // max(1, tiles.get(dim, size))) for dim, size in sizes.items() if dim not in fixed}
         most = max(blocks, key=lambda dim: blocks[dim], default=None)
         if most is None or blocks[most] < 2:
-            return sizes if flops <= OPERATIONS and bodies <= BODIES else None
+            return {dim: known[dim] for dim in plan.sizes} if flops <= OPERATIONS and statements <= STATEMENTS else None
         smaller = max(1, blocks[most] // 2) * tiles[most]
         flops *= smaller / sizes[most]
         sizes[most] = smaller
+
+
+def executed(
+    schedule: Schedule, statements: Sequence[Statement], sizes: Mapping[str, int], tiles: Mapping[str, int]
+) -> int:
+    """How many statements of a schedule are executed, as if conditions left out nothing."""
+    total = 0
+    for statement in statements:
+        total += 1
+        if isinstance(statement, Loop):
+            dim = statement.dim
+            tile = max(1, tiles.get(dim, sizes[dim]))
+            inside = {**sizes, schedule.program.chunks[dim]: tile} if dim in schedule.program.chunks else sizes
+            total += max(1, -(-sizes[dim] // tile)) * executed(schedule, statement.body, inside, tiles)
+    return total
 
 
 def diagram(timeline: Timeline, machine: Machine, seconds: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 // The picture of a block program. What two pictures have in common are the same elements, which move.
 const KIND = 0, TEXT = 1, NAMES = 2, SOURCE = 3, HEAD = 4, HEAVY = 5, MOVED = 6;
-const picture = { root: null, boxes: new Map(), nodes: new Map(), ways: new Map(), of: null };
+const MANY = 400; // parts of a picture: of a larger one only what is near the window is there, and nothing glides
+const picture = { root: null, boxes: new Map(), nodes: new Map(), ways: new Map(), of: null, room: [0, 0], top: 0, whole: false };
 
 function newPicture() {
   const layers = ["ghosts", "boxes", "ways", "nodes"].map((name) => svg("g", { class: name }));
@@ -18,21 +19,18 @@ function draw(moving) {
   if (picture.of !== steps()) { newPicture(); moving = false; }
   const drawn = nearest(shown);
   const frame = steps().frames[stops[drawn].frame];
-  picture.root.classList.toggle("moving", moving);
-  place(frame);
-  const marks = [["added", state.before ? [] : stop.added], ["removed", state.before ? stop.removed : []], ["changed", stop.changed]];
-  for (const [name, numbers] of marks) {
-    const wanted = new Set(drawn === shown ? numbers : []);
-    for (const known of [picture.boxes, picture.nodes])
-      for (const [number, entry] of known) entry.group.classList.toggle(name, wanted.has(number));
-  }
-  const label = stop.rule ? `${stop.label} ${stop.rule}` : "the unfused program";
-  picture.root.setAttribute("aria-label", `Block program ${state.before ? "before" : "after"} ${label}`);
   picture.frame = frame;
   resize();
+  picture.root.classList.toggle("moving", moving && frame.places.length <= MANY);
+  picture.marks = drawn === shown ? marksOf(stop) : [];
+  place(frame);
+  const label = stop.rule ? `${stop.label} ${stop.rule}` : "the unfused program";
+  picture.root.setAttribute("aria-label", `Block program ${state.before ? "before" : "after"} ${label}`);
   if (drawn !== shown) pick(`The derivation is long: this is the picture of step ${stops[drawn].label}.`);
   else pick("");
 }
+
+const marksOf = (stop) => [["added", state.before ? [] : stop.added], ["removed", state.before ? stop.removed : []], ["changed", stop.changed]];
 
 function nearest(number) {
   const { stops } = steps();
@@ -42,10 +40,13 @@ function nearest(number) {
 }
 
 function place(frame) {
-  const { places, looks, ways } = steps();
+  const { places, looks, titles, ways } = steps();
   const seen = { boxes: [], nodes: [], ways: [] };
+  const [low, high] = inWindow(frame);
+  const marks = new Map((picture.marks || []).flatMap(([name, numbers]) => numbers.map((number) => [number, name])));
   for (const index of frame.places) {
     const [number, lookAt, x, y, width, height, titleX, titleY] = places[index];
+    if (y > high || y + height < low) continue;
     const look = looks[lookAt];
     const boxed = titleX !== undefined;
     const known = boxed ? picture.boxes : picture.nodes;
@@ -64,11 +65,20 @@ function place(frame) {
       if (entry.shape) { entry.shape.style.width = `${width}px`; entry.shape.style.height = `${height}px`; }
       if (boxed) entry.words.setAttribute("transform", `translate(${titleX} ${titleY})`);
     }
+    const mark = marks.get(number) || "";
+    if (entry.mark !== mark) {
+      entry.group.classList.remove("added", "removed", "changed");
+      if (mark) entry.group.classList.add(mark);
+      entry.mark = mark;
+    }
     (boxed ? seen.boxes : seen.nodes).push([number, entry]);
   }
   const repeated = new Map();
   for (const index of frame.ways) {
-    const [source, target, title, thick, path, tip] = ways[index];
+    const [source, target, titleAt, kind, ...points] = ways[index];
+    const [title] = titles[titleAt];
+    const [thick, tipped] = [kind % 2 === 1, kind > 1];
+    if (points[1] > high || points.at(-1) < low) continue;
     const ends = `${source} ${target} ${title.split(":")[0]}`;
     repeated.set(ends, (repeated.get(ends) || 0) + 1);
     const key = `${ends} ${repeated.get(ends)}`;
@@ -83,8 +93,9 @@ function place(frame) {
       entry.at = index;
       entry.title.textContent = title;
       entry.group.classList.toggle("thick", thick);
+      const [path, tip] = route(points, thick);
       entry.way.setAttribute("d", path);
-      entry.tip.setAttribute("d", tip);
+      entry.tip.setAttribute("d", tipped ? tip : "");
       entry.ends = [source, target];
     }
     seen.ways.push([key, entry]);
@@ -92,6 +103,38 @@ function place(frame) {
   settle(picture.boxLayer, picture.boxes, seen.boxes);
   settle(picture.wayLayer, picture.ways, seen.ways);
   settle(picture.nodeLayer, picture.nodes, seen.nodes);
+}
+
+// From and to where parts have to be there.
+function inWindow(frame) {
+  if (picture.whole || frame.places.length <= MANY) return [-Infinity, Infinity];
+  const [top, height] = [picture.top / picture.scale, picture.room[1] / picture.scale];
+  return [top - height - 300, top + 2 * height + 300];
+}
+
+function scrolled() {
+  picture.top = $("canvas").scrollTop;
+  if (picture.frame && picture.frame.places.length > MANY) place(picture.frame);
+}
+
+// Straight down, then curved and straight in turn; and the arrow at the end.
+function route(points, thick) {
+  let [x, y] = points;
+  let path = `M${x} ${y}`;
+  for (let at = 2; at < points.length;) {
+    y = points[at];
+    path += `V${y}`;
+    at += 1;
+    if (at < points.length) {
+      const [toX, toY] = [points[at], points[at + 1]];
+      const middle = (y + toY) / 2;
+      path += `C${x} ${middle} ${toX} ${middle} ${toX} ${toY}`;
+      [x, y] = [toX, toY];
+      at += 2;
+    }
+  }
+  const [half, long] = thick ? [5, 9] : [3.5, 7];
+  return [path, `M${x} ${y}l${-half} ${-long}h${2 * half}Z`];
 }
 
 // Puts the elements of a layer into their order, touching only those that are out of it, and drops the others.
@@ -116,6 +159,7 @@ function lines(look, className, anchor, x) {
 
 function dressBox(entry, look) {
   entry.group.setAttribute("class", "frame-box");
+  entry.mark = "";
   entry.shape = entry.shape || svg("rect", { rx: 6 });
   entry.shape.setAttribute("class", `box ${look[KIND]}`);
   entry.words = svg("g", {}, lines(look, (number) => (number ? "note" : "title"), { name: "start", y: 12 }, 0));
@@ -125,6 +169,7 @@ function dressBox(entry, look) {
 
 function dressNode(entry, look, width, number) {
   entry.group.setAttribute("class", "part");
+  entry.mark = "";
   entry.at = -1;
   if (look[KIND] === "pin") {
     entry.group.replaceChildren(svg("circle", { class: look[HEAVY] ? "pin heavy" : "pin", cx: 4, cy: 4, r: 4 }));
@@ -162,12 +207,18 @@ function extent() {
   return picture.of.extent;
 }
 
+function measure() {
+  const canvas = $("canvas");
+  picture.room = [canvas.clientWidth - 18, canvas.clientHeight - 18];
+  resize();
+  scrolled();
+}
+
 function resize() {
   if (!picture.frame) return;
   const [left, width] = extent();
   const height = picture.frame.size[3] + 16;
-  const canvas = $("canvas");
-  const room = [canvas.clientWidth - 18, canvas.clientHeight - 18];
+  const { room } = picture;
   const fitting = Math.min(1, room[0] / width);
   const zoom = state.zoom === "fit" ? Math.min(fitting, room[1] / height) : fitting * 1.25 ** state.zoom;
   picture.root.setAttribute("viewBox", `${left} -8 ${width} ${height}`);
@@ -178,12 +229,13 @@ function resize() {
 
 // Brings what a step has changed into view, if none of it is.
 function reveal() {
-  const marked = [...picture.boxes.values(), ...picture.nodes.values()].filter(({ group }) => /added|changed|removed/.test(group.getAttribute("class")));
-  if (!marked.length) return;
+  const marked = new Set(picture.marks.flatMap(([, numbers]) => numbers));
+  const { places } = steps();
+  const tops = picture.frame.places.map((index) => places[index]).filter(([number]) => marked.has(number)).map((one) => one[3]);
+  if (!tops.length) return;
   const canvas = $("canvas");
-  const tops = marked.map((entry) => (steps().places[entry.at][3] + 8) * picture.scale).sort((a, b) => a - b);
-  const [top, bottom] = [canvas.scrollTop, canvas.scrollTop + canvas.clientHeight];
-  const highest = tops[0];
+  const highest = (Math.min(...tops) + 8) * picture.scale;
+  const [top, bottom] = [picture.top, picture.top + picture.room[1]];
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (highest < top || highest > bottom - 60) canvas.scrollTo({ top: Math.max(0, highest - 60), behavior: still ? "auto" : "smooth" });
+  if (highest < top || highest > bottom - 60) canvas.scrollTo({ top: Math.max(0, highest - 60), behavior: still || picture.frame.places.length > MANY ? "auto" : "smooth" });
 }

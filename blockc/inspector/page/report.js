@@ -120,7 +120,7 @@ function showSteps() {
   $("descent").replaceChildren(svg("path", { class: "area", d: `${line}V100H0Z` }), svg("path", { class: "rim", d: line }), svg("line", { class: "now", y1: 0, y2: 100 }));
   $("derivation-part").textContent = partName();
 }
-const title = (stop) => (stop.rule ? (stop.rule === "stabilize" ? "safe arithmetic" : stop.rule.replaceAll("_", " ")) : "unfused program");
+const title = (stop) => (stop.rule ? (stop.rule === "stabilize" ? "as it is executed" : stop.rule.replaceAll("_", " ")) : "unfused program");
 const minus = (text) => text.replace("-", "−");
 
 function partName() {
@@ -142,10 +142,6 @@ function showStep(moving) {
   for (const old of $("steps").querySelectorAll("[aria-current]")) old.removeAttribute("aria-current");
   const row = $(`step-${state.step}`);
   row.setAttribute("aria-current", "step");
-  const list = $("steps");
-  const [top, height] = [row.offsetTop - list.offsetTop, row.offsetHeight];
-  if (top < list.scrollTop + 30) list.scrollTop = top - 60;
-  else if (top + height > list.scrollTop + list.clientHeight - 30) list.scrollTop = top + height + 60 - list.clientHeight;
   $("first").disabled = $("back").disabled = state.step === 0;
   $("last").disabled = $("next").disabled = state.step === stops.length - 1;
   if (stop.before < 0) state.before = false;
@@ -154,7 +150,15 @@ function showStep(moving) {
   $("show-after").setAttribute("aria-pressed", String(!state.before));
   draw(moving);
   showDetail(stop);
-  if (moving) reveal();
+  cancelAnimationFrame(showStep.later);
+  showStep.later = requestAnimationFrame(() => {
+    const list = $("steps");
+    const [top, height] = [row.offsetTop - list.offsetTop, row.offsetHeight];
+    if (top < list.scrollTop + 30) list.scrollTop = top - 60;
+    else if (top + height > list.scrollTop + list.clientHeight - 30) list.scrollTop = top + height + 60 - list.clientHeight;
+    $("detail").scrollTop = 0;
+    if (moving) reveal();
+  });
 }
 
 function showDetail(stop) {
@@ -183,7 +187,6 @@ function showDetail(stop) {
   for (const text of rule.text.slice(1)) parts.push(el("p", { class: "muted" }, text));
   if (rule.effect) parts.push(el("p", { class: "muted" }, `Its effect, which is tested: ${rule.effect}.`));
   $("detail").replaceChildren(...parts);
-  $("detail").scrollTop = 0;
 }
 
 function diff(rows) {
@@ -281,9 +284,27 @@ function follow(event) {
   target.querySelector(".n").focus?.({ preventScroll: true });
 }
 
-// What was refused
+// Neighbours in different kernels, and what was refused
+const KINDS = {
+  removed: "one of the two is in no kernel: algebra removed it", cut: "they are in different parts of the program",
+  slower: "one kernel for both takes longer", no_room: "one kernel for both does not fit the machine",
+  refused: "a rule has the shape for them, and one of its conditions fails", shape: "no rule has the shape for them",
+};
+function pairGroups(wanted) {
+  const { pairs } = machine().source;
+  const shown = pairs.filter((pair) => !wanted || [pair.first, pair.second, pair.rule, pair.reason, pair.why, KINDS[pair.kind]].some((text) => text.toLowerCase().includes(wanted)));
+  const groups = Object.keys(KINDS).map((kind) => [kind, shown.filter((pair) => pair.kind === kind).sort((a, b) => b.bytes - a.bytes)]);
+  const kernels = (numbers) => numbers.map((kernel) => chip(kernel));
+  return { count: shown.length, all: pairs.length, groups: groups.filter(([, rows]) => rows.length).map(([kind, rows]) => el("div", { class: "panel group" },
+    el("h3", {}, el("span", {}, `Not in one kernel: ${KINDS[kind]}`), el("span", { class: "muted" }, many(rows.length, "pair"))),
+    el("ul", { class: "pairs" }, rows.map((pair) => el("li", {}, el("div", {}, kernels(pair.kernels[0]), " ", el("code", {}, pair.first), " → ", kernels(pair.kernels[1]), " ", el("code", {}, pair.second)),
+      el("div", {}, pair.rule ? [el("code", {}, pair.rule), ` ${pair.reason.replaceAll("_", " ")}: `] : "", pair.why, pair.line ? [" (", lineLink(pair.line), ")"] : "",
+        pair.saved ? el("span", { class: "muted" }, pair.bytes < 0 ? `, ${minus(pair.saved)} would be saved: more would move` : `, ${pair.saved} would be saved`) : ""))))) ) };
+}
+
 function showRefused() {
   const wanted = $("search").value.trim().toLowerCase();
+  const pairs = pairGroups(wanted);
   const groups = new Map();
   let shown = 0;
   let all = 0;
@@ -299,12 +320,13 @@ function showRefused() {
       groups.get(key).rows.push(el("li", {}, el("code", {}, refusal.at), ` (${where}snapshot ${refusal.snapshot}): ${refusal.why}`));
     }
   }
-  $("found").textContent = wanted ? `${shown} of ${all}` : many(all, "refusal");
+  const counts = [[pairs.count, pairs.all, "pair"], [shown, all, "refusal"]];
+  $("found").textContent = counts.map(([some, every, name]) => (wanted ? `${some} of ${many(every, name)}` : many(every, name))).join(", ");
   const found = [...groups.values()].sort((a, b) => b.rows.length - a.rows.length);
-  $("refused-body").replaceChildren(...found.map(({ refusal, sentence, rows }) => el("div", { class: "panel group" },
+  $("refused-body").replaceChildren(...pairs.groups, ...found.map(({ refusal, sentence, rows }) => el("div", { class: "panel group" },
     el("h3", {}, el("code", {}, refusal.rule), el("span", {}, refusal.reason.replaceAll("_", " ")), el("span", { class: "muted" }, many(rows.length, "time"))),
     el("p", {}, sentence ? `${sentence}.` : ""), el("ul", {}, rows))));
-  if (!found.length) $("refused-body").append(el("p", { class: "muted" }, all ? "Nothing that matches." : "Nothing was refused: everything that could be fused is."));
+  if (!found.length && !pairs.count) $("refused-body").append(el("p", { class: "muted" }, all || pairs.all ? "Nothing that matches." : "Nothing was refused: everything that could be fused is."));
 }
 
 // Everything
@@ -365,6 +387,7 @@ function keyed(event) {
 function start() {
   showTools(); showSummary(); showSource(); showSteps(); showCost(); showTimeline(); showKernel(); showRefused();
   setTheme("");
+  measure();
   state.step = steps().stops.length - 1;
   showStep(false);
   $("slider").addEventListener("input", (event) => go({ step: Number(event.target.value) }));
@@ -376,7 +399,10 @@ function start() {
   $("kernel-body").addEventListener("click", follow);
   document.addEventListener("keydown", keyed);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(""));
-  new ResizeObserver(resize).observe($("canvas"));
+  new ResizeObserver(measure).observe($("canvas"));
+  $("canvas").addEventListener("scroll", scrolled, { passive: true });
+  addEventListener("beforeprint", () => { picture.whole = true; place(picture.frame); });
+  addEventListener("afterprint", () => { picture.whole = false; place(picture.frame); });
   let drawn = roofWidth();
   new ResizeObserver(() => { if (roofWidth() !== drawn) { drawn = roofWidth(); showCost(); } }).observe($("cost-body"));
 }
