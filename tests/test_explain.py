@@ -210,6 +210,15 @@ def test_refusals_come_with_the_most_valuable_first() -> None:
     assert [text[line - 1].split()[0] for line in hidden.lines] == ["H", "Y"]
 
 
+def test_what_is_not_in_one_kernel_is_listed() -> None:
+    assert explained("attention").apart == () and "Neighbours" not in str(explained("attention"))
+    found = explained(*IN_PARTS)
+    assert [(pair.first, pair.second) for pair in found.apart] == [("S.13", "S")]
+    assert all(not pair.together and pair.reason is not None for pair in found.apart)
+    assert "S.13 and S (1.05 MB): they are in different parts" in " ".join(str(found).split())
+    assert len(found.text(100, 0).splitlines()) < 20
+
+
 def test_algebra_saves_no_bytes_by_itself() -> None:
     (part,) = explained("attention").parts
     assert {(found.refused.rule, found.saved) for found in part.refusals} == {("reassociate_contraction", None)}

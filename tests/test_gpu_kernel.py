@@ -194,7 +194,10 @@ def test_costs_are_those_of_the_sizes_and_not_of_their_class(launches: Launches)
     kernel = on_cpu("program p(X: f32[m, n]) -> Y: f32[m] {\n    Y = sum[n](X)\n}\n")
     kernel(torch.empty(100, 70))
     assert kernel.cost.traffic_bytes == 4 * (100 * 70 + 100)
-    assert dict(kernel.explain().to_json()["dims"]) == {"m": 100, "n": 70}
+    explained = kernel.explain()
+    assert dict(explained.to_json()["dims"]) == {"m": 100, "n": 70}
+    assert explained.parts[0].plan.tiles == kernel.specialise({"m": 100, "n": 70}).plan.tiles
+    assert "Chosen for h200" in str(explained) and "<svg " in explained._repr_html_()
 
 
 def test_blocks_that_do_not_fit_become_smaller(launches: Launches) -> None:

@@ -9,6 +9,7 @@ from blockc.formatting import block_sizes
 from blockc.inspector.choices import margin, why_not
 from blockc.inspector.explain_text import byte_formulas
 from blockc.inspector.explanation import ExplainedStep, Explanation, Figures, PartExplanation
+from blockc.inspector.pairs import Pair
 from blockc.inspector.skeleton import skeleton
 from blockc.ir.array_program import ArrayProgram, Span
 from blockc.ir.machine import Machine
@@ -35,15 +36,30 @@ def as_json(explained: Explanation) -> dict[str, Any]:
         ],
         "predicted_seconds": found.seconds,
     }
+    apart = [_pair(pair) for pair in explained.apart]
     if len(explained.parts) == 1:
-        return {"schema": SCHEMA, **part_json(explained.parts[0]), "cuts": cut}
+        return {"schema": SCHEMA, **part_json(explained.parts[0]), "apart": apart, "cuts": cut}
     return {
         "schema": SCHEMA,
         "program": found.program.name,
         "target": explained.target,
         "dims": dict(found.sizes),
+        "apart": apart,
         "cuts": cut,
         "parts": [part_json(part) for part in explained.parts],
+    }
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    assert pair.reason is not None
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "kind": pair.reason.kind,
+        "rule": pair.reason.rule,
+        "reason": pair.reason.reason,
+        "why": pair.reason.why,
+        "saved_bytes": pair.reason.saved_bytes,
     }
 
 

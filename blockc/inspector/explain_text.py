@@ -1,8 +1,8 @@
 """An explanation for a person, in a window of any width.
 
-Verbosity 0 is the choice; 1 adds the derivation, what was looked at side by side, and what was refused; 2 is
-everything, with exact numbers: every step by itself, all snapshots and candidates with their formulas, the refusals of
-all snapshots, and the parts that were looked at.
+Verbosity 0 is the choice; 1 adds the derivation, what was looked at side by side (of a program in one part), and what
+was refused; 2 is everything, with exact numbers: every step by itself, all snapshots and candidates with their
+formulas, the refusals of all snapshots, and the parts that were looked at.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from blockc.inspector.explanation import (
     Explanation,
     PartExplanation,
 )
+from blockc.inspector.pairs import Pair
 from blockc.inspector.skeleton import skeleton
 from blockc.inspector.tables import NARROWEST, Cell, Column, beside
 from blockc.ir.block import Condition, Constant, Map, Program, Reading, Term, walk
@@ -46,7 +47,7 @@ from blockc.passes.machine_model import model
 from blockc.passes.segments import operators
 from blockc.planning import MachinePlan
 
-EXAMPLES = 2  # places of a refusal, unless everything is shown
+EXAMPLES, PAIRS = 2, 6  # places of a refusal, and pairs of operators, unless everything is shown
 
 
 def text(explained: Explanation, view: View) -> str:
@@ -62,12 +63,15 @@ def _sections(explained: Explanation, view: View) -> Iterator[list[str]]:
     if len(explained.parts) > 1:
         yield part_lines(found, view)
     for number, part in enumerate(explained.parts):
+        if len(explained.parts) > 1 and view.verbosity < NORMAL:
+            continue  # the table of parts has said it
         if len(explained.parts) > 1:
             names = ", ".join(node.name for node in operators(part.program))
             yield view.heading(f"Part {number}: {names}")
         yield choice_lines(part, view)
         if view.verbosity >= NORMAL:
             yield derivation_lines(part, view)
+        if view.verbosity == FULL or (view.verbosity >= NORMAL and len(explained.parts) == 1):
             yield comparison_lines(part, view)
             yield loop_lines(part, view)
             yield moved_lines(part.found, view)
@@ -77,6 +81,7 @@ def _sections(explained: Explanation, view: View) -> Iterator[list[str]]:
         if view.verbosity >= NORMAL:
             yield refusal_lines(part, view)
     if view.verbosity >= NORMAL:
+        yield apart_lines(explained.apart, view)
         yield cut_lines(found, view)
 
 
@@ -408,6 +413,20 @@ def refusal_place(found: ExplainedRefusal, everything: bool) -> str:
 def _saved(several: Iterable[ExplainedRefusal]) -> int:
     """The bytes of all places, each counted once."""
     return sum({found.refused.at[:1]: found.saved or 0 for found in several}.values())
+
+
+def apart_lines(pairs: Sequence[Pair], view: View) -> list[str]:
+    """The neighbouring operators that are not in one kernel."""
+    if not pairs:
+        return []
+    shown = pairs if view.verbosity == FULL else pairs[:PAIRS]
+    lines = view.heading("Neighbours that are not in one kernel, with the bytes that this moves, most first:")
+    for pair in shown:
+        assert pair.reason is not None
+        saved = pair.reason.saved_bytes
+        moved = f" ({view.number(saved, 'B')})" if saved is not None and saved > 0 else ""
+        lines += view.lines(f"  {pair.first} and {pair.second}{moved}: {visible(pair.reason.why)}", "      ")
+    return [*lines, *([f"  and {plural(len(pairs) - len(shown), 'other pair')}"] if len(pairs) > len(shown) else [])]
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockc.inspector.choices import Alternative, alternatives
+from blockc.inspector.pairs import Inspection, Pair
 from blockc.inspector.savings import saved_bytes
 from blockc.inspector.tables import Paint, plain
 from blockc.ir.array_program import ArrayProgram, Span
@@ -102,7 +103,8 @@ class PartExplanation:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Everything that was decided about a program: of each part, and what else was looked at.
+    """Everything that was decided about a program: of each part, and what else was looked at. `apart` are neighbouring
+    operators that are not in one kernel, each pair with its reason, the ones that would save most first.
 
     `str` is the text for a terminal of 100 columns, and notebooks show it with a picture.
     """
@@ -110,6 +112,7 @@ class Explanation:
     partition: Partition
     target: str
     parts: tuple[PartExplanation, ...]
+    apart: tuple[Pair, ...]
 
     def text(self, width: int, verbosity: int = NORMAL, paint: Paint = plain) -> str:
         """The text for a window of some width: the choice (0), what matters (1), or everything (2)."""
@@ -135,7 +138,13 @@ class Explanation:
 
 def explain_for(target: str, found: Partition) -> Explanation:
     """The explanation of what was chosen for a machine."""
-    return Explanation(found, target, tuple(explain_plan(part.program, target, part.plan) for part in found.parts))
+    parts = tuple(explain_plan(part.program, target, part.plan) for part in found.parts)
+    pairs = (pair for pair in Inspection.of(found).pairs if pair.reason is not None)
+    return Explanation(found, target, parts, tuple(sorted(pairs, key=_would_save, reverse=True)))
+
+
+def _would_save(pair: Pair) -> int:
+    return (pair.reason.saved_bytes if pair.reason is not None else 0) or 0
 
 
 def explain_plan(program: ArrayProgram, target: str, found: MachinePlan) -> PartExplanation:
