@@ -8,30 +8,32 @@ Sizes that are not fixed fall into classes, up to the next power of two, and eac
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blockc import meaning, self_check
+from blockc import driver, meaning, self_check
 from blockc.cache import key_of
 from blockc.codegen import triton_runtime
 from blockc.codegen.triton_tiles import LEAST
 from blockc.data import numpy_dtype, sizes_of
-from blockc.driver import Compiled, Kernel
+from blockc.driver import Compiled, Found, Kernel
 from blockc.errors import LimitError, Problem, UsageError
 from blockc.integrations import as_array, as_tensor, is_tensor
 from blockc.ir import array_program
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
+from blockc.machines.writing import machine_text
 from blockc.partition import Part, Partition
 from blockc.passes.cost import cost
 from blockc.planning import with_sizes
 from blockc.triton_kernels import TritonKernels, with_blocks
-from blockc.tuning import best_known
+from blockc.tuning import best_known, books
 
 if TYPE_CHECKING:
     from blockc.inspector.explanation import Explanation
@@ -39,7 +41,17 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CHECKED = "checked"  # the kind of entries in the cache: kernels that have passed
+EMITTED = "emitted"  # and another one: their text, for a program, its sizes and a GPU
 SMALLER = 6  # times that blocks are halved for a GPU that has too little shared memory
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A file of kernels: its text, the function that launches them, and their blocks."""
+
+    text: str
+    launcher: str
+    tiles: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -51,6 +63,7 @@ class GpuKernel(Kernel):
     device: str = triton_runtime.GPU
     _made: dict[tuple[tuple[str, int], ...], TritonKernels] = field(default_factory=dict)
     _passed: dict[str, bool] = field(default_factory=dict)  # by text: what the self-check of its kernels found
+    _stored: set[str] = field(default_factory=set)  # texts that are in the store, as far as this process knows
     _launches: dict[tuple[object, ...], Callable[..., Any]] = field(default_factory=dict)
     _is_traced: Callable[[Sequence[Any]], bool] = field(init=False)
     operator: Callable[..., Any] | None = field(init=False)
@@ -112,6 +125,7 @@ class GpuKernel(Kernel):
             except triton_runtime.too_large() as error:
                 self._make_smaller(sizes, str(error))
                 continue
+            self._keep(sizes, compiled.source)
             if len(self._launches) >= REMEMBERED_SHAPES:
                 self._launches.clear()
             self._launches[key] = launch
@@ -176,32 +190,83 @@ class GpuKernel(Kernel):
                 raise UsageError(f"input `{name}` is on {tensor.device}, and the kernel runs on {self.device}", hint)
 
     def _choose(self, sizes: Mapping[str, int]) -> Compiled:
-        shapes = shape_class(sizes, array_program.sizes(self.program, self.dims))
+        shapes = self._class_of(sizes)
+        known = self._made.get(tuple(shapes.items()))
+        emitted = self._read(shapes) if known is None else None
+        if emitted is None:
+            known = known or self._known(shapes)
+            emitted = Emitted(known.source.text, known.source.launcher, dict(known.plan.tiles))
+        text = emitted.text
+        if text not in self._kernels:
+            self._kernels[text] = text, triton_runtime.load(text, emitted.launcher)
+
+        def found() -> Found:
+            made = self._known(shapes)
+            if dict(made.plan.tiles) != emitted.tiles:  # it was made smaller
+                made = self._with(made, shapes, emitted.tiles)
+            return made.searched[0].chosen.derivation, priced(made.plan, sizes)
+
+        return Compiled(*self._kernels[text], found)
+
+    def _class_of(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The sizes that the kernel for some sizes is chosen for."""
+        return shape_class(sizes, array_program.sizes(self.program, self.dims))
+
+    def _known(self, shapes: Mapping[str, int]) -> TritonKernels:
+        """The kernels for a class of sizes, with all that was decided."""
         key = tuple(shapes.items())
         if key not in self._made:
             assert self.machine is not None
             asked = (self.program, self.machine, shapes, self.tiles, self.split)
             self._made[key] = best_known(*asked, triton_runtime.name_of(self.device))
-        made = self._made[key]
-        text = made.source.text
-        if text not in self._kernels:
-            self._kernels[text] = text, triton_runtime.load(text, made.source.launcher)
-        found = made.searched[0].chosen.derivation, priced(made.plan, sizes)
-        return Compiled(*self._kernels[text], lambda: found)
+        return self._made[key]
+
+    def _with(self, made: TritonKernels, shapes: Mapping[str, int], tiles: driver.Tiles) -> TritonKernels:
+        """The kernels for a class of sizes with other blocks, from now on."""
+        assert self.machine is not None
+        found = with_blocks(made, self.program, self.machine, shapes, tiles, self.split)
+        self._made[tuple(shapes.items())] = found
+        return found
+
+    # What other processes need not decide again
+
+    def _key(self, shapes: Mapping[str, int]) -> str:
+        """The key of the text for a class of sizes: all that it depends on, results of tuning too."""
+        assert self.machine is not None
+        facts = {**self._ingredients(), "machine": machine_text(self.machine), "sizes": dict(shapes)}
+        facts["device"] = triton_runtime.name_of(self.device)
+        facts["tuned"] = [repr(book) for book in books(self.machine)]
+        return key_of(facts)
+
+    def _read(self, shapes: Mapping[str, int]) -> Emitted | None:
+        """What is in the store for a class of sizes."""
+        body = self.store.read(EMITTED, self._key(shapes))
+        if body is None:
+            return None
+        emitted = Emitted(**json.loads(body))
+        self._stored.add(emitted.text)
+        return emitted
+
+    def _keep(self, sizes: Mapping[str, int], text: str) -> None:
+        """Put the text for some sizes into the store, if its kernels have passed their self-check."""
+        shapes = self._class_of(sizes)
+        made = self._made.get(tuple(shapes.items()))
+        if made is None or made.source.text != text or text in self._stored or not self._passed.get(text):
+            return
+        emitted = Emitted(text, made.source.launcher, dict(made.plan.tiles))
+        self.store.write(EMITTED, self._key(shapes), json.dumps(asdict(emitted)).encode())
+        self._stored.add(text)
 
     def _make_smaller(self, sizes: Mapping[str, int], why: str) -> None:
         """Halve the largest block that nobody asked for, in the kernel for some sizes."""
-        shapes = shape_class(sizes, array_program.sizes(self.program, self.dims))
-        key = tuple(shapes.items())
-        made = self._made[key]
+        shapes = self._class_of(sizes)
+        made = self._known(shapes)
         kept = made.named(self.tiles)
         free = {dim: tile for dim, tile in made.plan.tiles.items() if tile > LEAST and dim not in kept}
         if not free:
             raise self._does_not_fit(why)
         largest = max(free, key=free.__getitem__)
-        asked = {**made.plan.tiles, **kept, largest: free[largest] // 2}
-        assert self.machine is not None
-        self._made[key] = with_blocks(made, self.program, self.machine, shapes, asked, self.split)
+        self._with(made, shapes, {**made.plan.tiles, **kept, largest: free[largest] // 2})
         self._by_sizes.clear()
         self._launches.clear()
 
@@ -215,7 +280,7 @@ class GpuKernel(Kernel):
 
         assert self.machine is not None
         sizes = self._current().plan.sizes
-        made = self._made[tuple(shape_class(sizes, array_program.sizes(self.program, self.dims)).items())]
+        made = self._known(self._class_of(sizes))
         parts = []
         for at, plan in enumerate(made.searched):
             program = made.parts[at].program if made.parts else self.program

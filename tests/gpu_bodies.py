@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from blockc.gpu_kernel import GpuKernel
 from blockc.integrations import as_array, as_tensor
 from blockc.ir.array_program import ArrayProgram
 from blockc.language import parse_all
+from blockc.machines.loading import load_machine
 from blockc.meaning import baseline, evaluate
 
 TARGET = "h200"
@@ -241,6 +242,20 @@ def repeats(device: str, scale: Scale) -> None:
 # torch
 
 
+def in_parts(device: str, scale: Scale) -> None:
+    """A program that is planned in parts, since launches cost nothing here, takes tensors of any strides and sizes."""
+    text = next(text for text, found in example_programs("") if found == "mlp")
+    program = parse_all(text, "mlp.blk", "f16")["mlp"]
+    machine = replace(load_machine(TARGET), dispatch=0.0)
+    kernel = GpuKernel(program, TARGET, {}, {}, machine=machine, device=device)
+    for rows in (20, 31):
+        arrays = data(program, driver.default_sizes(program, {"m": rows, "d": 24, "z": 32, "e": 17}), "ordinary")
+        tensors = on(arrays, device)
+        tensors["W1"] = tensors["W1"].t().contiguous().t()
+        check(program, arrays, by_name(kernel, kernel(**tensors)))
+    assert "# Part 1" in kernel.source and kernel.source.count("torch.empty") == 2
+
+
 def compiled_by_torch(device: str, scale: Scale) -> None:
     """`torch.compile` sees one operator, by position and by name, and keeps it when sizes change."""
     kernel = kernel_of(STATISTICS, device)
@@ -389,6 +404,7 @@ BODIES = (
     strange_rows,
     exact_f32,
     repeats,
+    in_parts,
     compiled_by_torch,
     exported,
     operator_is_sound,

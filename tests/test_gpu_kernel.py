@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from triton_data import example_programs
 
 import blockc
 from blockc import cli, driver, gpu_kernel, self_check
+from blockc.cache import Store
 from blockc.codegen import triton_runtime
 from blockc.data import array_shape, numpy_dtype, sizes_of
 from blockc.errors import BlockcWarning, CheckError, LimitError, UsageError
 from blockc.gpu_kernel import GpuKernel, operator_name, shape_class
 from blockc.language import parse_all
 from blockc.machines.loading import load_machine
+from blockc.tuning import Book, best_known
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -209,6 +213,74 @@ def test_blocks_that_do_not_fit_become_smaller(launches: Launches) -> None:
     assert before > 1
     kernel(x, x)
     assert len(launches.texts) == before
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is planned from now on."""
+    plans: list[Any] = []
+
+    def planned(*given: Any) -> Any:
+        plans.append(given)
+        return best_known(*given)
+
+    monkeypatch.setattr(gpu_kernel, "best_known", planned)
+    return plans
+
+
+def test_another_process_plans_nothing(launches: Launches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was chosen is in the store, in the size that fits the GPU; whoever asks gets its plan all the same."""
+    x = torch.empty(512, 512, dtype=torch.float16)
+    launches.limit = 32
+    plans = counted(monkeypatch)
+    first, second = (on_cpu(PRODUCT) for _ in range(2))
+    first.store = second.store = Store(tmp_path / "store")
+    first(x, x)
+    made, texts = len(plans), len(launches.texts)
+    second(x, x)
+    assert (made, len(plans)) == (1, 1) and texts > 1, "nothing is planned again"
+    assert launches.texts[texts:] == [first.source] == [second.source]
+    assert second.cost == first.cost and len(plans) == 2
+
+
+def test_what_fails_its_self_check_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(triton_runtime, "load", Wrong().load)
+    kernel = on_cpu(PRODUCT)
+    kernel.store = Store(tmp_path / "store")
+    with pytest.warns(BlockcWarning, match="failed its self-check"):
+        kernel(torch.ones(20, 16).half(), torch.ones(16, 30).half())
+    assert {entry.kind for entry in kernel.store.entries()} == {"failed"}
+
+
+OTHERS: dict[str, Callable[[GpuKernel], None]] = {
+    "program": lambda kernel: setattr(kernel, "program", gpu(PRODUCT.replace("[k](X", "[k](-X")).program),
+    "types": lambda kernel: setattr(kernel, "program", gpu(PRODUCT, dtype="bf16").program),
+    "text": lambda kernel: setattr(kernel, "program", gpu("# Mine.\n" + PRODUCT).program),
+    "machine": lambda kernel: setattr(kernel, "machine", replace(load_machine(TARGET), units=7)),
+    "blocks": lambda kernel: setattr(kernel, "tiles", {"m": 32}),
+    "chunks": lambda kernel: setattr(kernel, "split", {"k": 2}),
+    "fixed sizes": lambda kernel: setattr(kernel, "dims", {"m": 100}),
+}
+
+
+@pytest.mark.parametrize("ingredient", [*OTHERS, "sizes", "the GPU", "results of tuning"])
+def test_what_is_kept_depends_on_it(
+    ingredient: str, launches: Launches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`test_cache.py` has versions."""
+    first, second = (on_cpu(PRODUCT) for _ in range(2))
+    first.store = second.store = Store(tmp_path / "store")
+    x, w = torch.empty(100, 64, dtype=torch.float16), torch.empty(64, 70, dtype=torch.float16)
+    first(x, w)
+    if ingredient in OTHERS:
+        OTHERS[ingredient](second)
+    elif ingredient == "the GPU":
+        monkeypatch.setattr(triton_runtime, "name_of", lambda device: "another")
+    elif ingredient == "results of tuning":
+        monkeypatch.setattr(gpu_kernel, "books", lambda machine: [Book("another", ())])
+    shapes = {"m": 100, "k": 64, "n": 70} | ({"m": 200} if ingredient == "sizes" else {})
+    plans = counted(monkeypatch)
+    second.specialise(shapes)
+    assert plans
 
 
 def test_blocks_that_were_asked_for_stay(launches: Launches) -> None:
