@@ -231,10 +231,18 @@ class _Estimator:
     def value(self, count: Count) -> Numbers:
         """A number of elements."""
         if count not in self.values:
-            self.values[count] = self.count(count)
+            self.values[count] = self.count(count, {})
         return self.values[count]
 
-    def count(self, count: Count) -> Numbers:
+    def shared(self, count: Count, neighbours: Mapping[str, Numbers]) -> Numbers:
+        """A number of elements if tasks next to one another along some dimensions load together what any of them
+        needs: where conditions depend on such a dimension, they do not need the same."""
+        groups = {dim: np.ceil(numbers) for dim, numbers in neighbours.items() if dim in count.bounded}
+        loads = self.count(count, groups) if groups else self.value(count)
+        return loads / math.prod((neighbours[dim] for dim in neighbours if dim not in groups), start=self.ones)
+
+    def count(self, count: Count, groups: Mapping[str, Numbers]) -> Numbers:
+        """A number of elements, with some blocks in groups of so many."""
         number: Numbers | float = float(count.times)
         bounded = count.bounded.intersection(self.tiles)
         for dim in count.sizes:
@@ -245,17 +253,18 @@ class _Estimator:
                 number = number * self.blocks[dim]
         for dim in count.again:
             number = number * np.maximum(0.0, self.blocks[dim] - 1)
-        return number * (self.live(count) if count.where else self.ones)
+        return number * (self.live(count, groups) if count.where else self.ones)
 
-    def live(self, count: Count) -> Numbers:
+    def live(self, count: Count, groups: Mapping[str, Numbers]) -> Numbers:
         """What conditions leave, found for blocks that are not too many, and in proportion for smaller ones."""
         bounded = sorted(count.bounded.intersection(self.tiles))
         along = tuple(dim for dim in bounded if dim in count.sizes)
-        key = (count.where, along)
+        key = (count.where, along, *((dim, tuple(numbers)) for dim, numbers in sorted(groups.items())))
         if key not in self.left:
             result = self.ones.copy()
             for at in range(self.length):
                 tiles = {dim: int(self.tiles[dim][min(at, len(self.tiles[dim]) - 1)]) for dim in bounded}
+                tiles |= {dim: tiles[dim] * int(numbers[at]) for dim, numbers in groups.items()}
                 coarse = {dim: max(tile, -(-self.sizes[dim] // FEW)) for dim, tile in tiles.items()}
                 scale = math.prod(
                     -(-self.sizes[dim] // tiles[dim]) / max(1, -(-self.sizes[dim] // coarse[dim]))
@@ -280,10 +289,12 @@ class _Estimator:
 
         for moved in kernel.moved:
             source, destination = (self.tiers[name] for name in moved.boundary)
-            bytes_ = sum(map(self.value, moved.counts), self.zeros) * moved.itemsize
+            together: Mapping[str, Numbers] = {}
             if _is_shared_cache(destination) and source.scope == "device":
                 repeated = set.intersection(*(set(count.blocks) for count in moved.counts))
-                bytes_ = bytes_ / math.prod((neighbours[dim] for dim in repeated & neighbours.keys()), start=self.ones)
+                together = {dim: neighbours[dim] for dim in neighbours if dim in repeated}
+            loads = (self.shared(count, together) for count in moved.counts)
+            bytes_ = sum(loads, self.zeros) * moved.itemsize
             private = "unit" in (source.scope, destination.scope)
             seconds = bytes_ / self.ways[moved.boundary].bandwidth / (busy if private else 1.0)
             if moved.waits:
