@@ -29,7 +29,7 @@ from blockc.triton_kernels import ranked
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HEAD = (
     "program", "kernel", "target", "type", "blocks", "warps", "stages", "registers", "spilled", "shared",
-    "of predicted", "occupancy", "compiled", "",
+    "predicted", "occupancy", "compiled", "",
 )  # fmt: skip
 
 

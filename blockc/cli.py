@@ -255,7 +255,8 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     from blockc.linting import lint as lint_kernels
     from blockc.machines.loading import load_machine
     from blockc.showing import kernel_source
-    from blockc.triton_kernels import BACKEND, launched_with, manifest, ranked
+    from blockc.triton_kernels import BACKEND, launched_with, ranked
+    from blockc.triton_manifest import manifest
     from blockc.tuning import best_known
 
     program = load(file, options, kernels=False)

@@ -92,7 +92,7 @@ def lines(program: str, target: str, found: Linted) -> Iterator[str]:
     yield ""
     several = len({tuple(candidate.tiles.items()) for candidate in found.candidates}) > 1
     rows: list[tuple[str, ...]] = [
-        ("kernel", "warps", "stages", "registers", "spilled", "shared", "of predicted", "occupancy", "")
+        ("kernel", "warps", "stages", "registers", "spilled", "shared", "predicted", "occupancy", "")
     ]
     for candidate in found.candidates:
         blocks = listed({dim: tile for dim, tile in candidate.tiles.items() if tile > 1}) if several else ""
@@ -111,4 +111,4 @@ def lines(program: str, target: str, found: Linted) -> Iterator[str]:
             )
         )
     yield from table(rows, frozenset(range(1, 8)))
-    yield "  * is chosen; registers of a thread, spilled and shared in bytes, occupancy of a multiprocessor's warps"
+    yield "  * is chosen; registers of a thread; bytes spilled and shared; occupancy of a multiprocessor"

@@ -19,7 +19,7 @@ from blockc.ir.array_program import Argument, ArrayProgram
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.passes.search import Searched
-from blockc.passes.segments import cuts, operators, segment
+from blockc.passes.segments import OWN, cuts, operators, rounded, segment
 from blockc.planning import MachinePlan, first_estimate, machine_plan, search_plan
 
 LONGEST = 8  # places between cuts that a part may have
@@ -93,10 +93,12 @@ class _Partitioner:
     estimates: dict[object, tuple[float, str]] = field(default_factory=dict)
     searched: Searched = field(default_factory=Searched)
     fixed: Mapping[str, int] = field(init=False)  # the sizes that parts are for: kernels for a GPU take others too
+    types: Mapping[str, str] = field(init=False)  # those of values between parts, as kernels for a GPU round them
 
     def __post_init__(self) -> None:
         gpu = self.machine.backend == driver.GPU_BACKEND
         self.fixed = array_program.sizes(self.program, {}) if gpu else self.sizes
+        self.types = rounded(self.program) if gpu else OWN
 
     def partition(self) -> Partition:
         places = cuts(self.program, self.sizes) if operators(self.program) else (0,)
@@ -148,7 +150,7 @@ class _Partitioner:
 
     def segment(self, start: int, end: int) -> ArrayProgram:
         """The operators from one place to another."""
-        return segment(self.program, start, end, self.fixed)
+        return segment(self.program, start, end, self.fixed, self.types)
 
     def estimate(self, start: int, end: int) -> tuple[float, str]:
         """The predicted seconds of a part, or infinity and why it cannot be."""

@@ -11,57 +11,41 @@ program: blocks are chosen for each part, and then `passes/join.py` makes one pr
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
 
 from blockc import driver
 from blockc.codegen import triton_source
 from blockc.codegen.triton_estimate import Launch, Needs, needs
 from blockc.codegen.triton_grid import device_of
 from blockc.codegen.triton_maps import Unsupported
-from blockc.codegen.triton_storage import ALONE, Around, Function, Options, Source, Storage
-from blockc.codegen.triton_tiles import LEAST
+from blockc.codegen.triton_storage import ALONE, Around, Function, Options, Source
 from blockc.codegen.triton_types import read
 from blockc.errors import LimitError, Problem, visible
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
-from blockc.ir.block import Program, kernels
+from blockc.ir.block import Program
 from blockc.ir.decisions import Match
-from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.machines.gpus import FLOAT8, GPUS, Gpu, occupancy
 from blockc.partition import Partition, partition
 from blockc.passes.bound_loops import bound_loops
-from blockc.passes.choose import compose, power_of_two, safe
-from blockc.passes.cost import cost, launch_figures
+from blockc.passes.choose import compose, safe
+from blockc.passes.cost import cost
 from blockc.passes.join import join, namings
-from blockc.passes.machine_cost import estimate
-from blockc.passes.machine_model import model
 from blockc.passes.padding import mask
 from blockc.passes.place import without_reductions
 from blockc.passes.rules import fuse_map_with_reduce
-from blockc.passes.search import Choice
-from blockc.passes.segments import operators
+from blockc.passes.segments import exact, operators
 from blockc.planning import MachinePlan, search_plan
+from blockc.triton_blocks import near_blocks
 
 BACKEND = "triton"  # of the machines that kernels are emitted for here
 WAYS = tuple(Options(warps, stages) for warps in (4, 8) for stages in (2, 3))  # to launch a kernel
 ENOUGH = 215  # estimated registers, up to which spills are not likely
 BUSY = 0.25  # of the warps of a multiprocessor: more do not help products
-STEPS: tuple[float, ...] = (
-    0.125,
-    0.25,
-    0.5,
-    1,
-    2,
-)  # blocks that are tried, as parts and multiples of those of the plan
-MOST_BLOCKS, MOST_WRITTEN, MOST_PLANS = 700, 40, 3  # choices of blocks that are priced and written, for so many plans
+MOST_WRITTEN, MOST_PLANS = 40, 3  # choices of blocks that are written, for so many plans
 NOTHING = Source("", "", (), {}, {})
 
 
@@ -190,22 +174,10 @@ class RankedParts(Iterator[TritonKernels]):
 
 def _around(program: ArrayProgram, part: ArrayProgram) -> Around:
     """What other parts of a program do with the arguments of a part."""
-    given, exact = {argument.name for argument in program.inputs}, _exact(program)
+    given, wide = {argument.name for argument in program.inputs}, exact(program)
     computed = (argument.name for argument in part.inputs if argument.name not in given)
-    rounded = (result.argument.name for result in part.outputs if result.argument.name not in exact)
+    rounded = (result.argument.name for result in part.outputs if result.argument.name not in wide)
     return Around(frozenset(computed), frozenset(rounded))
-
-
-def _exact(program: ArrayProgram) -> frozenset[str]:
-    """The values that outputs of 32 bits or more are made of, and the names of these outputs."""
-    results = [result for result in program.outputs if DTYPES[result.argument.dtype].size >= 4]
-    args = {node.name: node.args for node in program.nodes}
-    waiting, found = [result.node for result in results], {result.argument.name for result in results}
-    while waiting:
-        name = waiting.pop()
-        waiting.extend(arg for arg in args[name] if arg not in found)
-        found.add(name)
-    return frozenset(found)
 
 
 def _joined(
@@ -268,7 +240,7 @@ def _ranked(
         if written >= MOST_PLANS or (written and candidate is last):
             break
         block, ready = emitted(snapshot), bound_loops(compose(safe(snapshot)))
-        found = _near(block, candidate.choice, machine, sizes, asked)
+        found = near_blocks(block, candidate.choice, machine, sizes, asked)
         try:
             for blocks, seconds in found[:MOST_WRITTEN]:
                 plan = _plan(candidate.choice.snapshot, ready, sizes, blocks)
@@ -291,40 +263,6 @@ def _ranked(
 def gpu_of(machine: Machine) -> Gpu:
     """The GPU that a machine file names, or the one with the least that is known."""
     return GPUS.get(machine.capability) or next(iter(GPUS.values()))
-
-
-def _near(
-    block: Program, choice: Choice, machine: Machine, sizes: Mapping[str, int], asked: set[str]
-) -> list[tuple[dict[str, int], float]]:
-    """Blocks near those of a choice, as Triton takes them, with predicted seconds: first those that fit the machine's
-    tiers, the fastest first."""
-    extents = complete_sizes(block, sizes)
-    fixed = asked.union(block.whole, block.chunks, (dim for dim, tile in choice.tiles.items() if tile == 1))
-    free = [dim for dim in choice.tiles if dim not in fixed]
-    steps = STEPS
-    while len(steps) ** len(free) > MOST_BLOCKS and len(steps) > 1:
-        steps = steps[1:] if len(steps) != 3 else steps[:-1]
-    found: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
-    for chosen in itertools.product(*(steps for _ in free)):
-        near = {
-            dim: max(min(LEAST, choice.tiles[dim]), min(power_of_two(extents[dim]), round(choice.tiles[dim] * step)))
-            for dim, step in zip(free, chosen, strict=True)
-        }
-        blocks = triton_tiles(block, {**choice.tiles, **near})
-        found.setdefault(tuple(blocks.items()), blocks)
-    every = list(found.values())
-    if choice.schedule is None:
-        own = triton_tiles(block, choice.tiles)
-        return sorted(((blocks, 0.0) for blocks in every), key=lambda pair: _distance(pair[0], own))
-    numbers = {dim: np.array([float(blocks[dim]) for blocks in every]) for dim in every[0]}
-    priced = estimate(model(choice.schedule), sizes, numbers)
-    fits = priced.fits(machine)
-    order = sorted(range(len(every)), key=lambda at: (not fits[at], priced.seconds[at]))
-    return [(every[at], float(priced.seconds[at])) for at in order]
-
-
-def _distance(blocks: Mapping[str, int], others: Mapping[str, int]) -> float:
-    return sum(abs(math.log2(max(1, tile) / max(1, others[dim]))) for dim, tile in blocks.items())
 
 
 def _made(
@@ -406,38 +344,6 @@ def with_sums_in_loops(program: Program) -> Program:
     return program
 
 
-def triton_tiles(program: Program, tiles: Mapping[str, int]) -> dict[str, int]:
-    """Blocks that Triton takes: powers of two, where the axes that a product has on one side only, or sums over,
-    together have 1 element or at least 16; and chunks of whole ones.
-
-    So several axes of one side, such as queries and heads that share keys, fill a tile together.
-    """
-    result = {dim: power_of_two(tile) for dim, tile in tiles.items() if dim not in (*program.chunks, *program.whole)}
-    groups = list(dict.fromkeys(_merged(program)))
-    small = True
-    while small:
-        small = False
-        for group in groups:
-            elements = math.prod(result.get(dim, LEAST) for dim in group)
-            if 1 < elements < LEAST:
-                last = [dim for dim in group if result[dim] > 1][-1]
-                result[last] *= LEAST // elements
-                small = True
-    for chunk, base in program.chunks.items():
-        result[chunk] = -(-tiles[chunk] // result[base]) * result[base]
-    return result
-
-
-def _merged(program: Program) -> Iterator[tuple[str, ...]]:
-    """The axes that become one in each product of matrices: those of one side only, and those that are summed over."""
-    for node in program.facts.applies.values():
-        if node.op == "contract" and node.name in program.types:
-            sides = [set(program.types[name].axes) for name in node.uses]
-            for side in sides:
-                yield program.ordered(side.difference(*(other for other in sides if other is not side), node.dims))
-            yield program.ordered(node.dims)
-
-
 def _plan(snapshot: int, ready: Program, sizes: Mapping[str, int], tiles: Mapping[str, int]) -> Plan:
     """The plan of what is emitted, priced without the masks that padding needs."""
     return Plan(ready, 0, dict(tiles), dict(sizes), (cost(ready, sizes, tiles),), (ready,), f"snapshot {snapshot}")
@@ -455,69 +361,7 @@ def _header(plan: Plan, program: ArrayProgram, machine: Machine) -> tuple[str, .
     )
 
 
-def manifest(made: TritonKernels, program: ArrayProgram, machine: Machine, file: str) -> dict[str, Any]:
-    """What is in a file of kernels, for those who compile or check it elsewhere: types and constants as Triton's
-    compiler takes them, `strides` of contiguous tensors, and what all kernels together, and each, are predicted to move
-    and compute. `shared_bytes` is what a kernel's block needs at most. `parts` are there if there are several."""
-    source, plan = made.source, made.plan
-    cost = plan.costs[0]
-    contents = []
-    for function, (moved, flops, special) in zip(source.functions, _figures(made), strict=True):
-        contents.append(
-            {
-                "file": file,
-                "function": function.name,
-                "arguments": dict(function.parameters),
-                "constexprs": dict(function.constants),
-                "strides": {name: source.strides[name] for name in function.parameters if name in source.strides},
-                "num_warps": function.options.warps,
-                "num_stages": function.options.stages,
-                "grid": function.grid,
-                "predicted_bytes": moved,
-                "flops": flops,
-                "special_ops": special,
-                "shared_bytes": needs_of(function, machine, function.options).shared_bytes,
-            }
-        )
-    return {
-        "file": file,
-        "program": program.name,
-        "target": machine.name,
-        "capability": machine.capability,
-        "launcher": source.launcher,
-        "dims": dict(plan.sizes),
-        "tiles": dict(plan.tiles),
-        "predicted_bytes": cost.traffic_bytes,
-        "flops": cost.flops,
-        "special_ops": cost.special,
-        "predicted_seconds": made.seconds,
-        "parts": [_part_facts(made, at) for at in range(len(made.parts))],
-        "kernels": contents,
-    }
-
-
-def _part_facts(made: TritonKernels, at: int) -> dict[str, Any]:
-    """What the manifest says of a part: what it reads and gives, the blocks of its dimensions, and its functions."""
-    part = made.parts[at]
-    return {
-        "inputs": [argument.name for argument in part.program.inputs],
-        "outputs": list(dict.fromkeys(result.argument.name for result in part.program.outputs)),
-        "tiles": {dim: made.plan.tiles[name] for dim, name in part.dims.items() if name in made.plan.tiles},
-        "functions": [function.name for function in made.source.functions if function.part == at],
-    }
-
-
 def needs_of(function: Function, machine: Machine, way: Options) -> Needs:
     """What a function probably needs, launched in some way."""
     kernel = read(function.text, function.parameters, function.constants)
     return needs(kernel, Launch(way.warps, way.stages, gpu_of(machine).multiplies_in_groups))
-
-
-def _figures(made: TritonKernels) -> Iterator[tuple[int, int, int]]:
-    """What each function moves and computes, without the masks that padding needs."""
-    program, arrays = made.plan.program, Storage(made.block).arrays
-    for group in kernels(made.block):
-        for launch in triton_source.launches(group, arrays):
-            names = {name for node in launch.nodes for name in node.defines}
-            nodes = tuple(node for node in program.body if not names.isdisjoint(node.defines))
-            yield launch_figures(program, nodes, made.plan.sizes, made.plan.tiles)

@@ -31,11 +31,11 @@ from blockc.triton_kernels import (
     ENOUGH,
     TritonKernels,
     launched_with,
-    manifest,
     needs_of,
     ranked,
     triton_kernels,
 )
+from blockc.triton_manifest import manifest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {"b": 1, "h": 1, "m": 64, "n": 64}

@@ -29,7 +29,7 @@ from blockc.passes.machine_cost import MachineCost, estimate, evaluate, formulas
 from blockc.passes.machine_model import model
 from blockc.passes.place import place
 from blockc.passes.search import Searched, best_choice, first_found, search
-from blockc.passes.segments import cuts, exponentials, operators, segment
+from blockc.passes.segments import cuts, exponentials, operators, rounded, segment
 from blockc.passes.units import Unplaceable, product_type
 from blockc.planning import MachinePlan, search_plan
 from blockc.simulating import simulated
@@ -245,6 +245,14 @@ def test_tasks_that_run_at_the_same_time_load_what_they_share_once() -> None:
     assert time["reading l2"] > 0.9 * asked / 8.986e12  # nobody saves that
 
 
+def test_tasks_that_look_at_other_blocks_do_not_share_them() -> None:
+    """All keys and values are loaded once, though each task looks at few of them."""
+    sizes = {"b": 2, "h": 16, "m": 8192, "n": 8192, "d": 128, "e": 128}
+    plan = planned(example("sliding_window_attention"), "h200", sizes, {"m": 64, "n": 64, "b": 1, "h": 1})
+    least = 3 * 2 * 2 * 16 * 8192 * 128
+    assert least - 1 < plan.cost.kernels[0].resources["reading hbm"] * 4.3e12 < 1.1 * least
+
+
 def test_machines_choose_different_fusion() -> None:
     sizes = {"b": 1, "h": 1, "m": 1024, "n": 1024, "d": 64, "e": 64}
     large, small = (planned(example("attention"), target, sizes) for target in ("h200", "toy"))
@@ -396,6 +404,30 @@ LARGE_LOGITS = """program p(Q: f32[m, d], K: f32[n, d], V: f32[n, e]) -> O: f32[
     E = exp(1000 * dot[d](Q, K))
     O = dot[n](E, V) / sum[n](E)
 }"""
+
+
+def test_products_side_by_side_may_be_parts() -> None:
+    """Of what they all read a large product takes other blocks than a small one."""
+    program = parse(example("rmsnorm_qkv"))
+    nodes = [node.name for node in operators(program)]
+    places = cuts(program, driver.default_sizes(program, {}))
+    assert {nodes[at] for at in places[1:-1]} >= {"Q", "K", "V"}
+
+
+@pytest.mark.parametrize(
+    ("body", "out", "found"),
+    [
+        ("C = dot[k](exp(A), B)", "bf16[m, n]", {"C.1"}),
+        ("C = dot[k](exp(A), B)", "f32[m, n]", set()),  # it is part of an output that nobody rounds
+        ("C = dot[k](exp(A), exp(B))", "bf16[m, n]", set()),  # both are f32
+        ("P = exp(A); C = dot[k](P, B) + sum[k](P)", "bf16[m, n]", set()),  # the sum is of all digits
+        ("C = dot[k](exp(A), B)", "bf16[m]", set()),  # no product of matrices
+    ],
+)
+def test_what_every_product_rounds_is_stored_so(body: str, out: str, found: set[str]) -> None:
+    text = f"program p(A: bf16[m, k], B: bf16[{'k, n' if 'n' in out else 'k'}]) -> C: {out} {{ {body} }}"
+    assert rounded(parse(text)).keys() == found
+    assert not rounded(parse(text.replace("bf16", "f16"))), "which has not the range of f32"
 
 
 def test_no_cut_makes_a_plain_number_of_an_exponential() -> None:

@@ -49,10 +49,12 @@ from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
 from blockc.passes.segments import operators
 from blockc.passes.split import split
-from blockc.triton_kernels import emitted, triton_tiles, with_sums_in_loops
+from blockc.triton_blocks import triton_tiles
+from blockc.triton_kernels import emitted, with_sums_in_loops
 
 BATCHES = ("b", "h", "kv")
 SMALL = {"b": 1, "h": 2, "d": 24, "c": 24, "k": 20}  # sizes of programs in parts; c and d are the same there
+DRAWS = 32  # that are pooled
 IN_CHUNKS = ("decode",)  # what of PROGRAMS runs with the loop over n in chunks
 POINTERS, DESCRIPTORS = Options(), Options(loads="descriptors")
 
@@ -152,18 +154,26 @@ def launch(made: Source, program: ArrayProgram, tensors: list[torch.Tensor]) -> 
     return results if isinstance(results, dict) else {program.outputs[0].argument.name: results}
 
 
-def judged(made: Source, program: ArrayProgram, arrays: Arrays) -> str:
-    """What is wrong with the outputs of a file on some arrays, or ""."""
-    results = launch(made, program, [as_tensor(arrays[argument.name]) for argument in program.inputs])
-    expected, unfused = evaluate(program, arrays), baseline(program, arrays)
+def judged(made: Source, program: ArrayProgram, *data: Arrays) -> str:
+    """What is wrong with the outputs of a file on some arrays, pooled over all of them, or ""."""
+    runs = [launch(made, program, [as_tensor(arrays[given.name]) for given in program.inputs]) for arrays in data]
+    references, baselines = ([means(program, arrays) for arrays in data] for means in (evaluate, baseline))
     for result in program.outputs:
         name, dtype = result.argument.name, result.argument.dtype
-        tensor = results[name]
-        numbers = tensor.double().numpy() if tensor.dtype.is_floating_point else tensor.numpy()
-        found = compare(numbers, expected[name], unfused[name], dtype, computed_dtype(program, result))
-        if numbers.shape != expected[name].shape or not found.ok:
+        got = [as_numbers(run[name]) for run in runs]
+        if any(one.shape != reference[name].shape for one, reference in zip(got, references, strict=True)):
+            return f"output {name}: another shape"
+        exact, unfused = (np.stack([one[name] for one in every]) for every in (references, baselines))
+        pooled = len(data) if got[0].size >= 1000 else 1
+        found = compare(np.stack(got), exact, unfused, dtype, computed_dtype(program, result), pooled)
+        if not found.ok:
             return f"output {name}: {found}"
     return ""
+
+
+def as_numbers(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    """A tensor as an array that holds its numbers exactly."""
+    return tensor.double().numpy() if tensor.dtype.is_floating_point else tensor.numpy()
 
 
 # Cases
@@ -201,7 +211,11 @@ def run_text(title: str, text: str) -> Iterator[Outcome]:
 
 
 def run_random(seed: int) -> Outcome:
-    """A random program with random whole dimensions and blocks."""
+    """A random program with random whole dimensions and blocks.
+
+    Where the exact result is about 0, the unfused program may hit it by luck: its two terms were rounded alike. So what
+    is outside on one draw is judged on many, as the error rule pools them.
+    """
     text = random_program(seed)
     program = driver.load_program(text)
     sizes = driver.default_sizes(program, random_sizes(seed, program))
@@ -209,7 +223,10 @@ def run_random(seed: int) -> Outcome:
     share = draw.choice((0.0, 0.4))
     whole = frozenset(dim for dim in sorted(sizes) if draw.random() < share)
     made = source(fuse(lower(program, whole)), sizes, {dim: draw.choice((1, 2, 4, 16)) for dim in sorted(sizes)})
-    return Outcome(f"seed {seed}", judged(made, program, random_arrays(program, sizes, seed=seed)), len(made.functions))
+    problem = judged(made, program, random_arrays(program, sizes, seed=seed))
+    if problem:
+        problem = judged(made, program, *(random_arrays(program, sizes, seed=seed + at) for at in range(DRAWS)))
+    return Outcome(f"seed {seed}", problem, len(made.functions))
 
 
 def run_in_parts(title: str, text: str, sizes: Mapping[str, int], dtype: str | None = None) -> Outcome:
@@ -237,10 +254,11 @@ def outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
         yield run_random(seed)
     if options.parts:
         yield run_in_parts("names", NAMES, {"b": 2, "m": 11, "k": 5, "n_0": 7})
-    for name in options.parts.split(",") if options.parts else ():
+    for case in options.parts.split(",") if options.parts else ():
+        name, _, dtype = case.partition(":")
         text = (EXAMPLES / f"{name}.blk").read_text()
         dims = {dim.name for dim in driver.load_program(text).dims if dim.same_as is None and dim.size is None}
-        yield run_in_parts(name, text, {dim: SMALL.get(dim, 19) for dim in dims}, "f32")
+        yield run_in_parts(case, text, {dim: SMALL.get(dim, 19) for dim in dims}, dtype or "f32")
     for seed in range(options.start + 100, options.start + 100 + options.random_parts):
         text = random_program(seed)
         program = driver.load_program(text)
@@ -257,7 +275,7 @@ def main() -> int:
     parser.add_argument("--programs", default="", help=f"of {','.join(PROGRAMS)}, separated by commas")
     parser.add_argument("--families", default=",".join(FAMILIES), help="of data, separated by commas")
     parser.add_argument("--random", type=int, default=0, help="how many random programs")
-    parser.add_argument("--parts", default="", help="files of the examples that are cut into parts, with commas")
+    parser.add_argument("--parts", default="", help="files of the examples to cut into parts: name or name:type,...")
     parser.add_argument("--random-parts", type=int, default=0, help="how many random programs that are cut into parts")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--report", type=Path, help="write a summary to a file")

@@ -15,7 +15,7 @@ from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.language import program_names
 from blockc.machines.loading import load_machine
-from blockc.passes.segments import cuts, segment
+from blockc.passes.segments import cuts, rounded, segment
 from blockc.planning import MachinePlan, search_plan
 from blockc.triton_kernels import RankedParts
 
@@ -71,7 +71,7 @@ def in_parts(program: ArrayProgram, sizes: Mapping[str, int]) -> RankedParts:
     machine, declared = load_machine("h200"), complete_sizes(program, {})
     parts: list[tuple[ArrayProgram, MachinePlan, driver.Tiles]] = []
     for start, end in pairwise(cuts(program, sizes)):
-        part = segment(program, start, end, declared)
+        part = segment(program, start, end, declared, rounded(program))
         if part.outputs:
             parts.append((part, search_plan(part, machine, {dim.name: sizes[dim.name] for dim in part.dims}, {}), {}))
     return RankedParts(program, machine, sizes, parts)

@@ -24,10 +24,8 @@ def launcher_lines(
     lengths: Mapping[str, int],
     numbers: Mapping[str, Number],
     descriptors: Descriptors,
-    in_parts: bool = False,
 ) -> Iterator[str]:
-    """The lines of the function and of what it needs. Of a program in parts, tensors that go from one launch to others
-    are there as long as they are needed."""
+    """The lines of the function and of what it needs. Tensors that it makes are there as long as they are needed."""
     names = parameter_names(program)
     name = launcher_name(program)
     if descriptors.made:
@@ -62,22 +60,24 @@ def launcher_lines(
         if dim.name in program.whole:
             lines.append(f"if d{number} > {lengths[dim.name]}:")
             lines.append(f"    raise ValueError({json.dumps(f'{dim.name} is larger than {lengths[dim.name]}')})")
-    if not in_parts:
-        lines += [_memory_line(program, array, lengths) for array, _ in storage.made.values()]
-    checks = list(_reach_lines(program, storage, lengths))
-    lines += [line for text, check in checks for line in check if not in_parts or text not in storage.made]
+    checks = dict(_reach_lines(program, storage, lengths))
+    lines += [line for text, check in checks.items() for line in check if text not in storage.made]
     if numbers:
         sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
         lines.append(f"{', '.join(number.name for number in numbers.values())}, = _numbers({sizes})")
     lines += descriptors.launcher_lines()
+    used = [_used(function, storage) for function in functions]
+    first = {text: at for at, texts in reversed(list(enumerate(used))) for text in texts}
+    last = {text: at for at, texts in enumerate(used) for text in texts}
+    kept = {storage.arrays[result.value].text for result in program.outputs}
+    several = len({function.part for function in functions}) > 1
     for at, function in enumerate(functions):
-        if in_parts:
-            if at == 0 or function.part != functions[at - 1].part:
-                lines.append(f"# Part {function.part}")
-            for text in _used(function, storage):
-                if not any(text in _used(earlier, storage) for earlier in functions[:at]):
-                    lines.append(_memory_line(program, storage.made[text][0], lengths))
-                    lines += dict(checks).get(text, ())
+        if several and (at == 0 or function.part != functions[at - 1].part):
+            lines.append(f"# Part {function.part}")
+        for text in used[at]:
+            if first[text] == at:
+                lines.append(_memory_line(program, storage.made[text][0], lengths))
+                lines += checks.get(text, ())
         grid = re.sub(r"T(\d+)", lambda found: str(lengths[program.dims[int(found[1])].name]), function.grid)
         arguments = [_argument(program, storage, name, lengths) for name in function.parameters]
         lines.append(f"grid = {grid}")
@@ -86,10 +86,7 @@ def launcher_lines(
         lines += [f"        {argument}," for argument in arguments]
         lines.append(f"        num_warps={function.options.warps}, num_stages={function.options.stages},")
         lines.append("    )")
-        for text in _used(function, storage) if in_parts else ():
-            later = any(text in _used(other, storage) for other in functions[at + 1 :])
-            if not later and text not in {storage.arrays[result.value].text for result in program.outputs}:
-                lines.append(f"del {text}")
+        lines += [f"del {text}" for text in used[at] if last[text] == at and text not in kept]
     results = {
         result.argument.name: _result(program, storage, result.value, result.argument) for result in program.outputs
     }

@@ -99,7 +99,7 @@ def emit(
         *code,
         "",
         "",
-        *launcher_lines(program, storage, functions, lengths, numbers, descriptors, bool(parts)),
+        *launcher_lines(program, storage, functions, lengths, numbers, descriptors),
     ]
     top = [_comment(line) for text in header for line in text.split("\n")]
     text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers, descriptors), *body]) + "\n"

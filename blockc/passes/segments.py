@@ -15,6 +15,7 @@ from blockc.ir.dtypes import DTYPES
 
 FREE = frozenset({"input", "constant", "size", "index"})  # operators that no part has to be given the result of
 ALIASES = frozenset({"rename"})  # other names of what is stored: no cut separates them from what they name
+OWN: Mapping[str, str] = {}
 
 
 def operators(program: ArrayProgram) -> tuple[Node, ...]:
@@ -41,7 +42,7 @@ def cuts(program: ArrayProgram, sizes: Mapping[str, int]) -> tuple[int, ...]:
         if any(node.name in unbounded for node in _live(program, nodes, at)):
             continue  # it would be stored as a plain number, which could overflow
         lower = kept[at] <= min(kept[at - 1], kept[at + 1]) and kept[at] < max(kept[at - 1], kept[at + 1])
-        product = (nodes[at].op == "contract") != (nodes[at - 1].op == "contract")
+        product = "contract" in (nodes[at].op, nodes[at - 1].op)
         if lower or product:
             found.add(at)
     return tuple(sorted(found))
@@ -119,9 +120,53 @@ def _product(parts: list[_Powers], itself: _Powers) -> _Powers:
     return {key: (count, dims) for key, (count, dims) in result.items() if count}
 
 
-def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int]) -> ArrayProgram:
+def exact(program: ArrayProgram) -> frozenset[str]:
+    """The values that outputs of 32 bits or more are made of, and the names of these outputs."""
+    results = [result for result in program.outputs if DTYPES[result.argument.dtype].size >= 4]
+    args = {node.name: node.args for node in program.nodes}
+    waiting, found = [result.node for result in results], {result.argument.name for result in results}
+    while waiting:
+        name = waiting.pop()
+        waiting.extend(arg for arg in args[name] if arg not in found)
+        found.add(name)
+    return frozenset(found)
+
+
+def rounded(program: ArrayProgram) -> dict[str, str]:
+    """The values that all who read them round, with the type that they round to: operands of products of matrices with
+    arguments in bf16, which has the range of f32. Stored in that type, they give the same results."""
+    wide, nodes = exact(program), {node.name: node for node in program.nodes}
+    readers: dict[str, list[Node]] = {}
+    for node in program.nodes:
+        for arg in dict.fromkeys(node.args):
+            readers.setdefault(arg, []).append(node)
+    outputs = {result.node for result in program.outputs}
+    found = {}
+    for name, reading in readers.items():
+        node = nodes[name]
+        inner = node.dtype == "f32" and node.op not in FREE and name not in wide and name not in outputs
+        if inner and all(_multiplies(node, reader, nodes) for reader in reading):
+            found[name] = "bf16"
+    return found
+
+
+def _multiplies(node: Node, reader: Node, nodes: Mapping[str, Node]) -> bool:
+    """True for a product of a value and an argument in bf16, each with dimensions of its own."""
+    if reader.op != "contract" or reader.args.count(node.name) != 1:
+        return False
+    (other,) = (nodes[arg] for arg in reader.args if arg != node.name)
+    stored = other
+    while stored.op in ALIASES:
+        stored = nodes[stored.args[0]]
+    mine, others = set(node.shape), set(other.shape)
+    return stored.op == "input" and stored.dtype == "bf16" and not (mine <= others or others <= mine)
+
+
+def segment(
+    program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int], types: Mapping[str, str] = OWN
+) -> ArrayProgram:
     """The part of a program from one place to another, as a program for these sizes, as far as they are given. Values
-    that come from other parts are inputs."""
+    that come from other parts are inputs. `types` are those that values have between parts, if not their own."""
     nodes = operators(program)
     inside = {node.name for node in nodes[start:end]}
     every = {node.name: node for node in program.nodes}
@@ -155,9 +200,9 @@ def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int
         elif name in inside or name not in belongs:
             kept.append(node)
         else:
-            arguments.append(_argument(node))
-            kept.append(Node(name, "input", (), (), node.shape, node.dtype, None, node.span))
-    passed = [Result(_argument(node), node.name) for node in nodes[start:end] if node.name in later]
+            arguments.append(_argument(node, types))
+            kept.append(Node(name, "input", (), (), node.shape, arguments[-1].dtype, None, node.span))
+    passed = [Result(_argument(node, types), node.name) for node in nodes[start:end] if node.name in later]
     outputs = (*passed, *given)
     used = {dim for node in kept for dim in (*node.shape, *node.dims)}
     used |= {dim for argument in (*arguments, *(result.argument for result in outputs)) for dim in argument.dims}
@@ -166,8 +211,8 @@ def segment(program: ArrayProgram, start: int, end: int, sizes: Mapping[str, int
     return ArrayProgram(name, dims, tuple(arguments), tuple(kept), outputs, program.source, program.filename)
 
 
-def _argument(node: Node) -> Argument:
-    return Argument(node.name, node.dtype, tuple((dim,) for dim in node.shape))
+def _argument(node: Node, types: Mapping[str, str]) -> Argument:
+    return Argument(node.name, types.get(node.name, node.dtype), tuple((dim,) for dim in node.shape))
 
 
 def _dim(dim: Dim, used: set[str], sizes: Mapping[str, int]) -> Dim:
