@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from html.parser import HTMLParser
@@ -65,6 +67,8 @@ class Parsed(HTMLParser):
 
 def data_of(page: str) -> dict[str, Any]:
     """The object that a page shows."""
-    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    ((kind, text),) = re.findall(r'<script type="([a-z/]*)" id="data">(.*?)</script>', page, re.DOTALL)
+    if kind == "text/plain":
+        text = zlib.decompress(base64.b64decode(text)).decode()
     found: dict[str, Any] = json.loads(text)
     return found

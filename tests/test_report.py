@@ -22,8 +22,12 @@ from blockc.inspector.report_page import allowed, embedded
 from blockc.inspector.report_rules import rule_json
 from blockc.inspector.report_source import pieces
 from blockc.inspector.report_steps import Stop, chosen_stops
+from blockc.inspector.report_timeline import affordable_sizes, timeline_json
 from blockc.ir.decisions import Derivation
 from blockc.ir.plan import Plan
+from blockc.language import parse
+from blockc.machines.loading import load_machine
+from blockc.partition import partition
 from blockc.passes.rules import ALL_RULES
 
 SMALL = (("b", 1), ("h", 2), ("m", 256), ("n", 256))
@@ -82,9 +86,13 @@ def test_hostile_texts_stay_texts() -> None:
 
 def test_data_in_a_script_element_read_back_as_they_were() -> None:
     data = {"text": "</script><!-- & \u2028 \u2029 \x00 \" ' \\ ü"}
-    text = embedded(data)
-    assert json.loads(text) == data
+    kind, text = embedded(data)
+    assert kind == "application/json" and json.loads(text) == data
     assert not set(text) & set("<>&\u2028\u2029")
+    many = {"texts": [data["text"]] * 100_000}
+    kind, text = embedded(many)
+    assert kind == "text/plain" and len(text) < 100_000
+    assert data_of(f'<script type="{kind}" id="data">{text}</script>') == many
 
 
 # --- the derivation --------------------------------------------------------------------------------------------------
@@ -222,6 +230,9 @@ def test_the_source_is_whole_and_every_operator_has_its_kernels() -> None:
         shown = {index for line in source["lines"] for _, own in line for index in own}
         assert shown == set(range(len(source["operators"])))
         assert all(operator["kernels"] or operator["removed"] for operator in source["operators"])
+        for at, part in enumerate(machine["parts"]):
+            assert len(part["steps"]["kernels"]) == [kernel["part"] for kernel in source["kernels"]].count(at)
+            assert all(part["steps"]["kernels"])
         assert len(source["kernels"]) == machine["kernels"] == sum(part["kernels"] for part in machine["parts"])
 
 
@@ -284,6 +295,17 @@ def test_the_timeline_fits_its_tiers_and_says_its_sizes() -> None:
             assert all(0 < row["share"] <= 1 for row in found["busy"])
             assert all(0 <= value <= 1 for row in found["busy"] for value in row["values"])
             assert found["smaller"] == (found["sizes"] != part["sizes"])
+
+
+def test_what_takes_too_long_is_simulated_at_smaller_sizes() -> None:
+    program = parse("program p(X: f16[s, d], W: f16[d, c]) -> Y: f16[s, d] { Y = dot[d](X, W)[c -> d] }", "p.blk")
+    (part,) = partition(program, load_machine("toy"), {"s": 64, "d": 128, "c": 128}, {"s": 16, "d": 16}).parts
+    for share, smaller in ((1.0, False), (0.05, True)):
+        found = timeline_json(part, share)
+        assert not found["why"] and found["smaller"] == smaller
+        sizes = affordable_sizes(part, share)
+        assert sizes is not None and sizes["c"] == sizes["d"]
+    assert affordable_sizes(part, 0.0) is not None  # one block along every dimension
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ def opened(chrome: Chrome, tmp_path: Path, request: pytest.FixtureRequest) -> It
     chrome.set_window_size(1500, 1000)
     chrome.get(path.as_uri())
     page = Page(chrome)
+    page.wait()
     yield page
     assert logged(chrome, "browser") == []
     requested = [str(entry["message"]) for entry in logged(chrome, "performance")]
@@ -98,6 +99,13 @@ class Page:
     def run(self, script: str, *arguments: object) -> Any:
         """The value of a script."""
         return self.chrome.execute_script(script, *arguments)
+
+    def wait(self) -> None:
+        """Wait until everything is shown: data that are packed take a moment."""
+        for _ in range(100):
+            if self.count("#steps li"):
+                return
+            time.sleep(0.05)
 
     def press(self, *keys: str) -> None:
         """Press keys, on whatever has the focus."""
@@ -237,6 +245,7 @@ def test_links_jump(opened: Page) -> None:
     assert opened.run("return location.hash").startswith("#line-")
     opened.slide(1)
     opened.click("#source-body .op")
+    assert opened.count("#canvas .frame-box.on") == 1 and opened.count("#canvas .badge") == 1
     assert opened.step() == int(opened.run("return Number(document.getElementById('slider').max)"))
 
 
@@ -260,6 +269,7 @@ def test_dark_and_light(opened: Page) -> None:
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
     opened.chrome.refresh()
+    opened.wait()
     assert lightness(opened.run(colours)[0]) < 60
     opened.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
@@ -341,11 +351,12 @@ def large_page() -> str:
 
 def test_a_thousand_nodes_stay_responsive(chrome: Chrome, tmp_path: Path) -> None:
     path = tmp_path / "large.html"
-    path.write_text(large_page())
+    text = large_page()
+    path.write_text(text)
+    assert len(data_of(text)["machines"][0]["parts"][0]["steps"]["frames"][0]["places"]) > 1000
     chrome.get(path.as_uri())
     opened = Page(chrome)
-    parts = "return JSON.parse(document.getElementById('data').textContent).machines[0].parts[0].steps.frames[0].places"
-    assert opened.run(f"{parts}.length") > 1000
+    opened.wait()
     last = int(opened.run("return Number(document.getElementById('slider').max)"))
     shown = """const slider = document.getElementById('slider'); slider.value = arguments[0];
         const start = performance.now(); slider.dispatchEvent(new Event('input'));
@@ -358,6 +369,7 @@ def test_a_thousand_nodes_stay_responsive(chrome: Chrome, tmp_path: Path) -> Non
     assert "Z: f32[m, n]" in opened.picture() and "X: f32[m][n]" not in opened.picture()
     opened.run("dispatchEvent(new Event('beforeprint'))")
     assert {"Z: f32[m, n]", "X: f32[m][n]"} <= opened.picture()
+    assert opened.run("return performance.getEntriesByType('resource').length") == 0
     assert logged(chrome, "browser") == []
 
 

@@ -102,7 +102,8 @@ def part_json(found: Partition, number: int, explained: PartExplanation) -> dict
     part = found.parts[number]
     plan = explained.found
     names = [node.name for node in operators(part.program)]
-    steps = steps_json(explained)
+    share = min(1.0, 4 / len(found.parts))
+    steps = steps_json(explained, share)
     stops = steps["stops"]
     return {
         "first": visible(names[0]) if names else "",
@@ -121,7 +122,7 @@ def part_json(found: Partition, number: int, explained: PartExplanation) -> dict
         "stopped": visible(explained.derivation.stopped),
         "steps": steps,
         "costs": costs_json(explained),
-        "timeline": timeline_json(part, 1 / max(1, len(found.parts) / 2)),
+        "timeline": timeline_json(part, share),
         "refusals": [
             {
                 "snapshot": refusal.snapshot,

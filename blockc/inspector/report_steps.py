@@ -22,7 +22,7 @@ from blockc.ir.block import Program, kernels
 from blockc.ir.text import format_program
 from blockc.passes.cost import cost
 
-MOST_DRAWN = 12_000  # nodes in all pictures of a part: of a longer derivation some stops have none
+MOST_DRAWN, LEAST_DRAWN = 12_000, 1_000  # nodes in all pictures of a part: some stops may have no picture
 CONTEXT = 2  # lines around those that change
 
 
@@ -63,14 +63,17 @@ def stops(explained: PartExplanation) -> list[Stop]:
     return found
 
 
-def steps_json(explained: PartExplanation) -> dict[str, Any]:
-    """The derivation of a part."""
-    return drawn(stops(explained), explained.found.sizes, explained.found.plan.tiles)
+def steps_json(explained: PartExplanation, share: float) -> dict[str, Any]:
+    """The derivation of a part. `share`: of the pictures that a report may have."""
+    most = max(LEAST_DRAWN, round(MOST_DRAWN * share))
+    return drawn(stops(explained), explained.found.sizes, explained.found.plan.tiles, most)
 
 
-def drawn(every: Sequence[Stop], sizes: Mapping[str, int], tiles: Mapping[str, int]) -> dict[str, Any]:
-    """Stops with their pictures and texts."""
-    gallery = _Gallery(sizes, tiles)
+def drawn(
+    every: Sequence[Stop], sizes: Mapping[str, int], tiles: Mapping[str, int], most: int = MOST_DRAWN
+) -> dict[str, Any]:
+    """Stops with their pictures, of about `most` nodes, and texts."""
+    gallery = _Gallery(sizes, tiles, most)
     gallery.draw(every)
     texts = _Texts()
     lines = [_lines(stop.program) for stop in every]
@@ -99,7 +102,8 @@ def drawn(every: Sequence[Stop], sizes: Mapping[str, int], tiles: Mapping[str, i
                 "text": texts.difference(lines[stop.before], lines[number]) if stop.before >= 0 else [],
             }
         )
-    return {"stops": entries, "lines": texts.lines, **gallery.as_json()}
+    boxes_of = gallery.kernels(len(every) - 1)
+    return {"stops": entries, "lines": texts.lines, "kernels": boxes_of, **gallery.as_json()}
 
 
 def _label(stop: Stop, number: int) -> str:
@@ -161,6 +165,7 @@ class _Gallery:
 
     sizes: Mapping[str, int]
     tiles: Mapping[str, int]
+    most: int
     at: dict[int, int] = field(default_factory=dict)  # the number of the picture of a stop
     frames: dict[int, Frame] = field(default_factory=dict)
     pools: dict[str, dict[tuple[Any, ...], int]] = field(
@@ -170,8 +175,8 @@ class _Gallery:
     def draw(self, every: Sequence[Stop]) -> None:
         """Draw the stops, or, if there is too much to draw, some of them."""
         camera = Camera(self.sizes, self.tiles)
-        most = draw_program(every[0].program, self.sizes, self.tiles)
-        affordable = max(3, MOST_DRAWN // max(1, sum(len(list(nodes(box))) for box in boxes(most))))
+        first = draw_program(every[0].program, self.sizes, self.tiles)
+        affordable = max(3, self.most // max(1, sum(len(list(nodes(box))) for box in boxes(first))))
         after: Frame | None = None
         for number in reversed(chosen_stops(every, affordable)):
             after = self.frames[number] = camera.frame(every[number].program, after)
@@ -183,6 +188,13 @@ class _Gallery:
             return {"added": [], "removed": [], "changed": []}
         found: Change = change(self.frames[before], self.frames[number])
         return {"added": sorted(found.added), "removed": sorted(found.removed), "changed": sorted(found.changed)}
+
+    def kernels(self, number: int) -> list[list[int]]:
+        """The boxes of the kernels at a stop."""
+        frame = self.frames[number]
+        outer = [(one.number, set(one.part.names)) for one in frame.boxes[1:]]
+        launched = [{name for node in group for name in node.defines} for group in kernels(frame.program)]
+        return [[box for box, names in outer if names & launch] for launch in launched]
 
     def as_json(self) -> dict[str, Any]:
         """All pictures."""

@@ -7,12 +7,13 @@ smaller ones, which the result names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from blockc.codegen.simulator import CapacityExceeded, SimulationError, simulate
 from blockc.codegen.timeline import Timeline
-from blockc.data import random_arrays
+from blockc.data import random_arrays, with_equals
 from blockc.errors import visible
 from blockc.formatting import listed
 from blockc.inspector.report_costs import amount, time_text
@@ -20,7 +21,6 @@ from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.machine import Machine
 from blockc.ir.schedule import Loop, Schedule, Statement
 from blockc.partition import Part
-from blockc.planning import MachinePlan
 from blockc.trace_events import DEVICE, trace_events
 
 OPERATIONS, STATEMENTS = 3 * 10**8, 4_000  # what takes about half a second
@@ -30,7 +30,7 @@ COLUMNS = 240  # of a diagram
 def timeline_json(part: Part, share: float = 1.0) -> dict[str, Any]:
     """The timeline of a part, or why there is none. `share`: of the time that a whole report may take for this."""
     plan = part.plan
-    sizes = affordable_sizes(plan, share)
+    sizes = affordable_sizes(part, share)
     if sizes is None:
         return {"why": "even one block along every dimension takes too long to simulate"}
     arrays = random_arrays(part.program, sizes, 0)
@@ -48,25 +48,28 @@ def timeline_json(part: Part, share: float = 1.0) -> dict[str, Any]:
     }
 
 
-def affordable_sizes(plan: MachinePlan, share: float) -> dict[str, int] | None:
+def affordable_sizes(part: Part, share: float) -> dict[str, int] | None:
     """The sizes of a plan, the largest numbers of blocks halved until simulating takes no longer than it may."""
+    plan = part.plan
     program, tiles = plan.chosen.choice.program, plan.chosen.choice.tiles
-    renamed = {dim.name for dim in program.dims if dim.same_as is not None}
-    fixed = {dim.name for dim in program.dims if dim.size is not None}
-    sizes = {dim: size for dim, size in plan.sizes.items() if dim not in renamed}
+    sizes = dict(plan.sizes)
+    fixed = {dim.name for dim in part.program.dims if dim.size is not None}
+    open_dims = replace(part.program, dims=tuple(replace(dim, size=None) for dim in part.program.dims))
+    equal = {dim: with_equals(open_dims, {dim: 1}).keys() for dim in sizes}
+    free = [dim for dim in sizes if not fixed & equal[dim]]
     flops = float(sum(plan.cost.flops.values()))
     while True:
         known = complete_sizes(program, sizes)
         statements = sum(executed(plan.schedule, kernel, known, tiles) for kernel in plan.schedule.kernels)
         if flops <= OPERATIONS * share and statements <= STATEMENTS * share:
-            return {dim: known[dim] for dim in plan.sizes}
-        blocks = {dim: -(-size // max(1, tiles.get(dim, size))) for dim, size in sizes.items() if dim not in fixed}
+            return sizes
+        blocks = {dim: -(-sizes[dim] // max(1, tiles.get(dim, sizes[dim]))) for dim in free}
         most = max(blocks, key=lambda dim: blocks[dim], default=None)
         if most is None or blocks[most] < 2:
-            return {dim: known[dim] for dim in plan.sizes} if flops <= OPERATIONS and statements <= STATEMENTS else None
+            return sizes if flops <= OPERATIONS and statements <= STATEMENTS else None
         smaller = max(1, blocks[most] // 2) * tiles[most]
         flops *= smaller / sizes[most]
-        sizes[most] = smaller
+        sizes |= {dim: smaller for dim in equal[most] if dim in sizes}
 
 
 def executed(

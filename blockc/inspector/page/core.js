@@ -1,7 +1,15 @@
 "use strict";
 // Helpers. Text of the program becomes text of the page: nothing here makes elements from text.
-const data = JSON.parse(document.getElementById("data").textContent);
+const data = await read(document.getElementById("data"));
 const $ = (id) => document.getElementById(id);
+
+async function read(element) {
+  if (element.type === "application/json") return JSON.parse(element.textContent);
+  const packed = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(element, attributes, children) {
@@ -16,6 +24,9 @@ function fill(element, attributes, children) {
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 const many = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
+
+// A sentence: what stands between backquotes is code.
+const prose = (text) => text.split("`").map((piece, at) => (at % 2 ? el("code", {}, piece) : piece));
 
 function table(columns, rows, options = {}) {
   const right = new Set(options.right || []);

@@ -4,9 +4,9 @@ const MANY = 400; // parts of a picture: of a larger one only what is near the w
 const picture = { root: null, boxes: new Map(), nodes: new Map(), ways: new Map(), of: null, room: [0, 0], top: 0, whole: false };
 
 function newPicture() {
-  const layers = ["ghosts", "boxes", "ways", "nodes"].map((name) => svg("g", { class: name }));
+  const layers = ["boxes", "ways", "nodes", "badges"].map((name) => svg("g", { class: name }));
   picture.root = svg("svg", { role: "img" }, layers);
-  [picture.ghosts, picture.boxLayer, picture.wayLayer, picture.nodeLayer] = layers;
+  [picture.boxLayer, picture.wayLayer, picture.nodeLayer, picture.badgeLayer] = layers;
   for (const name of ["boxes", "nodes", "ways"]) picture[name].clear();
   picture.of = steps();
   $("canvas").replaceChildren(picture.root);
@@ -24,6 +24,7 @@ function draw(moving) {
   picture.root.classList.toggle("moving", moving && frame.places.length <= MANY);
   picture.marks = drawn === shown ? marksOf(stop) : [];
   place(frame);
+  badges(frame, stops[shown] === stops.at(-1));
   const label = stop.rule ? `${stop.label} ${stop.rule}` : "the unfused program";
   picture.root.setAttribute("aria-label", `Block program ${state.before ? "before" : "after"} ${label}`);
   if (drawn !== shown) pick(`The derivation is long: this is the picture of step ${stops[drawn].label}.`);
@@ -31,6 +32,30 @@ function draw(moving) {
 }
 
 const marksOf = (stop) => [["added", state.before ? [] : stop.added], ["removed", state.before ? stop.removed : []], ["changed", stop.changed]];
+
+// The numbers of kernels, at the boxes of the program that is executed.
+function badges(frame, executed) {
+  const first = machine().source.kernels.findIndex((kernel) => kernel.part === state.part);
+  const places = new Map(frame.places.map((index) => [steps().places[index][0], steps().places[index]]));
+  picture.badgeLayer.replaceChildren(...(executed ? steps().kernels : []).flatMap((boxes, at) => boxes.map((number) => {
+    const [, , x, y] = places.get(number);
+    const name = String(first + at + 1);
+    const wide = 12 + 7 * name.length;
+    return svg("g", { class: "badge", transform: `translate(${x - 8} ${y - 9})` }, svg("title", {}, `kernel ${name}`),
+      svg("rect", { width: wide, height: 18, rx: 5, fill: colour(first + at) }), svg("text", { x: wide / 2, y: 13, "text-anchor": "middle" }, name));
+  })));
+}
+
+// Shows where a kernel is, at the last step.
+function showKernelBox(kernel) {
+  const first = machine().source.kernels.findIndex((one) => one.part === state.part);
+  const numbers = new Set(steps().kernels[kernel - first]);
+  const found = picture.frame.places.map((index) => steps().places[index]).find(([number]) => numbers.has(number));
+  if (!found) return;
+  $("canvas").scrollTop = Math.max(0, (found[3] - 40) * picture.scale);
+  scrolled();
+  for (const [number, entry] of picture.boxes) entry.group.classList.toggle("on", numbers.has(number));
+}
 
 function nearest(number) {
   const { stops } = steps();

@@ -95,6 +95,8 @@ function goKernel(at, kernel) {
   if (at !== state.machine || wanted !== state.part) go({ machine: at, part: wanted });
   $("derivation").scrollIntoView();
   go({ step: steps().stops.length - 1 });
+  cancelAnimationFrame(showStep.later);
+  showKernelBox(kernel);
   $("canvas").focus({ preventScroll: true });
 }
 
@@ -179,17 +181,19 @@ function showDetail(stop) {
     stop.line ? el("span", { class: "tag" }, lineLink(stop.line)) : "",
     tag("moved", stop.deltas[0]), tag("operations", stop.deltas[1]), tag("local", stop.deltas[2]),
     stop.quiet ? el("span", { class: "tag" }, "no figure changes") : "")];
-  parts.push(el("p", {}, rule.text[0] || ""));
+  parts.push(el("p", {}, prose(rule.text[0] || "")));
   parts.push(el("h4", {}, stop.at ? `Here, at ${stop.at}` : "Here"), diff(stop.text.map(([sign, line]) => [sign, line === undefined ? "⋯" : texts[line]])));
   if (rule.before.length) {
     parts.push(el("h4", {}, "The rule"), diff(rule.before.map((line) => ["-", line])), el("p", { class: "muted" }, "becomes"), diff(rule.after.map((line) => ["+", line])));
   }
-  for (const text of rule.text.slice(1)) parts.push(el("p", { class: "muted" }, text));
+  for (const text of rule.text.slice(1)) parts.push(el("p", { class: "muted" }, prose(text)));
   if (rule.effect) parts.push(el("p", { class: "muted" }, `Its effect, which is tested: ${rule.effect}.`));
   $("detail").replaceChildren(...parts);
 }
 
-function diff(rows) {
+function diff(given) {
+  const depth = Math.min(...given.filter(([sign, line]) => sign !== "@" && line.trim()).map(([, line]) => line.length - line.trimStart().length));
+  const rows = given.map(([sign, line]) => [sign, sign === "@" ? line : line.slice(depth)]);
   if (!rows.length) return el("p", { class: "muted" }, "The text of the program stays the same.");
   const kinds = { "+": "plus", "-": "minus", "@": "gap" };
   return el("div", { class: "diff" }, rows.map(([sign, line]) => el("div", { class: kinds[sign] || null }, el("i", {}, sign === "@" ? "" : minus(sign)), line)));
@@ -265,6 +269,10 @@ function showKernel() {
     emitted.note ? el("p", { class: "notice" }, `No kernels: ${emitted.note}`) : "",
     el("p", { class: "muted" }, "A line number leads to the definition that the line implements, and back."),
     el("div", { class: "linked" }, pane(emitted.kind === "schedule" ? "Schedule" : "Emitted source", source, "emitted"), pane("Block program", program, "ir")));
+  for (const id of ["emitted", "ir"]) {
+    const begin = $(id).querySelector("a.n")?.parentElement;
+    if (begin) $(id).scrollTop = begin.offsetTop - $(id).offsetTop - 24;
+  }
 }
 
 function follow(event) {
@@ -298,7 +306,7 @@ function pairGroups(wanted) {
   return { count: shown.length, all: pairs.length, groups: groups.filter(([, rows]) => rows.length).map(([kind, rows]) => el("div", { class: "panel group" },
     el("h3", {}, el("span", {}, `Not in one kernel: ${KINDS[kind]}`), el("span", { class: "muted" }, many(rows.length, "pair"))),
     el("ul", { class: "pairs" }, rows.map((pair) => el("li", {}, el("div", {}, kernels(pair.kernels[0]), " ", el("code", {}, pair.first), " → ", kernels(pair.kernels[1]), " ", el("code", {}, pair.second)),
-      el("div", {}, pair.rule ? [el("code", {}, pair.rule), ` ${pair.reason.replaceAll("_", " ")}: `] : "", pair.why, pair.line ? [" (", lineLink(pair.line), ")"] : "",
+      el("div", {}, pair.rule ? [el("code", {}, pair.rule), ` ${pair.reason.replaceAll("_", " ")}: `] : "", prose(pair.why), pair.line ? [" (", lineLink(pair.line), ")"] : "",
         pair.saved ? el("span", { class: "muted" }, pair.bytes < 0 ? `, ${minus(pair.saved)} would be saved: more would move` : `, ${pair.saved} would be saved`) : ""))))) ) };
 }
 
@@ -317,7 +325,7 @@ function showRefused() {
       shown += 1;
       const key = `${refusal.rule} ${refusal.reason}`;
       if (!groups.has(key)) groups.set(key, { refusal, sentence, rows: [] });
-      groups.get(key).rows.push(el("li", {}, el("code", {}, refusal.at), ` (${where}snapshot ${refusal.snapshot}): ${refusal.why}`));
+      groups.get(key).rows.push(el("li", {}, el("code", {}, refusal.at), ` (${where}snapshot ${refusal.snapshot}): `, prose(refusal.why)));
     }
   }
   const counts = [[pairs.count, pairs.all, "pair"], [shown, all, "refusal"]];
@@ -389,6 +397,8 @@ function start() {
   setTheme("");
   measure();
   state.step = steps().stops.length - 1;
+  const wanted = /^#step-(\d+)$/.exec(location.hash);
+  if (wanted && Number(wanted[1]) < state.step) state.step = Number(wanted[1]);
   showStep(false);
   $("slider").addEventListener("input", (event) => go({ step: Number(event.target.value) }));
   for (const [id, key] of [["first", "Home"], ["back", "k"], ["next", "j"], ["last", "End"], ["larger", "+"], ["smaller", "-"], ["fit", 0], ["theme", "t"], ["ask", "?"]]) $(id).addEventListener("click", KEYS[key]);
