@@ -43,6 +43,7 @@ from blockc.printing import print_json, problem_json, progress
 from blockc.report_command import report
 from blockc.targets_command import targets
 from blockc.tune_command import tune
+from blockc.why_not_command import why_not
 
 if TYPE_CHECKING:
     from blockc.ir.array_program import ArrayProgram
@@ -313,6 +314,7 @@ cli.add_command(lint)
 cli.add_command(report)
 cli.add_command(targets)
 cli.add_command(tune)
+cli.add_command(why_not)
 
 
 def wants_colour() -> bool:

@@ -118,6 +118,7 @@ OWNERS = {
         "blockc.report_command",
         "blockc.targets_command",
         "blockc.tune_command",
+        "blockc.why_not_command",
     ),
     "platformdirs": ("blockc.cache", "blockc.machines.loading"),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from blockc.ir.block import Definition, Graph, Map, Program, Reduce, Rename, kernels
+from blockc.ir.block import Definition, Graph, Map, Path, Program, Reduce, Rename, graph_at, kernels
 from blockc.ir.decisions import Refusal, Rule
 from blockc.passes.rules import (
     extend_map,
@@ -38,22 +38,28 @@ class Obstacle:
 
 @dataclass(slots=True)
 class Obstacles:
-    """The kernels of one program, and what rules refuse for them."""
+    """The kernels of one program, and what rules refuse for them; or the definitions of one of its graphs, each taken
+    for a kernel."""
 
     program: Program
+    path: Path = ()
     groups: tuple[Graph, ...] = field(init=False)
     home: dict[str, int] = field(init=False)  # the kernel that makes a name of the top graph
     sources: dict[str, Rename] = field(init=False)
     refusals: list[tuple[Rule, Refusal]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.groups = kernels(self.program)
+        graph = graph_at(self.program, self.path)
+        self.groups = tuple((definition,) for definition in graph) if self.path else kernels(self.program)
         self.home = {
             name: at for at, group in enumerate(self.groups) for definition in group for name in definition.defines
         }
         self.sources = {node.name: node for node in self.program.body if isinstance(node, Rename)}
         self.refusals = [
-            (rule, found) for rule in ASKED for found in rule.match(self.program, ()) if isinstance(found, Refusal)
+            (rule, found)
+            for rule in ASKED
+            for found in rule.match(self.program, self.path)
+            if isinstance(found, Refusal)
         ]
 
     def of(self, first: int, second: int, names: Collection[str] = ()) -> tuple[Obstacle, ...]:

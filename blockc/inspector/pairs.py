@@ -177,6 +177,13 @@ class Inspection:
         obstacle = self.obstacles(part).of(at - part.first, other - part.first, self.names_of(first))[0]
         return self.refused(part, obstacle, self.saved(first, second), span)
 
+    def others(self, first: str, second: str) -> tuple[Obstacle, ...]:
+        """What else keeps the kernels of two operators of one part apart, besides the reason."""
+        at, other = self.nearest(first, second)
+        part = self.part_of(at)
+        found = self.obstacles(part).of(at - part.first, other - part.first, self.names_of(first))
+        return tuple(one for one in dict.fromkeys(found[1:]) if one.rule)
+
     def refused(self, part: PartOrigins, obstacle: Obstacle, saved: int | None, span: Span | None) -> Reason:
         """The reason that an obstacle is."""
         between = None if obstacle.between is None else part.first + obstacle.between
