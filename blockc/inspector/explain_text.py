@@ -420,7 +420,9 @@ def apart_lines(pairs: Sequence[Pair], view: View) -> list[str]:
     if not pairs:
         return []
     shown = pairs if view.verbosity == FULL else pairs[:PAIRS]
-    lines = view.heading("Neighbours that are not in one kernel, with the bytes that this moves, most first:")
+    lines = view.heading(
+        "Neighbours that are not in one kernel, by the bytes that this moves (`blockc why-not` says more):"
+    )
     for pair in shown:
         assert pair.reason is not None
         saved = pair.reason.saved_bytes
