@@ -292,6 +292,7 @@ def test_the_timeline_fits_its_tiers_and_says_its_sizes() -> None:
         for part in machine["parts"]:
             found = part["timeline"]
             assert not found["why"] and found["held"] and found["busy"]
+            assert all(max(row["values"]) <= row["top"] for row in found["held"])
             assert all(0 < row["share"] <= 1 for row in found["busy"])
             assert all(0 <= value <= 1 for row in found["busy"] for value in row["values"])
             assert found["smaller"] == (found["sizes"] != part["sizes"])

@@ -6,13 +6,16 @@ smaller ones, which the result names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
-from blockc.codegen.simulator import CapacityExceeded, SimulationError, simulate
-from blockc.codegen.timeline import Timeline
+import numpy as np
+
+from blockc.codegen.simulator import CapacityExceeded, Simulation, SimulationError, simulate
+from blockc.codegen.timeline import Placed, Timeline
 from blockc.data import random_arrays, with_equals
 from blockc.errors import visible
 from blockc.formatting import listed
@@ -21,10 +24,10 @@ from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.machine import Machine
 from blockc.ir.schedule import Loop, Schedule, Statement
 from blockc.partition import Part
-from blockc.trace_events import DEVICE, trace_events
 
 OPERATIONS, STATEMENTS = 3 * 10**8, 4_000  # what takes about half a second
 COLUMNS = 240  # of a diagram
+DEVICE = -1  # beside the numbers of units: what there is once
 
 
 def timeline_json(part: Part, share: float = 1.0) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def timeline_json(part: Part, share: float = 1.0) -> dict[str, Any]:
         "sizes": visible(listed(sizes)),
         "smaller": not same,
         "seconds": time_text(found.seconds),
-        **diagram(found.timeline, plan.machine, found.seconds),
+        **diagram(found, plan.machine),
     }
 
 
@@ -87,41 +90,32 @@ def executed(
     return total
 
 
-def diagram(timeline: Timeline, machine: Machine, seconds: float) -> dict[str, Any]:
-    """Series in columns of equal time: the most bytes held in a tier, and for what part of it engines are busy."""
-    processes: dict[tuple[int, int], str] = {}
+def diagram(simulation: Simulation, machine: Machine) -> dict[str, Any]:
+    """Series in columns of equal time: the most bytes held in a tier, and for what part engines are busy."""
+    placed = sorted(simulation.timeline.events(), key=lambda one: one.number)
+    step = max(simulation.seconds, 1e-12) / COLUMNS
     busy: dict[str, list[float]] = {}
     users: dict[str, set[int]] = {}
-    held: dict[str, dict[int, list[tuple[float, int]]]] = {}
-    step = max(seconds, 1e-12) * 1e6 / COLUMNS
-    events = list(trace_events([timeline], machine))
-    for event in events:
-        if event["ph"] == "M" and event["name"] == "thread_name":
-            processes[event["pid"], event["tid"]] = event["args"]["name"]
-    everyone = {(process, name) for (process, _), name in processes.items()}
-    for event in events:
-        if event["ph"] == "X":
-            name = processes[event["pid"], event["tid"]]
-            once = (DEVICE, name) in everyone  # what the device has once, units only wait for
-            if name != "kernels" and (event["pid"] == DEVICE or not once):
-                users.setdefault(name, set()).add(event["pid"])
-                _fill(busy.setdefault(name, [0.0] * COLUMNS), event["ts"] / step, (event["ts"] + event["dur"]) / step)
-        elif event["ph"] == "C":
-            tier = event["name"].removeprefix("bytes in ")
-            held.setdefault(tier, {}).setdefault(event["pid"], []).append((event["ts"] / step, event["args"]["bytes"]))
-    tiers = {tier.name: tier for tier in machine.tiers}
+    for one in placed:
+        taken = {name: (since, until) for name, since, until in one.shared}
+        for name, (since, until) in ({one.event.engine: (one.begin, one.end)} | taken).items():
+            users.setdefault(name, set()).add(DEVICE if name in taken else one.unit)
+            _fill(busy.setdefault(name, [0.0] * COLUMNS), since / step, until / step)
     computing = {unit.name for unit in machine.compute}
+    shared = {tier.name for tier in machine.tiers if tier.scope == "device"}
+    held = _held(simulation.timeline, placed, step, shared)
     return {
         "held": [
             {
-                "name": visible(name),
-                "most": amount(max(series, default=0), "B"),
-                "capacity": amount(tiers[name].capacity, "B"),
-                "values": series,
-                "each": tiers[name].scope == "unit",
+                "name": visible(tier.name),
+                "most": amount(simulation.peak[tier.name], "B"),
+                "capacity": amount(tier.capacity, "B"),
+                "top": max(simulation.peak[tier.name], *held[tier.name]),
+                "values": held[tier.name],
+                "each": tier.scope == "unit",
             }
-            for name in (tier.name for tier in machine.tiers if tier.name in held)
-            for series in [_most(held[name].values())]
+            for tier in machine.tiers
+            if tier.name in held
         ],
         "busy": [
             {
@@ -141,12 +135,27 @@ def _fill(series: list[float], begin: float, end: float) -> None:
         series[column] += max(0.0, min(end, column + 1) - max(begin, column))
 
 
-def _most(processes: Any) -> list[int]:
-    """The most that one of several processes holds in each column."""
-    series = [0] * COLUMNS
-    for changes in processes:
-        ends: Sequence[tuple[float, int]] = [*changes, (float(COLUMNS), 0)]
-        for (begin, value), (end, _) in pairwise(ends):
-            for column in range(int(begin), min(COLUMNS, max(int(begin) + 1, -int(-end // 1)))):
-                series[column] = max(series[column], value)
-    return series
+def _held(timeline: Timeline, placed: Sequence[Placed], step: float, shared: Collection[str]) -> dict[str, list[int]]:
+    """By tier the most that is held in each column, of one unit where each has its own: what is taken at all times, and
+    what tasks take from when its first operation begins until all operations before its release are over."""
+    there = np.array([one.there for one in placed])
+    changes: dict[tuple[str, int], dict[float, int]] = {}
+    for room in timeline.trace.rooms:
+        last = len(placed) if room.last is None else room.last
+        if room.first >= last:
+            continue
+        begin = placed[room.first].begin if room.in_task or room.first else 0.0
+        end = float(there[room.first : last].max()) if room.last is not None else step * COLUMNS
+        unit = placed[room.first].unit if room.in_task and room.tier not in shared else DEVICE
+        taken = changes.setdefault((room.tier, unit), {})
+        taken[begin] = taken.get(begin, 0) + room.size
+        taken[end] = taken.get(end, 0) - room.size
+    result: dict[str, list[int]] = {}
+    for (tier, _), taken in changes.items():
+        series = result.setdefault(tier, [0] * COLUMNS)
+        times = sorted(taken)
+        levels = accumulate(taken[time] for time in times)
+        for (begin, end), level in zip(pairwise([*times, step * COLUMNS]), levels, strict=True):
+            for column in range(int(begin / step), min(COLUMNS, max(int(begin / step) + 1, math.ceil(end / step)))):
+                series[column] = max(series[column], level)
+    return result

@@ -97,7 +97,7 @@ function timeline(found) {
   const lane = (name, chart, text) => rows.push(el("div", { class: "lane" }, el("span", {}, name), chart, el("span", { class: "muted" }, text)));
   rows.push(el("h3", {}, "Bytes held"));
   for (const row of found.held)
-    lane(row.name, area(row.values, Math.max(...row.values, 1), "held"), `${row.most} of ${row.capacity}${row.each ? ", of one unit" : ""}`);
+    lane(row.name, area(row.values, Math.max(row.top, 1), "held"), `${row.most} of ${row.capacity}${row.each ? ", of one unit" : ""}`);
   rows.push(el("h3", {}, "Busy"));
   for (const row of found.busy)
     lane(row.name, area(row.values, 1, "busy"), `${(100 * row.share).toFixed(1)} %${row.each > 1 ? ` of ${row.each} units` : ""}`);
@@ -105,5 +105,6 @@ function timeline(found) {
   const note = found.smaller
     ? `The simulator executes the chosen schedule with the same blocks at smaller sizes, which takes less time: ${found.sizes}.`
     : `The simulator executes the chosen schedule: ${found.sizes}. Nothing happens until a kernel is dispatched.`;
-  return el("div", { class: "panel pad" }, el("p", { class: "muted" }, note), el("div", { class: "lanes" }, rows));
+  const held = "A tile is held from when the first operation with it begins until all operations before its release are over; the figures are the most if operations kept their order.";
+  return el("div", { class: "panel pad" }, el("p", { class: "muted" }, `${note} ${held}`), el("div", { class: "lanes" }, rows));
 }
