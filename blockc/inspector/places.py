@@ -58,7 +58,7 @@ def named(program: ArrayProgram, text: str) -> Named:
     if place is not None:
         return Named(text, tuple(at_place(program, operators, text, place)))
     if text not in nodes and text not in results:
-        names = [name for name in (*nodes, *results) if "." not in name]
+        names = list(dict.fromkeys(name for name in (*nodes, *results) if "." not in name))
         raise UsageError(
             f"program `{program.name}` has no `{visible(text)}`",
             suggest(text, names) or f"name one of {listing(names)}, or a place such as 3 or 3:9",
