@@ -407,11 +407,15 @@ LARGE_LOGITS = """program p(Q: f32[m, d], K: f32[n, d], V: f32[n, e]) -> O: f32[
 
 
 def test_products_side_by_side_may_be_parts() -> None:
-    """Of what they all read a large product takes other blocks than a small one."""
-    program = parse(example("rmsnorm_qkv"))
-    nodes = [node.name for node in operators(program)]
-    places = cuts(program, driver.default_sizes(program, {}))
-    assert {nodes[at] for at in places[1:-1]} >= {"Q", "K", "V"}
+    """Of what they all read a large product takes other blocks than a small one; like ones go well together."""
+
+    def ends(name: str) -> set[str]:
+        program = parse(example(name))
+        nodes = [node.name for node in operators(program)]
+        return {nodes[at] for at in cuts(program, driver.default_sizes(program, {}))[1:-1]}
+
+    assert ends("rmsnorm_qkv") >= {"Q", "K", "V"}
+    assert "G" in ends("rmsnorm_swiglu") and "U" not in ends("rmsnorm_swiglu")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ def operators(program: ArrayProgram) -> tuple[Node, ...]:
 def cuts(program: ArrayProgram, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The places to cut at: before operator `place`, from 0 to their number.
 
-    Where less has to be kept than at the places beside, and at both ends of products.
+    Where less has to be kept than at the places beside, and at both ends of products, but not between two that have the
+    same dimensions: these go well together.
     """
     nodes = operators(program)
     kept = [_kept(program, nodes, at, sizes) for at in range(len(nodes) + 1)]
@@ -42,7 +43,8 @@ def cuts(program: ArrayProgram, sizes: Mapping[str, int]) -> tuple[int, ...]:
         if any(node.name in unbounded for node in _live(program, nodes, at)):
             continue  # it would be stored as a plain number, which could overflow
         lower = kept[at] <= min(kept[at - 1], kept[at + 1]) and kept[at] < max(kept[at - 1], kept[at + 1])
-        product = "contract" in (nodes[at].op, nodes[at - 1].op)
+        sides = {(node.op, node.shape) for node in nodes[at - 1 : at + 1]}
+        product = len(sides) > 1 and "contract" in {op for op, _ in sides}
         if lower or product:
             found.add(at)
     return tuple(sorted(found))
