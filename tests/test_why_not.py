@@ -207,6 +207,11 @@ def test_names_and_places_mean_operators() -> None:
     assert Place.of("a:b.blk:3:4") == Place("a:b.blk", 3, 4) and Place.of("P.1") is None
 
 
+def test_a_statement_and_one_of_its_operators() -> None:
+    found = asked(example_text("attention"), "P", "P.3", sizes={})
+    assert found.first.names == ("P.1", "P.2", "P") and found.second.names == ("P.3",)
+
+
 def test_another_name_of_a_value_means_the_operator() -> None:
     program = parse("program p(X: f32[m, d]) -> Y: f32[m, n] {\n A = exp(X)\n B = A[m -> n]\n Y = dot[d](A, B)\n}\n")
     assert named(program, "B").names == ("A",)
@@ -217,7 +222,7 @@ def test_another_name_of_a_value_means_the_operator() -> None:
     [
         ("Q", "O", "`Q` is an input"),
         ("S", "S", "mean the same operator"),
-        ("S", "9:9", "mean the same operator"),
+        ("S.1", "9:10", "mean the same operator"),
         ("SS", "O", "did you mean `S`?"),
         ("softmax", "O", "has no `softmax`"),
         ("1", "O", "there is no operator at 1"),

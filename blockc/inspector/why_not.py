@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockc import driver
 from blockc.errors import UsageError, visible
@@ -66,9 +66,7 @@ def answer(request: Request) -> Answer:
     """Why two places of a program are not in one kernel, or how they came into one. UsageError for what is no place."""
     program = request.program
     first, second = named(program, request.first), named(program, request.second)
-    if set(first.names) & set(second.names):
-        both = f"`{visible(request.first)}` and `{visible(request.second)}`"
-        raise UsageError(f"{both} mean the same operator", "name two that are different")
+    first, second = without_common(first, second)
     found = Inspection.of(partition(program, request.machine, request.sizes, request.tiles, request.split))
     way = way_between(found.origins.neighbours, first.names, second.names)
     pairs = decisive(found, first, second, way)
@@ -90,6 +88,19 @@ def answer(request: Request) -> Answer:
     search = Search(found, request.machine, request.tiles, request.split, (apart,), in_one_kernel)
     changed = search.run(reason) if reason.kind != "removed" else None
     return Answer(first, second, found, relation, way, frozenset(), apart, reason, others, (), None, changed)
+
+
+def without_common(first: Named, second: Named) -> tuple[Named, Named]:
+    """Two places, of which the larger one lacks the operators that both have. UsageError if nothing is left of it."""
+    common = set(first.names) & set(second.names)
+    left = [
+        replace(place, operators=tuple(node for node in place.operators if node.name not in common))
+        for place in (first, second)
+    ]
+    if common and not any(place.operators for place in left):
+        both = f"`{visible(first.text)}` and `{visible(second.text)}`"
+        raise UsageError(f"{both} mean the same operator", "name two that are different")
+    return left[0] if left[0].operators else first, left[1] if left[1].operators else second
 
 
 def decisive(found: Inspection, first: Named, second: Named, way: Sequence[str]) -> list[tuple[str, str]]:
