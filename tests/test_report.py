@@ -16,7 +16,7 @@ from blockc.cli import main
 from blockc.drawing import Node, boxes, draw_program, nodes
 from blockc.errors import visible
 from blockc.inspector.frames import Camera, change
-from blockc.inspector.nests import edges_of, folded
+from blockc.inspector.nests import folded
 from blockc.inspector.pictures import step_picture
 from blockc.inspector.report_page import allowed, embedded
 from blockc.inspector.report_rules import rule_json
@@ -154,7 +154,7 @@ def test_folding_nests_keeps_every_operator_and_every_byte(name: str) -> None:
         assert operators(short) == operators(plain)
         inner = [part for one in boxes(short) for part in (*nodes(one), *one.content)]
         known = {part.number for part in inner}
-        assert all(edge.source in known and edge.target in known for edge in edges_of(short))
+        assert all(edge.source in known and edge.target in known for one in boxes(short) for edge in one.edges)
         assert len(list(boxes(short))) <= len(list(boxes(plain)))
         shown, every = (Counter(moved(box)) for box in (short, plain))
         assert shown.keys() <= every.keys() and shown.keys() >= set(innermost(plain))

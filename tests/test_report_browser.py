@@ -144,6 +144,7 @@ PAGES = {
     "attention": ("attention.blk", "h200", "toy"),
     "layernorm": ("layernorm_matmul.blk", "cpu"),
     "hostile": (HOSTILE, "toy"),
+    "scalar": ("program scalar(X: f32[]) -> Y: f32[] { Y = X * 2 + 1 }", "toy"),
     "transformer layer": ("large/transformer_layer.blk", "h200"),
 }
 every_page = pytest.mark.parametrize("opened", PAGES.values(), ids=PAGES.keys(), indirect=True)

@@ -13,7 +13,7 @@ from statistics import median
 
 from blockc.drawing import Box, Edge, Node, boxes, draw_program, nodes
 from blockc.drawing_layout import Layout, Point, Rectangle, layout
-from blockc.inspector.nests import edges_of, folded
+from blockc.inspector.nests import folded
 from blockc.ir.block import Program
 
 Key = tuple[object, ...]
@@ -210,6 +210,3 @@ def _shift(found: Layout, wanted: Mapping[int, float]) -> float:
     """How far to the right a drawing goes, so that most of it stays where it was."""
     moved = [x - _middle(found.places[number]) for number, x in wanted.items() if number != 0]
     return max(0.0, median(moved)) if moved else 0.0
-
-
-__all__ = ["Camera", "Change", "Frame", "Line", "Placed", "change", "edges_of"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from blockc.drawing import Box, Edge, Node
+from blockc.drawing import Box, Node
 
 TIMES = " \u00d7 "
 Numbers = Mapping[int, tuple[int, ...]]  # what takes the place of nodes of a box that is no more
@@ -83,9 +83,3 @@ def _merged(box: Box) -> _Folded:
     title = (f"{maps[0]}, {maps[1].removeprefix('map ')}", f"{blocks[0]}{TIMES}{blocks[1].removeprefix('blocks of ')}")
     made = replace(inner, title=title, names=box.names, entries=tuple(entries.values()), exits=tuple(exits))
     return _Folded(made, instead)
-
-
-def edges_of(box: Box) -> tuple[Edge, ...]:
-    """The edges of a box and of all boxes in it."""
-    inside = (edge for part in box.content if isinstance(part, Box) for edge in edges_of(part))
-    return (*box.edges, *inside)

@@ -244,9 +244,11 @@ function bar(share) {
 function roofPanel(found) {
   roofTier = Math.min(roofTier, Math.max(0, found.tiers.length - 1));
   const choices = found.tiers.map((tier, at) => el("button", { type: "button", "aria-pressed": String(at === roofTier), onclick: () => { roofTier = at; showCost(); } }, tier.name));
+  const above = found.tiers.some((tier) => found.points.some((point) => point.rate > 1.001 * tier.bandwidth * (point.intensity[tier.name] || Infinity)));
   return el("div", { class: "panel pad", id: "roofline" }, el("h3", {}, "Roofline"), el("div", { class: "switch", role: "group", "aria-label": "Bytes of which tier" }, choices),
     roofline(found, roofTier, roofWidth()),
-    el("p", { class: "muted" }, "A point is a candidate: predicted operations per second, dispatch included. Hollow points were not chosen. Bytes are those of the direction, reading or writing, that takes longer."));
+    el("p", { class: "muted" }, "A point is a candidate: predicted operations per second, dispatch included. Hollow points were not chosen. Bytes are those of the direction, reading or writing, that takes longer, of every task.",
+      above ? " Points above a roof: several tasks share what comes into a cache once." : ""));
 }
 
 function showTimeline() {
@@ -385,7 +387,7 @@ const KEYS = {
 
 function keyed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
-  const typing = event.target.matches("input[type=search], select");
+  const typing = event.target.matches?.("input[type=search], select");
   if (typing) { if (event.key === "Escape") event.target.blur(); return; }
   if (event.target === $("slider") && ["Home", "End", "ArrowLeft", "ArrowRight"].includes(event.key)) return;
   const action = KEYS[event.key];
