@@ -291,10 +291,10 @@ def test_seconds_are_the_slowest_resource_and_the_launches() -> None:
 
 def test_unfused_programs_move_more() -> None:
     better: Counter[bool] = Counter()
-    for seed in NORMAL_RUN[:50]:
+    for seed in NORMAL_RUN:
         case, derivation = random_case(seed), random_derivation(seed)
         tiles = {dim: max(1, tile) for dim, tile in case.tiles.items()}
         before = sum(traffic(derivation.unfused, case.sizes, tiles).values())
         after = sum(traffic(derivation.snapshots[0], case.sizes, tiles).values())
         better[after < before] += 1
-    assert better[True] > 0.9 * 50
+    assert better[True] > 0.9 * better.total()
