@@ -11,7 +11,14 @@ from blockc.drawing_svg import STYLE
 from blockc.errors import visible
 from blockc.formatting import listed
 from blockc.inspector.explain_tables import View, compared_title, comparison, step_columns, step_rows
-from blockc.inspector.explain_text import choice_entries, choice_title, refusal_groups, refusal_place, refusal_title
+from blockc.inspector.explain_text import (
+    choice_entries,
+    choice_title,
+    refusal_groups,
+    refusal_text,
+    refusal_title,
+    standing,
+)
 from blockc.inspector.explanation import ExplainedStep, Explanation, PartExplanation
 from blockc.inspector.frames import Camera
 from blockc.inspector.pictures import MARKS, frame_svg, step_picture
@@ -94,12 +101,12 @@ def _part(part: PartExplanation, drawn: frozenset[int]) -> Iterator[str]:
     yield f"<details><summary>{_text(compared_title(part).rstrip(':'))}</summary>"
     yield from _comparison(part)
     yield "</details>"
-    groups = refusal_groups(part, False)
+    groups = refusal_groups(standing(part))
     if groups:
         title = "Refused in the chosen snapshot, with the bytes that the rule would have saved"
         yield f"<details><summary>{title}</summary><ul>"
         for several in groups:
-            places = "".join(f"<li>{_text(refusal_place(one, False) + one.refused.why)}</li>" for one in several)
+            places = "".join(f"<li>{_text(refusal_text(one))}</li>" for one in several)
             yield f"<li>{_text(refusal_title(several, VIEW))}<ul>{places}</ul></li>"
         yield "</ul></details>"
 

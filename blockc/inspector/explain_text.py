@@ -369,7 +369,7 @@ def formula_lines(part: PartExplanation, view: View) -> list[str]:
 def refusal_lines(part: PartExplanation, view: View) -> list[str]:
     """What was refused in the chosen snapshot, or in all, by rule and reason: what would have saved most first."""
     everything = view.verbosity == FULL
-    groups = refusal_groups(part, everything)
+    groups = refusal_groups(part.refusals if everything else standing(part))
     if not groups:
         return view.heading("Nothing was refused in the chosen snapshot.")
     title = "Refused, in all snapshots" if everything else "Refused in the chosen snapshot"
@@ -379,18 +379,23 @@ def refusal_lines(part: PartExplanation, view: View) -> list[str]:
         first, *more = view.lines(f"  {refusal_title(several, view)}")
         lines += [first.replace(rule, view.paint(rule, "name"), 1), *more]
         for found in several if everything else several[:EXAMPLES]:
-            lines += view.lines(f"      {refusal_place(found, everything)}{found.refused.why}", "        ")
+            snapshot = f"snapshot {found.refused.snapshot}, " if everything else ""
+            lines += view.lines(f"      {snapshot}{refusal_text(found)}", "        ")
         if not everything and len(several) > EXAMPLES:
             lines += view.lines(f"      and {plural(len(several) - EXAMPLES, 'other place')}", "        ")
     return lines
 
 
-def refusal_groups(part: PartExplanation, everything: bool) -> list[list[ExplainedRefusal]]:
-    """The refusals by rule and reason."""
+def standing(part: PartExplanation) -> list[ExplainedRefusal]:
+    """The refusals in the chosen snapshot."""
+    return [found for found in part.refusals if found.refused.snapshot == part.base]
+
+
+def refusal_groups(refusals: Iterable[ExplainedRefusal]) -> list[list[ExplainedRefusal]]:
+    """Refusals by rule and reason, those that would have saved most first."""
     groups: dict[tuple[str, str], list[ExplainedRefusal]] = {}
-    for found in part.refusals:
-        if everything or found.refused.snapshot == part.base:
-            groups.setdefault((found.refused.rule, found.refused.reason), []).append(found)
+    for found in refusals:
+        groups.setdefault((found.refused.rule, found.refused.reason), []).append(found)
     return sorted(groups.values(), key=lambda several: -_saved(several))
 
 
@@ -401,13 +406,11 @@ def refusal_title(several: Sequence[ExplainedRefusal], view: View) -> str:
     return f"{several[0].refused.rule}: {several[0].refused.reason}{places}; {saved}"
 
 
-def refusal_place(found: ExplainedRefusal, everything: bool) -> str:
-    """Where a refusal is, if that is known."""
+def refusal_text(found: ExplainedRefusal) -> str:
+    """Where a refusal is, if that is known, and why."""
     lines = f"line {', '.join(map(str, found.lines))}" if found.lines else ""
-    at = " ".join(found.refused.at)
-    snapshot = f"snapshot {found.refused.snapshot}" if everything else ""
-    place = ", ".join(filter(None, (snapshot, at, lines)))
-    return f"{place}: " if place else ""
+    place = ", ".join(filter(None, (" ".join(found.refused.at), lines)))
+    return f"{place}: {found.refused.why}" if place else found.refused.why
 
 
 def _saved(several: Iterable[ExplainedRefusal]) -> int:
