@@ -1,7 +1,7 @@
 """Triton's interpreter with its faults repaired: import this, with TRITON_INTERPRET=1 set, before kernels run.
 
 It computes bf16 on bit patterns, casts to it by cutting bits off, and gives the results of comparisons of scalars the
-type of their operands.
+type of their operands. That of Triton 3.6 counts no loop to a scalar where NumPy converts only arrays without axes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from triton.runtime import interpreter
 
 _cast = interpreter.InterpreterBuilder.cast_impl
 _dot = interpreter.InterpreterBuilder.create_dot
+_patch_lang_tensor = interpreter._patch_lang_tensor
 
 
 def widened(bits: Any) -> Any:
@@ -55,6 +56,13 @@ def create_splat(self: Any, ret_ty: Any, arg: Any) -> Any:
     return interpreter.TensorHandle(np.full(ret_ty.shape, data.reshape(-1)[0], dtype=data.dtype), arg.dtype.scalar)
 
 
+def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+    """What tensors do in the interpreter; one with a single element is a whole number where Python asks for one."""
+    _patch_lang_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
 interpreter.InterpreterBuilder.cast_impl = cast_impl
 interpreter.InterpreterBuilder.create_dot = create_dot
 interpreter.InterpreterBuilder.create_splat = create_splat
+interpreter._patch_lang_tensor = patch_lang_tensor
