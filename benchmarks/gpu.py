@@ -4,12 +4,14 @@
     python benchmarks/gpu.py --quick               within 90 seconds
     python benchmarks/gpu.py --only decode         rows with this in their name
     python benchmarks/gpu.py --floor               no GPU: how fast each row can be, beside what blockc predicts
+    python benchmarks/gpu.py --target FILE.toml    for a GPU that no machine of blockc describes
 
 Every result is compared with the formula in float64 on some rows before it is timed. The candidates of a row run in
 turn, round after round, with the cache emptied before each; calls under 100 microseconds are captured ten at a time in
 a CUDA graph. The table gives medians and quartiles, ratios of times (above 1, blockc is faster), and the share of the
-floor: the larger of operations over 790 TFLOP/s and bytes over 4.3 TB/s, which were measured on an H200. The same run
-measures a product of 8192 by 8192 by 8192 and a copy. Rows that do not fit the time are named.
+floor: the larger of operations over the rate of bf16 products and bytes over the bandwidth of the memory, both of the
+machine file for the GPU. The same run measures a product of 8192 by 8192 by 8192 and a copy. Rows that do not fit the
+time are named.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ from gpu_work import Work
 
 import blockc
 from blockc.codegen import triton_runtime
-from blockc.machines.loading import load_machine
+from blockc.ir.machine import Machine
+from blockc.machines.loading import load_machine, machine_of
 from blockc.partition import partition
 
-FLOPS_PER_SECOND, BYTES_PER_SECOND = 790e12, 4.3e12
-TARGET = "h200"
+WITHOUT_GPU = "h200"  # the target of floors, if nobody says
 BUDGET, QUICK = 480.0, 90.0  # seconds
 MARGIN = 10.0  # of these, for what comes after the last row
 FEWEST_ROUNDS, MOST_ROUNDS, ROUNDS_SECONDS = 5, 50, 1.0
@@ -55,8 +57,26 @@ Maker = Callable[[], Call]
 Clock = Callable[[], float]
 
 
-class OutOfTimeError(Exception):
-    """The time of a run has passed while something was compiled."""
+class OutOfTimeError(BaseException):
+    """The time of a run has passed while something was compiled. Not an Exception: torch's compiler wraps those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """What a machine does at most: operations of products in bf16, and bytes of its memory, per second."""
+
+    flops: float
+    bytes: float
+
+    def floor(self, work: Work) -> float:
+        """The seconds that the products and the bytes of a row take at least."""
+        return max(work.flops / self.flops, work.bytes / self.bytes)
+
+
+def roof_of(target: Machine) -> Roof:
+    """The roof of a machine."""
+    rates = [unit.operations.get("matmul", {}).get("bf16") for unit in target.compute]
+    return Roof(max(rate.rate for rate in rates if rate is not None), target.tiers[0].read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +119,12 @@ class Bench:
     limited: Callable[[float], contextlib.AbstractContextManager[None]]
 
 
-def floor_of(work: Work) -> float:
-    """The seconds that the products and the bytes of a row take at least."""
-    return max(work.flops / FLOPS_PER_SECOND, work.bytes / BYTES_PER_SECOND)
-
-
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def run(works: Sequence[Work], bench: Bench, budget: float, say: Callable[[Row], None]) -> tuple[list[Row], list[str]]:
+def run(
+    works: Sequence[Work], bench: Bench, roof: Roof, budget: float, say: Callable[[Row], None]
+) -> tuple[list[Row], list[str]]:
     """The rows that fit into some seconds, in order, and the names of those that do not. A row is not begun if one of
     its group took longer before than is left, and is given up when the time has passed."""
     started = bench.clock()
@@ -122,7 +139,7 @@ def run(works: Sequence[Work], bench: Bench, budget: float, say: Callable[[Row],
             continue
         try:
             with bench.limited(left):
-                row = measure(work, bench)
+                row = measure(work, bench, roof)
         except OutOfTimeError:
             left_out.append(work.name)
             continue
@@ -134,7 +151,7 @@ def run(works: Sequence[Work], bench: Bench, budget: float, say: Callable[[Row],
     return rows, left_out
 
 
-def measure(work: Work, bench: Bench) -> Row:
+def measure(work: Work, bench: Bench, roof: Roof) -> Row:
     """Make and check all candidates of a row, then time those that are right."""
     calls: dict[str, Call] = {}
     together: dict[str, int] = {}
@@ -145,8 +162,6 @@ def measure(work: Work, bench: Bench) -> Row:
             call = maker()
             differences[name] = bench.difference(work, call())
             calls[name], together[name] = bench.prepared(call)
-        except OutOfTimeError:
-            raise
         except Exception as error:  # noqa: BLE001 - whatever a library lacks for this row is said in the table
             problems[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             calls.pop(name, None)
@@ -166,7 +181,7 @@ def measure(work: Work, bench: Bench) -> Row:
         difference = differences.get(name, math.nan)
         candidates.append(Candidate(name, median, lower, upper, difference, ratio, problems.get(name, "")))
     candidates.sort(key=lambda found: found.name != "blockc")
-    return Row(work.group, work.name, work.dtype, work.flops, work.bytes, floor_of(work), tuple(candidates))
+    return Row(work.group, work.name, work.dtype, work.flops, work.bytes, roof.floor(work), tuple(candidates))
 
 
 def interleaved(calls: Mapping[str, Call], bench: Bench) -> dict[str, list[float]]:
@@ -185,8 +200,8 @@ def interleaved(calls: Mapping[str, Call], bench: Bench) -> dict[str, list[float
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
 
-def on_gpu(device: str) -> Bench:
-    """A run on a GPU."""
+def on_gpu(target: str, device: str) -> Bench:
+    """A run on a GPU that a target describes."""
     event: Any = torch.cuda.Event
     flush = torch.empty(256 * 2**20, dtype=torch.int8, device=device)
     tensors: dict[str, dict[str, torch.Tensor]] = {}
@@ -200,7 +215,7 @@ def on_gpu(device: str) -> Bench:
 
     def makers(work: Work) -> dict[str, Maker]:
         torch._dynamo.reset()
-        return makers_for(work, inputs(work), device)
+        return makers_for(work, inputs(work), target, device)
 
     def seconds(call: Call) -> float:
         flush.zero_()
@@ -229,12 +244,12 @@ def on_gpu(device: str) -> Bench:
     return Bench(makers, difference, prepared, seconds, time.perf_counter, interrupted_after)
 
 
-def makers_for(work: Work, tensors: Mapping[str, torch.Tensor], device: str) -> dict[str, Maker]:
+def makers_for(work: Work, tensors: Mapping[str, torch.Tensor], target: str, device: str) -> dict[str, Maker]:
     """What makes the call of each candidate of a row, blockc first."""
 
     def own() -> Call:
         text = work.file.read_text(encoding="utf-8")
-        kernel = blockc.compile(text, TARGET, work.sizes, dtype=work.dtype, program=work.program_name, device=device)
+        kernel = blockc.compile(text, target, work.sizes, dtype=work.dtype, program=work.program_name, device=device)
         single = len(work.program.outputs) == 1
         return lambda: (kernel(**tensors),) if single else tuple(kernel(**tensors).values())
 
@@ -347,11 +362,11 @@ class Floor:
     waits_for: str
 
 
-def floors(works: Sequence[Work]) -> Iterator[Floor]:
+def floors(works: Sequence[Work], target: Machine) -> Iterator[Floor]:
     """The floor of every row, and the time that is predicted for the plan that is chosen."""
-    target = load_machine(TARGET)
+    roof = roof_of(target)
     for work in works:
-        limit = "products" if work.flops / FLOPS_PER_SECOND > work.bytes / BYTES_PER_SECOND else "bytes"
+        limit = "products" if work.flops / roof.flops > work.bytes / roof.bytes else "bytes"
         plan = partition(work.program, target, work.sizes, {})
         yield Floor(
             work.group,
@@ -359,7 +374,7 @@ def floors(works: Sequence[Work]) -> Iterator[Floor]:
             work.dtype,
             work.flops,
             work.bytes,
-            floor_of(work),
+            roof.floor(work),
             limit,
             plan.seconds,
             plan.bottleneck,
@@ -397,6 +412,8 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help=f"how long it may take (default: {BUDGET:.0f})")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their group or name")
     parser.add_argument("--device", default=triton_runtime.GPU, help="the GPU, as torch calls it (default: cuda)")
+    target = f"the machine that describes it (default: by what the GPU calls itself; floors: {WITHOUT_GPU})"
+    parser.add_argument("--target", metavar="NAME", help=target)
     parser.add_argument("--floor", action="store_true", help="measure nothing: floors and predictions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     return parser.parse_args(arguments)
@@ -410,16 +427,17 @@ def chosen_works(chosen: argparse.Namespace) -> list[Work]:
 
 def print_floors(chosen: argparse.Namespace) -> int:
     """Print how fast each row can be."""
-    print(
-        f"{FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s, {BYTES_PER_SECOND / 1e12:.1f} TB/s; times in us; nothing is measured"
-    )
+    target = load_machine(chosen.target or WITHOUT_GPU)
+    roof = roof_of(target)
+    rates = f"{roof.flops / 1e12:.0f} TFLOP/s, {roof.bytes / 1e12:.1f} TB/s"
+    print(f"{target.name}: {rates}; times in us; nothing is measured")
     print(f"{'':<72}{'limit':>9}{'floor':>12}{'predicted':>12}{'ratio':>8}  predicted to wait for")
     found = []
-    for floor in floors(chosen_works(chosen)):
+    for floor in floors(chosen_works(chosen), target):
         found.append(floor)
         print(floor_line(floor), flush=True)
-    rates = {"flops_per_second": FLOPS_PER_SECOND, "bytes_per_second": BYTES_PER_SECOND}
-    write(chosen.json, {"versions": versions(), "target": TARGET, **rates, "rows": [asdict(floor) for floor in found]})
+    facts = {"target": target.name, "flops_per_second": roof.flops, "bytes_per_second": roof.bytes}
+    write(chosen.json, {"versions": versions(), **facts, "rows": [asdict(floor) for floor in found]})
     return 0
 
 
@@ -432,14 +450,20 @@ def main(arguments: list[str]) -> int:
     if obstacle := triton_runtime.obstacle(chosen.device):
         print(f"nothing can be measured: {obstacle}; --floor works without a GPU", file=sys.stderr)
         return 3
+    name = triton_runtime.name_of(chosen.device)
+    target = chosen.target or machine_of(name)
+    if target is None:
+        print(f"no machine describes {name}: write one (blockc targets new) and give it with --target", file=sys.stderr)
+        return 3
+    roof = roof_of(load_machine(target))
     budget = chosen.seconds or (QUICK if chosen.quick else BUDGET)
-    bench = on_gpu(chosen.device)
-    facts = machine(chosen.device)
+    bench = on_gpu(target, chosen.device)
+    facts = {"target": target, **machine(chosen.device)}
     measured = rates(bench, chosen.device)
     print("\n".join(f"{name}: {fact}" for name, fact in {**facts, **measured}.items()), flush=True)
     left = budget - MARGIN - (time.perf_counter() - started)
     works = chosen_works(chosen)
-    rows, left_out = run(works, bench, left, lambda row: print("\n".join(lines(row)), flush=True))
+    rows, left_out = run(works, bench, roof, left, lambda row: print("\n".join(lines(row)), flush=True))
     facts["clocks_afterwards"] = clocks()
     print("\n" + (f"left out for lack of time: {'; '.join(left_out)}" if left_out else "no row was left out"))
     print(f"{len(rows)} rows in {time.perf_counter() - started:.0f} s")

@@ -264,7 +264,7 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     machine = load_machine(options.target)
     sizes = driver.default_sizes(program, options.dims)
     if linted and machine.backend != BACKEND:
-        raise UsageError("--lint is for kernels of a GPU", "--target h200 or a100")
+        raise UsageError("--lint is for kernels of a GPU", "--target h200, h100 or a100")
     file = f"{program.name}_{machine.name}.py"  # with the target it cannot hide a module that it imports
     with progress("compiling"):
         if machine.backend == BACKEND:

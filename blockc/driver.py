@@ -27,7 +27,7 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Cost, Plan
 from blockc.language import parse
-from blockc.machines.loading import load_machine
+from blockc.machines.loading import load_machine, machine_of
 from blockc.machines.writing import machine_text
 from blockc.parsing import MAX_SIZE
 from blockc.passes import choose, fuse, lower
@@ -536,7 +536,22 @@ def kernel_for(machine: Machine, kernel: Kernel, device: str | None) -> Kernel:
     from blockc.gpu_kernel import GpuKernel
 
     options = (kernel.program, kernel.target, kernel.dims, kernel.tiles, kernel.threads, kernel.split, kernel.strict)
-    return GpuKernel(*options, machine=machine, device=device or triton_runtime.GPU)
+    made = GpuKernel(*options, machine=machine, device=device or triton_runtime.GPU)
+    if unlike := other_gpu(machine, made.device):
+        warnings.warn(unlike, BlockcWarning, stacklevel=3)
+    return made
+
+
+def other_gpu(machine: Machine, device: str) -> str:
+    """What is wrong if a machine describes a GPU of another compute capability than the one that is there, or ""."""
+    found = triton_runtime.capability(device)
+    if found in (None, machine.capability) or not machine.capability:
+        return ""
+    own, there = (f"{capability // 10}.{capability % 10}" for capability in (machine.capability, found or 0))
+    name = triton_runtime.name_of(device)
+    fitting = machine_of(name)
+    hint = f"; `{fitting}` describes it" if fitting not in (None, machine.name) else ""
+    return f"blocks are chosen for `{machine.name}`, of capability {own}, and {name} has {there}{hint}"
 
 
 def reference(source: str | Path, /, program: str | None = None, **arrays: Any) -> Any:

@@ -34,7 +34,7 @@ def lint(file: str, options: Options) -> None:
     machine = load_machine(options.target)
     if machine.backend != BACKEND:
         message = f"kernels for `{machine.name}` are not compiled: its backend is {machine.backend}"
-        raise LimitError((Problem("E0294", message, None, "--target h200 or a100"),))
+        raise LimitError((Problem("E0294", message, None, "--target h200, h100 or a100"),))
     gpu_of(machine)
     sizes = driver.default_sizes(program, options.dims)
     with progress("choosing and compiling"):

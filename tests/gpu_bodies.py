@@ -19,14 +19,15 @@ from triton_data import Arrays, data, example_programs
 import blockc
 from blockc import driver
 from blockc.accuracy import compare, computed_dtype
+from blockc.codegen import triton_runtime
 from blockc.gpu_kernel import GpuKernel
 from blockc.integrations import as_array, as_tensor
 from blockc.ir.array_program import ArrayProgram
 from blockc.language import parse_all
-from blockc.machines.loading import load_machine
+from blockc.machines.loading import load_machine, machine_of
 from blockc.meaning import baseline, evaluate
 
-TARGET = "h200"
+WITHOUT_GPU = "h200"  # for Triton's interpreter, and for a GPU that no machine describes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,16 @@ CONSTANT = "program p(X: f32[m, n]) -> Y: f32[m] {\n    Y = sum[n](X) * rsqrt(si
 KERNELS: dict[str, GpuKernel] = {}  # by program, device and options
 
 
+def target_of(device: str) -> str:
+    """The machine that describes a device."""
+    return machine_of(triton_runtime.name_of(device)) or WITHOUT_GPU
+
+
 def kernel_of(text: str, device: str, **options: Any) -> GpuKernel:
     """A program compiled for a device, once."""
     key = repr((text, device, options))
     if key not in KERNELS:
-        kernel = blockc.compile(text, target=TARGET, device=device, **options)
+        kernel = blockc.compile(text, target=target_of(device), device=device, **options)
         assert isinstance(kernel, GpuKernel)
         KERNELS[key] = kernel
     return KERNELS[key]
@@ -246,8 +252,8 @@ def in_parts(device: str, scale: Scale) -> None:
     """A program that is planned in parts, since launches cost nothing here, takes tensors of any strides and sizes."""
     text = next(text for text, found in example_programs("") if found == "mlp")
     program = parse_all(text, "mlp.blk", "f16")["mlp"]
-    machine = replace(load_machine(TARGET), dispatch=0.0)
-    kernel = GpuKernel(program, TARGET, {}, {}, machine=machine, device=device)
+    machine = replace(load_machine(target_of(device)), dispatch=0.0)
+    kernel = GpuKernel(program, machine.name, {}, {}, machine=machine, device=device)
     for rows in (20, 31):
         arrays = data(program, driver.default_sizes(program, {"m": rows, "d": 24, "z": 32, "e": 17}), "ordinary")
         tensors = on(arrays, device)

@@ -16,17 +16,20 @@ import pytest
 import torch
 
 import blockc
+from blockc.codegen import triton_runtime
 from blockc.integrations import as_array
+from blockc.machines.loading import load_machine
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu  # noqa: E402
 import gpu_work  # noqa: E402
-from gpu import Bench, OutOfTimeError  # noqa: E402
+from gpu import Bench, OutOfTimeError, Roof  # noqa: E402
 from gpu_work import Work  # noqa: E402
 
 WORKS = list(gpu_work.works())
+ROOF = Roof(790e12, 4.3e12)
 SMALL = {"b": 2, "h": 2, "kv": 2, "g": 3, "m": 7, "n": 9, "d": 64, "e": 128, "z": 5, "k": 4, "v": 6}
 
 
@@ -75,9 +78,14 @@ def test_nan_is_no_small_difference() -> None:
 def test_floors_are_the_larger_of_products_and_bytes() -> None:
     decode = next(work for work in WORKS if work.name.startswith("decode b=16"))
     moved = 2 * (2 * 16 * 8 * 8 * 128 + 2 * 16 * 8 * 8192 * 128)
-    assert decode.bytes == moved and gpu.floor_of(decode) == moved / 4.3e12
+    assert decode.bytes == moved and ROOF.floor(decode) == moved / 4.3e12
     causal = next(work for work in WORKS if work.program_name == "causal_attention")
-    assert gpu.floor_of(causal) == 4 * 4 * 16 * (4096 * 4097 // 2) * 128 / 790e12
+    assert ROOF.floor(causal) == 4 * 4 * 16 * (4096 * 4097 // 2) * 128 / 790e12
+
+
+def test_the_roof_is_that_of_the_machine() -> None:
+    assert gpu.roof_of(load_machine("h200")) == ROOF
+    assert gpu.roof_of(load_machine("a100")) == Roof(312e12, 2.039e12)
 
 
 def test_the_pairs_that_a_mask_leaves_are_counted() -> None:
@@ -162,7 +170,7 @@ class Fake:
 
 def test_candidates_take_turns_and_ratios_are_those_of_rounds() -> None:
     fake = Fake({"blockc": 0.2, "FA2": 0.3})
-    row = gpu.measure(WORKS[0], fake.bench())
+    row = gpu.measure(WORKS[0], fake.bench(), ROOF)
     assert fake.order[:6] == ["blockc", "FA2", "FA2", "blockc", "blockc", "FA2"]
     assert len(fake.order) >= 2 * gpu.FEWEST_ROUNDS
     own, other = row.candidates
@@ -171,13 +179,13 @@ def test_candidates_take_turns_and_ratios_are_those_of_rounds() -> None:
 
 
 def test_what_is_wrong_or_missing_is_said() -> None:
-    row = gpu.measure(WORKS[0], Fake({"blockc": 0.2, "FA2": 0.3, "Flex": 0.4}).bench("FA2", "Flex"))
+    row = gpu.measure(WORKS[0], Fake({"blockc": 0.2, "FA2": 0.3, "Flex": 0.4}).bench("FA2", "Flex"), ROOF)
     by_name = {found.name: found for found in row.candidates}
     assert by_name["FA2"].problem == "wrong: relative error 5.0e-01"
     assert by_name["Flex"].problem == "RuntimeError: no such kernel" and math.isnan(by_name["Flex"].median)
     text = "\n".join(gpu.lines(row))
     assert "RuntimeError: no such kernel" in text and "wrong: relative error" in text
-    without = gpu.measure(WORKS[0], Fake({"blockc": 0.2, "FA2": 0.3}).bench("", "blockc"))
+    without = gpu.measure(WORKS[0], Fake({"blockc": 0.2, "FA2": 0.3}).bench("", "blockc"), ROOF)
     assert without.candidates[0].name == "blockc" and without.candidates[0].problem
     assert math.isnan(without.candidates[1].ratio) and without.candidates[1].median == 0.3
 
@@ -185,14 +193,14 @@ def test_what_is_wrong_or_missing_is_said() -> None:
 def test_rows_that_do_not_fit_the_time_are_named() -> None:
     fake = Fake({"blockc": 0.01, "FA2": 0.01}, making=10.0)  # a row takes about 21 seconds
     shown: list[Any] = []
-    rows, left_out = gpu.run(WORKS[:6], fake.bench(), 70.0, shown.append)
+    rows, left_out = gpu.run(WORKS[:6], fake.bench(), ROOF, 70.0, shown.append)
     assert len(rows) == 3 == len(shown) and left_out == [work.name for work in WORKS[3:6]]
     assert fake.now <= 70.0
 
 
 def test_a_row_that_runs_out_of_time_is_left_out() -> None:
     fake = Fake({"blockc": 0.01}, making=30.0)
-    rows, left_out = gpu.run(WORKS[:2], fake.bench(), 20.0, lambda row: None)
+    rows, left_out = gpu.run(WORKS[:2], fake.bench(), ROOF, 20.0, lambda row: None)
     assert rows == [] and left_out == [work.name for work in WORKS[:2]]
 
 
@@ -206,6 +214,15 @@ def test_what_takes_too_long_is_interrupted() -> None:
 def test_numbers_are_written_without_nan(tmp_path: Path) -> None:
     gpu.write(tmp_path / "x.json", {"a": math.nan, "b": [1.5, math.inf]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.5, None]}
+
+
+def test_a_gpu_that_no_machine_describes_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_runtime, "obstacle", lambda device: "")
+    monkeypatch.setattr(triton_runtime, "name_of", lambda device: "NVIDIA L4")
+    assert gpu.main(["--quick"]) == 3
+    assert "no machine describes NVIDIA L4: write one" in capsys.readouterr().err
 
 
 def test_without_a_gpu_there_are_floors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from gpu_bodies import BODIES, STATISTICS, TARGET
+from gpu_bodies import BODIES, STATISTICS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton_data import example_programs
 
@@ -30,6 +31,7 @@ from blockc.language import parse_all
 from blockc.machines.loading import load_machine
 from blockc.tuning import Book, best_known
 
+TARGET = "h200"
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 
@@ -114,6 +116,16 @@ def test_without_a_gpu_a_message_says_what_works() -> None:
         blockc.compile(STATISTICS, device="cuda")
     found = CliRunner().invoke(cli.cli, ["run", str(EXAMPLES / "mlp.blk"), "--target", "h200", "--device", "cuda:7"])
     assert isinstance(found.exception, LimitError) and "its backend is triton" in str(found.exception)
+
+
+def test_a_machine_for_another_gpu_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_runtime, "name_of", lambda device: "NVIDIA A100-SXM4-80GB")
+    monkeypatch.setattr(triton_runtime, "capability", lambda device: 80)
+    program = parse_all(STATISTICS, "program.blk", None)["p"]
+    for target in ("h200", "a100"):
+        expected = pytest.warns(BlockcWarning, match=r"`h200`, of capability 9.0, and NVIDIA A100.* has 8.0; `a100`")
+        with expected if target == "h200" else contextlib.nullcontext():
+            driver.kernel_for(load_machine(target), driver.Kernel(program, target, {}, {}), None)
 
 
 @pytest.mark.parametrize("missing", ["torch", "triton"])

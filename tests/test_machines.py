@@ -436,9 +436,15 @@ def test_bytes_that_are_written_read_back(value: int) -> None:
 
 
 def test_the_shipped_machines_are_those_of_the_documents() -> None:
-    assert [path.stem for path in SHIPPED] == ["a100", "ascend", "cpu", "h200", "scratchpad", "toy"]
+    assert [path.stem for path in SHIPPED] == ["a100", "ascend", "cpu", "h100", "h200", "scratchpad", "toy"]
     assert list(loading.machine_names()) == [path.stem for path in SHIPPED]
     assert set(loading.machine_names().values()) == {loading.SHIPPED}
+
+
+def test_a_device_is_described_by_the_machine_with_its_name() -> None:
+    names = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200", "NVIDIA A100-SXM4-80GB": "a100"}
+    assert {name: loading.machine_of(name) for name in names} == names
+    assert loading.machine_of("NVIDIA L4") is None is loading.machine_of("cpu, not a GPU")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -112,7 +112,7 @@ def test_a_target_is_a_name_or_a_path(tmp_path: Path) -> None:
     assert driver.check_target(str(path)).name == "small"
     with pytest.raises(UsageError, match="unknown target `toi`\n  hint: did you mean `toy`"):
         driver.check_target("toi")
-    with pytest.raises(UsageError, match="known: a100, ascend, cpu, h200, scratchpad, toy, or a path"):
+    with pytest.raises(UsageError, match="known: a100, ascend, cpu, h100, h200, scratchpad, toy, or a path"):
         driver.check_target("abacus")
     with pytest.raises(UsageError, match="No such file"):
         driver.check_target(str(tmp_path / "absent.toml"))
@@ -149,6 +149,7 @@ def test_targets_lists_all_machines(capsys: pytest.CaptureFixture[str]) -> None:
         ["a100", "triton"],
         ["ascend", "none"],
         ["cpu", "numpy"],
+        ["h100", "triton"],
         ["h200", "triton"],
         ["scratchpad", "none"],
         ["toy", "none"],

@@ -231,6 +231,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setattr(triton_runtime, "GPU", "cpu")
     monkeypatch.setattr(triton_runtime, "name_of", lambda device: GPU)
     monkeypatch.setattr(triton_runtime, "free_bytes", lambda device: None)
+    monkeypatch.setattr(triton_runtime, "capability", lambda device: MACHINE.capability)
     monkeypatch.setattr(triton_runtime, "load", found.load)
     monkeypatch.setattr(triton_runtime, "seconds", found.seconds)
     ways = {"kernel0": [Options(8, 2), Options(4, 3)]}

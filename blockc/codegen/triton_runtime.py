@@ -267,6 +267,16 @@ def name_of(device: str) -> str:
     return torch.cuda.get_device_name(device)
 
 
+def capability(device: str) -> int | None:
+    """The compute capability of a GPU, 90 for 9.0; None for other devices."""
+    import torch
+
+    if torch.device(device).type != GPU:
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def placed(tensor: Any, device: str) -> Any:
     """The tensor on a device: a copy, unless it is there."""
     return tensor.to(device)

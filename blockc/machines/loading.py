@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,14 @@ def machine_names() -> dict[str, str]:
     with contextlib.suppress(OSError):  # there is no such folder, or it cannot be read
         own = sorted(path for path in user_folder().iterdir() if path.suffix == ".toml")
     return names | {path.stem: str(path) for path in own}
+
+
+def machine_of(device: str) -> str | None:
+    """The name of the machine that describes a GPU which calls itself so: one of the words, such as H100 of "NVIDIA
+    H100 80GB HBM3", or None."""
+    words = re.findall(r"[a-z0-9]+", device.lower())
+    named = (name for name in machine_names() if name.lower() in words)
+    return next((name for name in named if load_machine(name).capability), None)
 
 
 def load_machine(name_or_path: str) -> Machine:
