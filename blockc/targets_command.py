@@ -82,6 +82,7 @@ def machine_json(machine: Machine) -> dict[str, Any]:
         {
             "name": tier.name, "capacity": tier.capacity, "read": tier.read, "write": tier.write, "scope": tier.scope,
             "kind": tier.kind, "alignment": tier.alignment, "latency": tier.latency, "buffers": tier.buffers,
+            "duplex": tier.duplex,
         }
         for tier in machine.tiers
     ]  # fmt: skip

@@ -26,7 +26,7 @@ from oracle import Case, derive, difference, inputs, random_case
 
 from blockc import __version__
 from blockc.codegen.simulator import CapacityExceeded, simulate
-from blockc.ir.machine import ComputeUnit, Machine, Rate, Tier, chain
+from blockc.ir.machine import DUPLEX, ComputeUnit, Machine, Rate, Tier, chain
 from blockc.ir.schedule import Schedule
 from blockc.meaning import evaluate as meaning_of
 from blockc.passes import choose
@@ -68,6 +68,7 @@ def random_machine(seed: int) -> Machine:
         )
         for at in range(count)
     )
+    tiers = tuple(replace(tier, duplex=choice.choice(DUPLEX)) for tier in tiers)
     last, before = tiers[-1].name, tiers[-2].name if count > 2 else tiers[-1].name
     vector = {"vector": {"f32": Rate(1e9, (1,)), "f64": Rate(1e9, (1,))}, "special": {"f32": Rate(1e8, (1,))}}
     units = [ComputeUnit("vector", (last,), last, vector)]

@@ -246,11 +246,25 @@ def test_tasks_that_run_at_the_same_time_load_what_they_share_once() -> None:
 
 
 def test_tasks_that_look_at_other_blocks_do_not_share_them() -> None:
-    """All keys and values are loaded once, though each task looks at few of them."""
+    """All keys and values are loaded once, though each task looks at few of them. Results take the same bus."""
     sizes = {"b": 2, "h": 16, "m": 8192, "n": 8192, "d": 128, "e": 128}
     plan = planned(example("sliding_window_attention"), "h200", sizes, {"m": 64, "n": 64, "b": 1, "h": 1})
-    least = 3 * 2 * 2 * 16 * 8192 * 128
-    assert least - 1 < plan.cost.kernels[0].resources["reading hbm"] * 4.3e12 < 1.1 * least
+    least = 4 * 2 * 2 * 16 * 8192 * 128
+    assert least - 1 < plan.cost.kernels[0].resources["bus of hbm"] * 4.3e12 < 1.1 * least
+
+
+@pytest.mark.parametrize(("duplex", "seconds"), [("half", 2 + 4), ("full", 4)])
+def test_reading_and_writing_take_turns_where_they_share_a_bus(duplex: str, seconds: float) -> None:
+    """Two bytes are read and four are written for each element."""
+    on = machine("h200")
+    outermost, *rest = on.tiers
+    on = replace(on, tiers=(replace(outermost, duplex=duplex), *rest))
+    text = "program p(X: f16[m, n]) -> Y: f32[m, n] { Y = 2 * X }"
+    sizes = {"m": 2**15, "n": 2**15}
+    program = driver.Forms(parse(text), {}).of(sizes, {})[1][0]
+    found = evaluate(model(place(program, on)), sizes, {"m": 128, "n": 128})
+    assert found.bottleneck == ("bus of hbm" if duplex == "half" else "l2 -> hbm")
+    assert found.seconds == pytest.approx(on.dispatch + seconds * 2**30 / 4.3e12)
 
 
 def test_machines_choose_different_fusion() -> None:

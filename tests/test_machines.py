@@ -164,6 +164,13 @@ BAD: dict[str, dict[str, tuple[str, str, str, tuple[int, int], str]]] = {
         ),
     },
     "E0207": {  # unknown names
+        "no duplex": (
+            '"32 B"',
+            '"32 B"\nduplex = "halb"',
+            "`duplex` cannot be `halb`",
+            (22, 10),
+            "did you mean `half`",
+        ),
         "backend": ('"none"', '"trition"', "`backend` cannot be `trition`", (2, 11), "`triton`"),
         "far backend": ('"none"', '"cuda"', "`backend` cannot be `cuda`", (2, 11), "known: `numpy`"),
         "kind": ('"scratchpad"', '"ram"', "`kind` cannot be `ram`", (12, 8), "`cache`"),

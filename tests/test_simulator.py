@@ -298,6 +298,53 @@ def test_units_share_the_tiers_of_the_device(units: int, read: float, seconds: f
     assert found.seconds == pytest.approx(1 + seconds)
 
 
+@pytest.mark.parametrize(("duplex", "seconds"), [("full", 88), ("half", 96)])
+def test_a_tier_of_the_device_may_be_read_and_written_in_turns(duplex: str, seconds: float) -> None:
+    """Three units: loads are over after 24, 48 and 72 seconds. The stores, after 8 more, take 8 each, and begin when no
+    load has the bus."""
+    on = without_middle(units=3, read=1.0)
+    on = replace(on, tiers=(replace(on.tiers[0], write=1.0, duplex=duplex), on.tiers[1]))
+    assert run_rows(on, 6, 3, 2, 3).seconds == pytest.approx(1 + seconds)
+
+
+LOADS_AND_STORES = """program rows
+dim m
+dim n
+array X: f32[m, n]
+array Y: f32[m, n]
+array S: f32[m]
+input X: slow f32[m][n](m, n) = X[m, n]
+map m {
+  x: slow f32[n](m, n) <- X
+  map n {
+    y: local f32(m, n) <- x
+    z: local f32(m, n) = neg(y)
+    s: local f32(m) = sum[n](y)
+    => Z: slow f32[n](m, n) = stack(z)
+    => T: local f32(m) = add(s)
+  }
+  => Y: slow f32[m][n](m, n) = stack(Z)
+  => S: slow f32[m](m) = stack(T)
+}
+output Y = Y
+output S = S
+"""
+
+
+@pytest.mark.parametrize(("duplex", "seconds"), [("full", 24 + 4 * 30 + 8), ("half", 8 * 24 + 6 + 8)])
+def test_a_tier_of_a_unit_may_be_read_and_written_in_turns(duplex: str, seconds: float) -> None:
+    """Four loads and four stores of 24 bytes, and a last store of 8. A result takes 6 seconds, and the place of the one
+    before it when that is stored. Beside the stores loads take no time; in turns with them the bus waits once, for the
+    last result."""
+    on = without_middle(buffers=2)
+    on = replace(on, tiers=(on.tiers[0], replace(on.tiers[1], duplex=duplex)))
+    arrays = rows(2, 12)
+    found = simulate(place(parse_program(LOADS_AND_STORES), on), arrays, {"m": 2, "n": 12}, {"m": 2, "n": 3})
+    assert np.allclose(found.outputs["Y"], -arrays["X"]) and np.allclose(found.outputs["S"], arrays["X"].sum(1))
+    assert found.seconds == pytest.approx(1 + seconds)
+    assert found.busy.get("near bus", 0) == (2 * 96 + 8 if duplex == "half" else 0)
+
+
 def test_latency_and_calls_take_time() -> None:
     on = without_middle()
     slow = replace(on, call=10.0, tiers=(replace(on.tiers[0], latency=100.0), on.tiers[1]))

@@ -52,7 +52,7 @@ def resources() -> dict[str, list[dict[str, Any]]]:
 
 def test_resources_are_the_kernels_the_engines_of_units_and_what_the_device_has_once() -> None:
     ways = ["core", "dram>sram", "sram>local", "local>sram", "sram>dram"]
-    device = ["kernels", "dram read", "dram write", "sram read", "sram write", "dram>sram", "sram>dram"]
+    device = ["kernels", "dram bus", "sram read", "sram write", "dram>sram", "sram>dram"]
     units = {f"unit {unit}, {way}" for unit in (0, 1) for way in ways}
     assert set(resources()) == units | {f"toy: device, {name}" for name in device}
     assert {event["ph"] for event in events()} == {"M", "X", "C"}
@@ -91,7 +91,7 @@ def test_engines_are_busy_as_long_as_the_simulator_says() -> None:
         busy.update(timed(timeline.trace, timeline.units, timeline.dispatch)[1])
     spent = {name.partition(", ")[2]: sum(span["dur"] for span in spans) for name, spans in resources().items()}
     spent["core"] = sum(span["dur"] for unit in (0, 1) for span in resources()[f"unit {unit}, core"])
-    for engine in ("core", "dram read", "dram write", "sram read", "sram write"):
+    for engine in ("core", "dram bus", "sram read", "sram write"):
         assert spent[engine] == pytest.approx(busy[engine] * 1e6, rel=1e-4), engine
 
 

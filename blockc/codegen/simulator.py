@@ -382,16 +382,18 @@ class _Simulator:
     ) -> int:
         """The event of moving bytes between neighbouring tiers."""
         tiers = self.memory.tiers
-        seconds = size / bandwidth
-        shared = []
-        if self.memory.is_shared(source):
-            shared.append((f"{source} read", size / tiers[source].read))
-        if self.memory.is_shared(destination):
-            shared.append((f"{destination} write", size / tiers[destination].write))
+        seconds, way = size / bandwidth, f"{source}>{destination}"
+        shared, own = [], []
+        ends = (tiers[source], "read", tiers[source].read), (tiers[destination], "write", tiers[destination].write)
+        for tier, doing, rate in ends:
+            engine = f"{tier.name} {doing}" if tier.duplex == "full" else f"{tier.name} bus"
+            if self.memory.is_shared(tier.name):
+                shared.append((engine, size / rate))
+            elif tier.duplex == "half":
+                own.append((engine, size / rate))
         if len(shared) == 2:
-            shared.append((f"{source}>{destination}", seconds))
-        way, latency = f"{source}>{destination}", tiers[source].latency
-        return self.trace.add(way, seconds, after, tuple(shared), latency, label, size)
+            shared.append((way, seconds))
+        return self.trace.add(way, seconds, after, tuple(shared), tiers[source].latency, label, size, tuple(own))
 
     def stage(self, stage: Stage, blocks: Blocks) -> None:
         """What this place can see of a list is copied, tile by tile."""

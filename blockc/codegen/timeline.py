@@ -2,8 +2,9 @@
 
 Every unit has engines: its compute units, and one for each way between tiers with an end in its memory. An engine does
 one thing at a time, in the order of the program; different engines overlap as far as data and space allow. What the
-device has once (its tiers' reading and writing, ways between them) serves the units in the order in which they ask. A
-way is free again before what it moved is there: that takes its latency longer.
+device has once (its tiers' reading and writing, ways between them) serves the units in the order in which they ask, and
+so does a tier of a unit its ways, if reading and writing take turns. A way is free again before what it moved is there:
+that takes its latency longer.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from itertools import accumulate
 @dataclass(frozen=True, slots=True)
 class Event:
     """An engine is busy for some seconds, after the events of its task `after`; `shared` are the engines of the device
-    that it takes too, with their seconds. The result is there `latency` later. `label` says what is
-    moved (`size` bytes) or computed."""
+    that it takes too, with their seconds, and `own` further ones of its unit. The result is there `latency` later.
+    `label` says what is moved (`size` bytes) or computed."""
 
     engine: str
     seconds: float
@@ -28,6 +29,7 @@ class Event:
     latency: float
     label: str = ""
     size: int = 0
+    own: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,11 @@ class Trace:
         latency: float = 0.0,
         label: str = "",
         size: int = 0,
+        own: tuple[tuple[str, float], ...] = (),
     ) -> int:
         """The number of a new event."""
         needs = sorted({number - self._first for number in (*after, *self.gate) if number >= self._first})
-        self.kernels[-1][-1][-1].append(Event(engine, seconds, tuple(needs), shared, latency, label, size))
+        self.kernels[-1][-1][-1].append(Event(engine, seconds, tuple(needs), shared, latency, label, size, own))
         self.count += 1
         return self.count - 1
 
@@ -93,7 +96,7 @@ def timed(trace: Trace, units: int, dispatch: float) -> tuple[tuple[float, ...],
     """The seconds of every kernel, and for how long engines were busy, added up over units."""
     busy: dict[str, float] = {}
     for event in (event for kernel in trace.kernels for phase in kernel for task in phase for event in task):
-        taken = dict(event.shared)
+        taken = dict((*event.shared, *event.own))
         taken.setdefault(event.engine, event.seconds)
         for engine, seconds in taken.items():
             busy[engine] = busy.get(engine, 0.0) + seconds
@@ -204,7 +207,8 @@ def _seconds(events: Iterable[_Done]) -> float:
 def _phase(tasks: Phase, units: int) -> Iterator[_Done]:
     """The events of all tasks as they come: each task is for the unit that is free first."""
     waiting = deque((number, task) for number, task in enumerate(tasks) if task)
-    shared: dict[str, float] = {}
+    free_from: dict[tuple[str, int], float] = {}  # engines, by the unit that they belong to
+    device = -1
     running: dict[int, _Running] = {}
     free = -1
     heap: list[tuple[float, int, int]] = [(0.0, unit, free) for unit in range(min(units, len(waiting)))]
@@ -221,11 +225,13 @@ def _phase(tasks: Phase, units: int) -> Iterator[_Done]:
             event = work.task[number]
             over = time + event.seconds
             taken = []
-            for engine, seconds in event.shared:
-                since = max(shared.get(engine, 0.0), time)
-                shared[engine] = since + seconds
-                over = max(over, shared[engine])
-                taken.append((engine, since, shared[engine]))
+            owners = *((device, *taking) for taking in event.shared), *((unit, *taking) for taking in event.own)
+            for owner, engine, seconds in owners:
+                since = max(free_from.get((engine, owner), 0.0), time)
+                until = free_from[engine, owner] = since + seconds
+                over = max(over, until)
+                if owner == device:
+                    taken.append((engine, since, until))
             begun = work.finish(number, over)
             yield work.position, number, unit, (time, over, over + event.latency), taken
             if not work.left:

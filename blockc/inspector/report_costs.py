@@ -240,10 +240,10 @@ def _point(machine: Machine, found: MachineCost, name: str, kind: str) -> Point:
         outer = min(source, end, key=order.__getitem__)
         side = read if outer == source else written
         side[outer] = side.get(outer, 0) + count
-    bytes_ = {
-        visible(tier.name): max(read.get(tier.name, 0), written.get(tier.name, 0) * tier.read / tier.write)
-        for tier in machine.tiers
-    }
+    bytes_ = {}
+    for tier in machine.tiers:
+        both = read.get(tier.name, 0), written.get(tier.name, 0) * tier.read / tier.write
+        bytes_[visible(tier.name)] = max(both) if tier.duplex == "full" else sum(both)
     flops = sum(found.flops.values())
     return {
         "name": name,

@@ -18,6 +18,7 @@ from itertools import pairwise
 
 SCOPES = ("device", "unit")
 KINDS = ("scratchpad", "cache")
+DUPLEX = ("full", "half")
 BACKENDS = ("numpy", "triton", "none")  # "none": costs and byte counts only
 OPERATIONS = ("matmul", "vector", "special")
 
@@ -26,7 +27,8 @@ OPERATIONS = ("matmul", "vector", "special")
 class Tier:
     """A memory. A scratchpad holds what it is told to; a cache decides by itself.
 
-    `buffers` is how many copies of a streamed tile it holds: with two, moves overlap with computing.
+    `buffers` is how many copies of a streamed tile it holds: with two, moves overlap with computing. `duplex` is "full"
+    if it is read and written at the same time, each at its own bandwidth, and "half" if reading and writing take turns.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Tier:
     alignment: int
     latency: float
     buffers: int
+    duplex: str = "full"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from blockc.ir.machine import BACKENDS, KINDS, SCOPES
+from blockc.ir.machine import BACKENDS, DUPLEX, KINDS, SCOPES
 from blockc.machines import quantities
 from blockc.machines.gpus import GPUS
 from blockc.machines.quantities import BANDWIDTH, BYTES, RATE, TIME, Kind, QuantityError
@@ -191,6 +191,7 @@ TIER = (
     Field("alignment", power_of_two, 1),
     Field("latency", quantity(TIME, 0, _LONGEST), 0.0),
     Field("buffers", whole(1, 16), 1),
+    Field("duplex", choice(*DUPLEX), "full"),
 )
 MOVE = (
     Field("from", name),

@@ -41,6 +41,7 @@ def _tier(tier: Tier) -> Iterator[str]:
     yield f"alignment = {quoted(written(tier.alignment, BYTES))}"
     yield f"latency = {quoted(written(tier.latency, TIME))}"
     yield f"buffers = {tier.buffers}"
+    yield f"duplex = {quoted(tier.duplex)}"
 
 
 def _unit(unit: ComputeUnit) -> Iterator[str]:

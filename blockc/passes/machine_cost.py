@@ -4,10 +4,10 @@ From a model (`machine_model.py`) come exact whole numbers for one choice of til
 for many choices at once, as arrays.
 
 Time, for each kernel: units move and compute at the same time, so it takes as long as its slowest resource, the
-bottleneck: a way between tiers, the reading or writing of a tier, or a compute unit, which does one operation after the
-other. With fewer tasks than units, or a number that they do not share evenly, units idle: their resources are slower by
-that much. A load waits for computing, instead of going on beside it, if no tier on its way has a second buffer or is a
-cache. What computes in tiles of fixed sizes computes whole ones.
+bottleneck: a way between tiers, the reading or writing of a tier (its bus, where they take turns), or a compute unit,
+which does one operation after the other. With fewer tasks than units, or a number that they do not share evenly, units
+idle: their resources are slower by that much. A load waits for computing, instead of going on beside it, if no tier on
+its way has a second buffer or is a cache. What computes in tiles of fixed sizes computes whole ones.
 
 Bytes are counted as if every task loaded for itself. For time, a tile that several tasks load is taken to come once
 into a cache that they share, if they run at the same time; those are taken to be neighbours along the dimensions along
@@ -300,9 +300,9 @@ class _Estimator:
             if moved.waits:
                 waiting = waiting + seconds + self.value(moved.times) * source.latency / busy
             add(f"{source.name} -> {destination.name}", seconds)
-            add(f"reading {source.name}", bytes_ / source.read / (busy if source.scope == "unit" else 1.0))
+            add(_port(source, "reading"), bytes_ / source.read / (busy if source.scope == "unit" else 1.0))
             add(
-                f"writing {destination.name}",
+                _port(destination, "writing"),
                 bytes_ / destination.write / (busy if destination.scope == "unit" else 1.0),
             )
         share = busy / machine.units
@@ -346,6 +346,11 @@ class _Estimator:
                 factor = factor * np.ceil(extent / step) * step / np.maximum(1.0, extent)
             self.padding[key] = factor
         return self.padding[key]
+
+
+def _port(tier: Tier, doing: str) -> str:
+    """The resource of a tier for reading or writing: its bus for both where they take turns."""
+    return f"{doing if tier.duplex == 'full' else 'bus of'} {tier.name}"
 
 
 def _is_shared_cache(tier: Tier) -> bool:
