@@ -192,3 +192,23 @@ def test_the_entropy_of_large_logits_of_lists_has_its_digits() -> None:
     body = "T = X * (1 + tanh(max[e](X))); W = softmax[d](0.5 * T); O = sum[d](W * log(W))"
     source = f"program p(X: f32[d, b, e]) -> O: f32[b, e] {{ {body} }}"
     check(source, {"d": 9, "b": 3, "e": 9}, {"d": 4, "b": 1, "e": 4}, scale("X", 30))
+
+
+PICKED = "program p(X: f32[m, d], W: f32[d, n], t: i32[m]) -> L: f32[m] { S = dot[d](X, W); "
+SEEN = "program p(Q: f32[m, d], K: f32[n, d], a: i32[m], b: i32[n]) -> H: f32[m] { c = a == b; "
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        PICKED + "L = sum[n](where(index(n) == t, log_softmax[n](S), 0)) }",
+        SEEN + "T = log_softmax[n](where(c, dot[d](Q, K), -inf)); H = sum[n](where(c, exp(T) * T, 0)) }",
+    ],
+)
+def test_a_logarithm_of_nothing_does_not_matter_where_nothing_is_chosen(source: str) -> None:
+    sizes = {**ROWS, "d": 5}
+    kernel = blockc.compile(source, tiles=CUT, dims=sizes, strict=True)  # its self-check has infinite logits
+    assert kernel.cost.kernels == 1
+    arrays = random_arrays(kernel.program, sizes, seed=0)
+    exact = meaning.evaluate(kernel.program, arrays)
+    assert all(np.allclose(kernel(**arrays), wanted, 0, 1e-5) for wanted in exact.values())

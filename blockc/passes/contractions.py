@@ -9,6 +9,7 @@ back.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from blockc.ir.ops import result_dtype
 
 DEEPEST = 32  # operators that are looked through for factors
 MOST_FACTORS = 32
+LINEAR = frozenset({"add", "sub", "neg", "mul", "div", "cast"})
 
 
 def as_contractions(program: ArrayProgram) -> tuple[Node, ...]:
@@ -131,18 +133,26 @@ class _Rewriter:
         return self.made[key]
 
     def masked(self, like: Node, node: Node, depth: int) -> tuple[str, ...]:
-        """The factors of a masked value: the mask goes to a logarithm, which may be infinite where others are 0, or to
-        the factor that grows least by it."""
+        """The factors of a masked value: the mask goes to what may be infinite where others are 0, such as a logarithm,
+        or to the factor that grows least by it."""
         condition, value, zero = node.args
         factors = self.factors(like, value, depth - 1)
-        logarithms = [k for k, factor in enumerate(factors) if self.nodes[factor].op == "log"]
-        if len(factors) < 2 or len(logarithms) > 1:
+        infinite = [k for k, factor in enumerate(factors) if self.may_be_infinite(factor)]
+        if len(factors) < 2 or len(infinite) > 1:
             return (node.name,)
         axes = set(self.nodes[condition].shape)
-        places = logarithms or range(len(factors))
+        places = infinite or range(len(factors))
         chosen = min(places, key=lambda k: len(axes - set(self.nodes[factors[k]].shape)))
         masked = self.elementwise(like, "where", condition, factors[chosen], zero)
         return (*factors[:chosen], masked, *factors[chosen + 1 :])
+
+    def may_be_infinite(self, name: str, depth: int = DEEPEST) -> bool:
+        """True for a logarithm, for a value that a mask makes infinite, and for what is added to such a value."""
+        node = self.nodes[name]
+        if node.op == "where" or node.op in LINEAR:
+            values = node.args[1:] if node.op == "where" else node.args
+            return depth > 0 and any(self.may_be_infinite(arg, depth - 1) for arg in values)
+        return node.op == "log" or (node.op == "constant" and node.value in (math.inf, -math.inf))
 
     # Terms
 

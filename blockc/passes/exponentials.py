@@ -40,11 +40,13 @@ class Forms(Protocol):
 
 
 def choose(forms: Forms, condition: Operand, yes: Operand, no: Operand) -> Operand | None:
-    """`where(c, exp(s), 0)` as `exp(where(c, s, -inf))`, or None.
+    """`where(c, exp(s), 0)` as `exp(where(c, s, -inf))`, and `where(x == 0, 0, x)` as x; else None.
 
     A sum of which a term is subtracted or from outside the loop stays as it is: the term may be a maximum, which has to
     be seen beside the values that it is the maximum of, and its exponential may leave the loop.
     """
+    if yes == ZERO and (test := forms.definition(condition, "eq")) is not None and set(test.args) == {no, ZERO}:
+        return no
     kept, other = (yes, no) if no == ZERO else (no, yes)
     exponential = forms.definition(kept, "exp")
     if exponential is None or other != ZERO:

@@ -27,7 +27,9 @@ from blockc.ir.block import (
     paths,
     substitute,
 )
-from blockc.passes.linear import MOST_TERMS, ONE, Opening, linear_in
+from blockc.passes.exponentials import EMPTY
+from blockc.passes.linear import DEEPEST, MOST_TERMS, ONE, ZERO, Opening, linear_in
+from blockc.passes.positive import is_positive
 
 
 def sites(program: Program, path: Path | None) -> Iterator[tuple[Path, Graph]]:
@@ -214,6 +216,44 @@ def contraction(opening: Opening, node: Apply) -> tuple[Term, ...] | None:
     )
 
 
+def may_be_nothing(program: Program, operands: tuple[Operand, ...], depth: int = DEEPEST) -> bool:
+    """True if the product of some values is 0 where conditions choose nothing, and else positive, as far as is seen."""
+    nothing = False
+    for operand in operands:
+        node = operand if isinstance(operand, Expression) else applies(program).get(str(operand))
+        if node is None or not depth or not is_positive(program, operand):
+            return False
+        match node.op:
+            case "where":
+                nothing |= ZERO in node.args[1:]
+            case "exp":
+                nothing |= is_closed(program, node.args[0])
+            case "sum" | "broadcast" | "mul" | "contract":
+                nothing |= may_be_nothing(program, node.args, depth - 1)
+            case "add":
+                nothing |= all(may_be_nothing(program, (arg,), depth - 1) for arg in node.args)
+    return nothing
+
+
+def is_closed(program: Program, exponent: Operand) -> bool:
+    """True if a condition, or one of the terms, makes an exponent minus infinity."""
+    node = exponent if isinstance(exponent, Expression) else applies(program).get(str(exponent))
+    if node is None or node.op != "add":
+        return node is not None and node.op == "where" and EMPTY in node.args[1:]
+    return any(is_closed(program, term) for term in node.args)
+
+
+def has_logarithm(program: Program, operands: tuple[Operand, ...], depth: int = DEEPEST) -> bool:
+    """True if a term or factor of a value is a logarithm."""
+    found = [operand if isinstance(operand, Expression) else applies(program).get(str(operand)) for operand in operands]
+    return any(
+        node.op == "log"
+        or (node.op in ("add", "mul", "cast") and depth > 0 and has_logarithm(program, node.args, depth - 1))
+        for node in found
+        if node is not None
+    )
+
+
 class Writer:
     """Collects new tile operators, in order, under fresh names."""
 
@@ -249,6 +289,16 @@ class Writer:
                 return self.put(like, "sum", (rest,), like.dims)
             case _:
                 return self.put(like, "contract", rests, like.dims)
+
+    def scaled(self, like: Apply, scales: tuple[Operand, ...], total: Operand, rests: tuple[Operand, ...]) -> Operand:
+        """The product of a sum of `rests` and what left it. Where a condition chose nothing, the sum is 0, also times a
+        logarithm of 0, which is infinite."""
+        product = self.put(like, "mul", (*scales, total))
+        if product == total or not may_be_nothing(self.program, rests) or not has_logarithm(self.program, scales):
+            return product
+        nothing = Apply(self.fresh(like.name), "eq", (total, ZERO), (), "bool", like.span)
+        self.out.append(nothing)
+        return self.put(like, "where", (nothing.name, ZERO, product))
 
     def named(self, like: Apply, operand: Operand) -> Operand:
         """The operand with composed operators on items written out as operators of their own."""

@@ -161,11 +161,10 @@ def rewrite(program: Program, match: Match) -> Program:
     assert groups is not None
     split = _Split(node, applies(program)[output.values[0]], opening, Writer(program), Writer(program))
     split.after.fresh = split.inside.fresh
-    factors = [split.factors(group, output.names[0]) for group in groups]
     if len(groups) > 1:
-        op, operands = "add", tuple(split.after.put(split.like, "mul", product) for product in factors)
+        op, operands = "add", tuple(split.term(group, output.names[0]) for group in groups)
     else:
-        op, operands = "mul", factors[0]
+        op, operands = "mul", split.factors(groups[0], output.names[0])
     total = Apply(output.names[0], op, operands, (), program.types[output.names[0]].dtype, split.like.span)
     outputs = tuple(new for other in node.outputs for new in (split.outputs if other is output else (other,)))
     loop = Map(node.dim, node.ports, (*node.body, *split.inside.out), outputs, node.span)
@@ -188,6 +187,11 @@ class _Split:
         """The factors of what a group adds up to, behind the loop."""
         scales = tuple(self.after.named(self.like, scale) for scale in group.scales)
         return *scales, *self.total(group, name)
+
+    def term(self, group: Group, name: str) -> Operand:
+        """What a group adds up to, behind the loop."""
+        *scales, total = self.factors(group, name)
+        return self.after.scaled(self.like, tuple(scales), total, () if group.rest is None else (group.rest,))
 
     def total(self, group: Group, name: str) -> tuple[Operand, ...]:
         """The factors of the accumulated rest: a sum of ones over the blocks of a dimension is its size."""

@@ -150,7 +150,7 @@ def rewrite(program: Program, match: Match) -> Program:
     terms = contraction(_Site(program, applies(program), blocks).opening(node), node)
     assert terms is not None
     write = Writer(program)
-    products = tuple(write.put(node, "mul", (*scales, write.contraction(node, rests))) for scales, rests in terms)
+    products = tuple(write.scaled(node, scales, write.contraction(node, rests), rests) for scales, rests in terms)
     total = Apply(node.name, "add", products, (), node.dtype, node.span)
     return replace_graph(program, match.path, (*graph[:position], *write.out, total, *graph[position + 1 :]))
 
