@@ -8,9 +8,10 @@
 The work: attention, attention of one query over many keys (decode), LayerNorm and a product, RMSNorm and a gated
 feed-forward layer. All candidates of a case run in one process, in turn, round after round, so that a machine that
 speeds up or slows down does so for all of them. The table gives medians, the spread between the quartiles, and ratios
-of times: above 1, blockc is faster. CPU time counts all threads; on a machine that does other work as well, its ratio
-is the more reliable one, and CPU time over wall time says how many cores were at work. Memory is the peak of what NumPy
-allocates during one call, the result included.
+of times: above 1, blockc is faster. Every candidate waits until the busily waiting threads of the one before have gone
+to sleep, and the second of two calls is timed, as in a loop. CPU time counts all threads; on a machine that does other
+work as well, its ratio is the more reliable one, and CPU time over wall time says how many cores were at work. Memory
+is the peak of what NumPy allocates during one call, the result included.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import blockc
+from blockc.benchmarking import settle
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FEWEST_ROUNDS = 3
@@ -188,13 +190,15 @@ def kernel_of(case: Case, tiles: Mapping[str, int] | None = None) -> Call:
 
 
 def interleaved(calls: Mapping[str, Call], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds, and seconds of CPU, of every call in every round."""
+    """Seconds, and seconds of CPU, of every call in every round: of the second of two calls, as in a loop."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     work: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for position in range(rounds):
-        # Each comes first in turn: what runs behind another finds its memory and its waiting threads.
+        # Each comes first in turn: what runs behind another finds its memory.
         for name in (*names[position % len(names) :], *names[: position % len(names)]):
+            settle()
+            calls[name]()
             busy, started = time.process_time(), time.perf_counter()
             calls[name]()
             times[name].append(time.perf_counter() - started)

@@ -1,9 +1,10 @@
 """A program timed beside what runs it without a compiler: what `blockc bench` does.
 
 The candidates are blockc's kernels, and the array program in NumPy or torch, operator by operator (`eager.py`). All
-take the same arrays. After one call each to warm up, they run in rounds, every candidate once in each, so that a
-computer that speeds up or slows down does so for all. Each comes first in turn, since who runs behind another finds its
-memory and its waiting threads. All results are compared with the float64 meaning.
+take the same arrays. They run in rounds, every candidate in each, so that a computer that speeds up or slows down does
+so for all; each comes first in turn. Threads of BLAS and OpenMP wait busily for some 30 ms and would take a core from
+who comes next: every candidate waits until the process is idle, and the second of two calls is timed, as in a loop. All
+results are compared with the float64 meaning.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def compare_all(
 
 
 def measured(calls: Mapping[str, Call], rounds: int | None) -> dict[str, list[float]]:
-    """The seconds of every call, in so many rounds or as many as a few seconds take. All have been called before."""
+    """The seconds of every call, in so many rounds or as many as a few seconds take."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     started = time.perf_counter()
@@ -179,11 +180,22 @@ def measured(calls: Mapping[str, Call], rounds: int | None) -> dict[str, list[fl
     while position < rounds if rounds is not None else _goes_on(position, time.perf_counter() - started):
         first = position % len(names)
         for name in (*names[first:], *names[:first]):
+            settle()
+            calls[name]()
             begun = time.perf_counter()
             calls[name]()
             times[name].append(time.perf_counter() - begun)
         position += 1
     return times
+
+
+def settle() -> None:
+    """Wait until this process does nothing, or half a second."""
+    for _ in range(100):
+        busy = time.process_time()
+        time.sleep(0.005)
+        if time.process_time() - busy < 0.001:
+            return
 
 
 def _goes_on(rounds: int, seconds: float) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from oracle import EXAMPLES, example, random_derivation
@@ -15,12 +13,14 @@ from blockc.ir.plan import Plan
 from blockc.language import parse
 from blockc.passes.choose import (
     CLOSE,
+    LARGEST_PASSING,
     LARGEST_TILE,
     TILE,
     batch_dimensions,
     choose,
     choose_tiles,
     compose,
+    elements,
     item_shapes,
     power_of_two,
     ready,
@@ -33,6 +33,12 @@ from blockc.passes.lower import lower
 
 def last(name: str, whole: str) -> Program:
     return fuse(lower(parse(example(name)), frozenset(whole.split()))).snapshots[-1]
+
+
+def fused(name: str, dtype: str, program: str | None = None, whole: str = "d") -> Program:
+    """The last snapshot of an example with another float type, as it is emitted."""
+    array_program = parse(example(name), program=program, dtype=dtype)
+    return ready(fuse(lower(array_program, frozenset(whole.split()))))[-1]
 
 
 BATCH = [("attention", "d e", "b h"), ("mlp", "", ""), ("grouped_heads", "d e", "b kv"), ("matmul_epilogue", "", "")]
@@ -48,11 +54,29 @@ def test_tiles_of_attention() -> None:
     assert choose_tiles((last("attention", "d e"),), sizes, {}) == {"b": 1, "h": 1, "m": TILE, "n": TILE}
 
 
-@pytest.mark.parametrize(("rows", "block"), [(1, 4096), (64, 4096), (256, 1024), (4096, TILE)])
-def test_few_rows_leave_room_for_larger_blocks(rows: int, block: int) -> None:
+FEW_ROWS = [(1, "f32", 16384), (1, "f16", 4096), (64, "f32", 4096), (256, "f32", 1024), (4096, "f32", TILE)]
+
+
+@pytest.mark.parametrize(("rows", "dtype", "block"), FEW_ROWS)
+def test_few_rows_leave_room_for_larger_blocks(rows: int, dtype: str, block: int) -> None:
     sizes = {"b": 1, "h": 1, "m": rows, "n": 32768, "d": 64, "e": 64}
-    tiles = choose_tiles((last("attention", "d e"),), sizes, {})
-    assert tiles["n"] == block and tiles["n"] * max(64, tiles["m"]) <= LARGEST_TILE
+    tiles = choose_tiles((fused("attention", dtype, whole="d e"),), sizes, {})
+    keys = LARGEST_PASSING if dtype == "f32" else LARGEST_TILE  # f16 is converted first
+    assert tiles["n"] == block and block * 64 <= keys and block * tiles["m"] <= LARGEST_TILE
+
+
+def test_only_what_products_take_as_it_is_passes_through() -> None:
+    passing, others = item_shapes(fused("layernorm_matmul", "f32"))
+    assert {("n", "d"), ("m", "n")} <= passing and ("m", "d") in others
+    passing, others = item_shapes(fused("layernorm_matmul", "f16"))
+    assert ("n", "d") in others, "it is converted first"
+    passing, others = item_shapes(fused("matmul_epilogue", "f32", "matmul_gelu"))
+    assert ("m", "n") in others, "gelu works on the product"
+
+
+def test_a_product_of_normalised_rows_is_one_block_wide() -> None:
+    sizes = {"m": 4096, "d": 512, "n": 1408}
+    assert choose_tiles((fused("layernorm_matmul", "f32"),), sizes, {}) == {"m": TILE, "n": 2048}
 
 
 def test_blocks_of_loops_that_leave_some_out_stay_small() -> None:
@@ -92,15 +116,16 @@ def test_tiles_stay_inside_the_cache_in_every_snapshot() -> None:
         sizes = {dim.name: 10_000 for dim in program.dims if dim.name not in program.whole}
         sizes |= dict.fromkeys(program.whole, 128)
         tiles = choose_tiles(programs, sizes, {})
-        shapes = [axes for found in programs for axes in item_shapes(found)]
-        assert all(math.prod(tiles.get(axis, sizes[axis]) for axis in axes) <= LARGEST_TILE for axes in shapes)
+        for passing, others in map(item_shapes, programs):
+            assert all(elements(axes, sizes, tiles) <= LARGEST_PASSING for axes in passing)
+            assert all(elements(axes, sizes, tiles) <= LARGEST_TILE for axes in others)
 
 
 def test_tiles_are_chosen_for_what_is_fused() -> None:
     source = "program p(X: f32[m, n], Y: f32[k, n], z: f32[n]) -> O: f32[m, k] { O = dot[n](X + sum[n](Y), z) }"
     derivation = fuse(lower(parse(source), frozenset()))
     sizes = dict.fromkeys("mnk", 4096)
-    assert ("k", "m", "n") in item_shapes(derivation.unfused), "a sum larger than both of its terms"
+    assert ("k", "m", "n") in set().union(*item_shapes(derivation.unfused)), "a sum larger than both of its terms"
     assert choose_tiles((derivation.unfused,), sizes, {}) != dict.fromkeys("mnk", TILE)
     assert choose_tiles(ready(derivation), sizes, {}) == dict.fromkeys("mnk", TILE)
 

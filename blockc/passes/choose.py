@@ -20,6 +20,9 @@ from blockc.passes.stabilize import stabilize
 
 TILE = 512  # elements of a block: a NumPy call costs microseconds, so loops of few, large steps
 LARGEST_TILE = 2**18  # elements: 1 MiB of f32, so that the tiles of one worker stay in a second-level cache
+LARGEST_PASSING = 2**20  # elements of a tile that need not stay there
+NATIVE = ("f32", "f64")  # types that products take as they are
+LARGEST_PASSING = 2**20  # elements of a tile that need not stay there: a product goes through it in blocks of its own
 MANY = 8  # blocks that may be computed at the same time: of so many, two may become one where tiles are small
 ASSUMED = 512  # the size of a dimension that is not known yet
 CLOSE = 1.01  # of predicted times: what differs by less than the prediction can tell
@@ -29,10 +32,11 @@ def choose_tiles(programs: tuple[Program, ...], sizes: Mapping[str, int], asked:
     """The block size of every dimension that is cut, chunks aside, for all snapshots of a program as they are emitted.
 
     1 along a batch dimension (one that every operand of every contraction with it has, and nothing reduces, in every
-    snapshot), 512 along others; then, while a tile of a snapshot has more than 2**18 elements, the outermost of its
-    dimensions whose block is above 16 is halved, and after that the outermost above 1. Where few rows leave all tiles
-    smaller, the innermost dimension is doubled that has a loop, or 8 blocks or more, unless a loop over it leaves out
-    blocks. `asked` overrides.
+    snapshot), 512 along others; then, while a tile of a snapshot is too large, the outermost of its dimensions whose
+    block is above 16 is halved, and after that the outermost above 1. Where all tiles are smaller, the innermost
+    dimension is doubled that is not spread over tasks, or has 8 blocks or more, unless loops over it leave out blocks.
+    A tile is too large with more than 2**18 elements, or 2**20 if it only passes through products (`passing_tiles`).
+    `asked` overrides.
     """
     batch = set.intersection(*(batch_dimensions(program) - reduced_dimensions(program) for program in programs))
     tiles: dict[str, int] = {}
@@ -40,10 +44,15 @@ def choose_tiles(programs: tuple[Program, ...], sizes: Mapping[str, int], asked:
         if dim.name not in programs[0].whole and dim.name not in programs[0].chunks:
             usual = 1 if dim.name in batch else TILE
             tiles[dim.name] = asked.get(dim.name) or min(usual, power_of_two(sizes.get(dim.name, usual)))
-    shapes = set().union(*map(item_shapes, programs))
+    passing, others = (set().union(*shapes) for shapes in zip(*map(item_shapes, programs), strict=True))
+    limits = {**dict.fromkeys(passing, LARGEST_PASSING), **dict.fromkeys(others, LARGEST_TILE)}
+
+    def too_large(tiles: Mapping[str, int]) -> list[tuple[str, ...]]:
+        return [axes for axes, limit in limits.items() if elements(axes, sizes, tiles) > limit]
+
     for floor in (16, 1):
         while True:
-            large = {dim for axes in shapes if largest_tile([axes], sizes, tiles) > LARGEST_TILE for dim in axes}
+            large = {dim for axes in too_large(tiles) for dim in axes}
             shrinkable = [dim for dim in tiles if dim in large and tiles[dim] > floor and dim not in asked]
             if not shrinkable:
                 break
@@ -51,25 +60,50 @@ def choose_tiles(programs: tuple[Program, ...], sizes: Mapping[str, int], asked:
     maps = [node for program in programs for node in walk(program.body) if isinstance(node, Map)]
     fixed = batch.union(asked, (node.dim for node in maps if node.where is not None))
     loops = {node.dim for node in maps if node.is_loop}
+    spread = set().union(*map(task_dimensions, programs)) - loops
     for name in [name for name in reversed(tiles) if name not in fixed]:
-        while sizes.get(name, 0) > tiles[name] * (1 if name in loops else MANY - 1):
+        while sizes.get(name, 0) > tiles[name] * (MANY - 1 if name in spread else 1):
             doubled = {**tiles, name: 2 * tiles[name]}
-            if largest_tile(shapes, sizes, doubled) > LARGEST_TILE:
+            if too_large(doubled):
                 break
             tiles = doubled
     return tiles
 
 
-def largest_tile(shapes: Collection[tuple[str, ...]], sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
-    """The elements of the largest of tiles with these axes."""
-    return max((math.prod(tiles.get(dim, sizes.get(dim, ASSUMED)) for dim in axes) for axes in shapes), default=0)
+def elements(axes: tuple[str, ...], sizes: Mapping[str, int], tiles: Mapping[str, int]) -> int:
+    """The elements of a tile with these axes."""
+    return math.prod(tiles.get(dim, sizes.get(dim, ASSUMED)) for dim in axes)
 
 
-def item_shapes(program: Program) -> set[tuple[str, ...]]:
-    """The axes of every tile that the program holds."""
+def item_shapes(program: Program) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
+    """The axes of every tile that the program holds: of those that only pass through products, and of the others."""
     names = [name for node in walk(program.body) for name in node.defines]
     names += [port.name for node in walk(program.body) if isinstance(node, Map) for port in node.ports]
-    return {program.types[name].axes for name in names if program.types[name].is_item}
+    items = {name for name in names if program.types[name].is_item}
+    passing = items & passing_tiles(program)
+    return {program.types[name].axes for name in passing}, {program.types[name].axes for name in items - passing}
+
+
+def passing_tiles(program: Program) -> set[str]:
+    """The tiles that products read from memory as they are, or leave there, and nothing else has to do with.
+
+    They need no room in a cache: a product goes through its operands and its result in blocks of its own.
+    """
+    nodes = list(walk(program.body))
+    maps = [node for node in nodes if isinstance(node, Map)]
+    outputs = [output for node in maps for output in node.outputs]
+    products = [node for node in nodes if isinstance(node, Apply) and node.op == "contract"]
+    others = [node for node in nodes if not isinstance(node, Map) and node not in products]
+    read = {port.name for node in maps for port in node.ports if program.types[port.name].dtype in NATIVE}
+    left = {name for node in products for name in node.defines} - {name for node in products for name in node.uses}
+    kept = {name for output in outputs if output.monoid is not None for name in (*output.values, *output.starts)}
+    return (read | left) - kept.union(*(node.uses for node in others))
+
+
+def task_dimensions(program: Program) -> set[str]:
+    """The dimensions whose blocks are spread over tasks."""
+    maps = [node for node in program.body if isinstance(node, Map) and not node.is_loop]
+    return {link.dim for node in maps for link in nested_maps(program, node)}
 
 
 def power_of_two(size: int) -> int:
@@ -124,8 +158,8 @@ def leaves_units_idle(plan: Plan) -> bool:
     computed at the same time."""
     seconds = plan.costs[plan.snapshot].seconds
     sizes = complete_sizes(plan.program, plan.sizes)
-    shapes = item_shapes(plan.program)
-    largest = max((math.prod(min(sizes[a], plan.tiles.get(a, sizes[a])) for a in axes) for axes in shapes), default=0)
+    blocks = {dim: min(sizes[dim], tile) for dim, tile in plan.tiles.items()}
+    largest = max((elements(axes, sizes, blocks) for axes in set().union(*item_shapes(plan.program))), default=0)
     return largest >= FOR_THREADS and seconds > LONG and seconds < PAYS * time_with_idle_units(plan)
 
 
