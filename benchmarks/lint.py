@@ -28,7 +28,7 @@ from blockc.triton_kernels import ranked
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HEAD = (
-    "program", "kernel", "target", "type", "blocks", "warps", "stages", "registers", "spilled", "shared",
+    "program", "kernel", "target", "type", "blocks", "loads", "warps", "stages", "registers", "spilled", "shared",
     "predicted", "occupancy", "compiled", "",
 )  # fmt: skip
 
@@ -84,6 +84,7 @@ def kernels(target: str, dtype: str, only: str, long: int) -> Iterator[dict[str,
                     "limit": limit,
                     "chosen": best,
                     "candidates": tried,
+                    "why": next((each.why for each in found.loads if each.function == function.name), ""),
                 }
 
 
@@ -105,6 +106,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["target"],
         row["dtype"],
         blocks.replace(", ", " "),
+        best.get("loads", "pointers"),
         f"{best['num_warps']}",
         f"{best['num_stages']}",
         f"{best['registers']}",
@@ -122,9 +124,10 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     every = [each for row in rows for each in row["candidates"] if not each["error"] and each["shared_bytes"] > 1024]
     ratios = sorted(each["predicted_shared_bytes"] / each["shared_bytes"] for each in every)
     bad = [row for row in rows if problem(row)]
-    first = sum(1 for row in rows if len(row["candidates"]) <= 4)
+    first = sum(1 for row in rows if len({tuple(each["tiles"].items()) for each in row["candidates"]}) == 1)
     yield f"kernels     {len(rows)}, {len(rows) - len(bad)} clean, {first} with the blocks that come first"
-    yield f"compiled    {sum(len(row['candidates']) for row in rows)}"
+    described = sum(1 for row in rows if row["chosen"] and row["chosen"].get("loads") == "descriptors")
+    yield f"compiled    {sum(len(row['candidates']) for row in rows)}; {described} kernels load tiles by descriptors"
     if ratios:
         part = [ratios[min(len(ratios) - 1, int(len(ratios) * share))] for share in (0, 0.5, 0.9, 1)]
         said = ", ".join(
@@ -142,7 +145,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     every = sorted([*kept, *rows], key=lambda row: (row["long"], row["target"], row["dtype"], row["program"]))
     record = {"triton": version("triton"), "date": time.strftime("%Y-%m-%d"), "rows": every}
     path.write_text(json.dumps(record) + "\n")
-    body = [*table([HEAD, *map(cells, every)], frozenset(range(5, 13))), "", *summary(every)]
+    body = [*table([HEAD, *map(cells, every)], frozenset(range(6, 14))), "", *summary(every)]
     path.with_suffix(".txt").write_text("\n".join(line.rstrip() for line in body) + "\n")
 
 

@@ -271,7 +271,7 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
             if linted:
                 choices = ranked(program, machine, sizes, options.tiles, options.split)
                 chosen = lint_kernels(choices, machine, usual_store())
-                made = launched_with(chosen.made, program, machine, chosen.options())
+                made = launched_with(chosen.made, machine, chosen.options())
             else:
                 made = best_known(program, machine, sizes, options.tiles, options.split)
             contents = json.dumps(manifest(made, program, machine, file), indent=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,6 +48,7 @@ def lint(file: str, options: Options) -> None:
                 "capability": machine.capability,
                 "dims": sizes,
                 "tiles": dict(found.made.plan.tiles),
+                "loads": [asdict(loads) for loads in found.loads],
                 "candidates": [as_json(candidate) for candidate in found.candidates],
             }
         )
@@ -71,6 +73,7 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
         "tiles": dict(candidate.tiles),
         "num_warps": candidate.options.warps,
         "num_stages": candidate.options.stages,
+        "loads": candidate.options.loads,
         "registers": candidate.registers,
         "spill_bytes": candidate.spill_bytes,
         "shared_bytes": candidate.shared_bytes,
@@ -92,7 +95,7 @@ def lines(program: str, target: str, found: Linted) -> Iterator[str]:
     yield ""
     several = len({tuple(candidate.tiles.items()) for candidate in found.candidates}) > 1
     rows: list[tuple[str, ...]] = [
-        ("kernel", "warps", "stages", "registers", "spilled", "shared", "predicted", "occupancy", "")
+        ("kernel", "loads", "warps", "stages", "registers", "spilled", "shared", "predicted", "occupancy", "")
     ]
     for candidate in found.candidates:
         blocks = listed({dim: tile for dim, tile in candidate.tiles.items() if tile > 1}) if several else ""
@@ -100,6 +103,7 @@ def lines(program: str, target: str, found: Linted) -> Iterator[str]:
         rows.append(
             (
                 candidate.function + (" *" if candidate.chosen else ""),
+                candidate.options.loads,
                 f"{candidate.options.warps}",
                 f"{candidate.options.stages}",
                 f"{candidate.registers}",
@@ -110,5 +114,8 @@ def lines(program: str, target: str, found: Linted) -> Iterator[str]:
                 "  ".join(filter(None, notes)),
             )
         )
-    yield from table(rows, frozenset(range(1, 8)))
+    yield from table(rows, frozenset(range(2, 9)))
     yield "  * is chosen; registers of a thread; bytes spilled and shared; occupancy of a multiprocessor"
+    yield ""
+    for loads in found.loads:
+        yield f"  {loads.function} loads tiles by {loads.way}: {loads.why}"

@@ -1,11 +1,13 @@
 """Triton kernels compiled for a GPU that need not be there, in several ways, and which way is chosen.
 
 The kernels of a program are compiled with the blocks that `triton_kernels.py` ranks first, with several numbers of
-warps and of stages (how many blocks are on their way at the same time). A way is out if the compiler fails, registers
-are spilled to memory, products wait for one another, or more shared memory is needed than a block may have. If a kernel
-has no way that is not out, the next blocks are tried, of a program in parts for the parts with such kernels. Of the
-ways of one kernel the one is chosen that keeps most warps of a multiprocessor busy, at most as many as hide latency
-well; of equal ones that with more stages, then with fewer warps.
+warps and of stages (how many blocks are on their way at the same time), and with tensor descriptors where there can be
+some (`triton_loads.py`). A way is out if the compiler fails, registers are spilled to memory, products wait for one
+another, or more shared memory is needed than a block may have. If a kernel has no way that is not out, the next blocks
+are tried, of a program in parts for the parts with such kernels. Of the ways of one kernel the one is chosen that keeps
+most warps of a multiprocessor busy, at most as many as hide latency well; of equal ones that with more stages, then
+with fewer warps. Descriptors are chosen if nothing speaks against them and their best way keeps more warps busy, or
+takes fewer registers.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from blockc.cache import Ingredient, Store, key_of
-from blockc.codegen.triton_storage import Function, Options, Source
+from blockc.codegen.triton_storage import LOADS, Function, Options, Source
 from blockc.compiling import Job, Result, compilers
 from blockc.errors import LimitError, Problem
 from blockc.ir.machine import Machine
-from blockc.machines.gpus import GPUS, Gpu, occupancy
-from blockc.triton_kernels import WAYS, RankedParts, TritonKernels, merit, needs_of
+from blockc.machines.gpus import GPUS, Gpu, occupancy, registers_of_block
+from blockc.triton_kernels import BUSY, DESCRIBED, WAYS, RankedParts, TritonKernels, merit, needs_of
+from blockc.triton_loads import Described, Loads, described
 
-MOST = 6  # choices of blocks: with four ways 24 compilations of a kernel
+MOST = 24  # compilations of a kernel
 COMPILED = "compiled"  # the kind of entries in the cache
 
 
@@ -57,10 +59,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Linted:
-    """The kernels with the blocks that are chosen, and everything that was compiled, in order."""
+    """The kernels with the blocks that are chosen, everything that was compiled, in order, and how the kernels load
+    tiles, with the reasons."""
 
     made: TritonKernels
     candidates: tuple[Candidate, ...]
+    loads: tuple[Loads, ...] = ()
 
     def options(self) -> dict[str, Options]:
         """How each kernel is launched that a way is chosen for."""
@@ -93,22 +97,28 @@ def lint(
         with compilers() as running:
             return lint(choices, machine, store, running)
     gpu = gpu_of(machine)
-    first: TritonKernels | None = None
+    first: Linted | None = None
     found: list[Candidate] = []
+    compiled = 0
     with tempfile.TemporaryDirectory(prefix="blockc-lint-") as folder:
-        for number, made in enumerate(islice(choices, MOST)):
-            path = Path(folder) / f"kernels{number}.py"
-            path.write_text(made.source.text, encoding="utf-8")
-            ways = list(with_choice(_compiled(made, machine, gpu, path, compiler, store), gpu))
-            if all(any(way.chosen for way in ways if way.function == each.name) for each in made.source.functions):
-                kept = [replace(candidate, chosen=False) for candidate in found]
-                return Linted(made, (*kept, *ways))
+        for made in choices:
+            both = described(made, machine, gpu)
+            asked = list(_asked(both, gpu, Path(folder) / f"kernels{compiled}"))
+            compiled += max(
+                (sum(way.function.name == each.name for way in asked) for each in made.source.functions), default=0
+            )
+            if first is not None and compiled > MOST:
+                break
+            linted = _compiled(both, asked, machine, gpu, compiler, store)
+            if linted.options().keys() == {function.name for function in made.source.functions}:
+                kept = (replace(candidate, chosen=False) for candidate in found)
+                return replace(linted, candidates=(*kept, *linted.candidates))
             if isinstance(choices, RankedParts):
-                choices.kept = clean_parts(made, ways)
-            found += ways if first is None else [replace(candidate, chosen=False) for candidate in ways]
-            first = first or made
+                choices.kept = clean_parts(made, linted.candidates)
+            found += linted.candidates if first is None else (replace(one, chosen=False) for one in linted.candidates)
+            first = first or linted
     assert first is not None
-    return Linted(first, tuple(found))
+    return replace(first, candidates=tuple(found))
 
 
 def clean_parts(made: TritonKernels, ways: Iterable[Candidate]) -> frozenset[int]:
@@ -118,24 +128,54 @@ def clean_parts(made: TritonKernels, ways: Iterable[Candidate]) -> frozenset[int
     return frozenset(range(len(made.parts))) - bad
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A function that is to be compiled in a way, and the file that it stands in."""
+
+    function: Function
+    options: Options
+    job: dict[str, Ingredient]
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The key of the result: the text, the job, and with them versions and blockc's source, which has all
+        helpers."""
+        return key_of({"text": "\n".join(self.function.text), "job": self.job})
+
+
+def _asked(both: Described, gpu: Gpu, path: Path) -> Iterator[_Asked]:
+    """Every function in every way: with pointers, and with descriptors where there can be some."""
+    sources = {"pointers": both.plain.source, "descriptors": both.made.source}
+    paths = {loads: path.with_suffix(f".{loads}.py") for loads in sources}
+    for loads, source in sources.items():
+        paths[loads].write_text(source.text, encoding="utf-8")
+    for functions in zip(*(source.functions for source in sources.values()), strict=True):
+        named = dict(zip(sources, functions, strict=True))
+        ways = (*WAYS, *(DESCRIBED if functions[0].name not in both.impossible else ()))
+        for way in ways:
+            function = named[way.loads]
+            yield _Asked(function, way, job_of(sources[way.loads], function, way, gpu), paths[way.loads])
+
+
 def _compiled(
-    made: TritonKernels, machine: Machine, gpu: Gpu, path: Path, compiler: Compiler, store: Store | None
-) -> list[Candidate]:
-    """Every kernel of a file in every way."""
-    asked = [(function, way) for function in made.source.functions for way in WAYS]
-    jobs = [job_of(made.source, function, way, gpu) for function, way in asked]
-    keys = [_key(function, job) for (function, _), job in zip(asked, jobs, strict=True)]
-    results = {key: known for key in keys if (known := _read(store, key)) is not None}
-    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in results}
-    fresh = compiler.results({**job, "file": str(path)} for job in missing.values()) if missing else []
+    both: Described,
+    asked: list[_Asked],
+    machine: Machine,
+    gpu: Gpu,
+    compiler: Compiler,
+    store: Store | None,
+) -> Linted:
+    """What became of everything that is asked for, with the choice for each kernel."""
+    results = {way.key: known for way in asked if (known := _read(store, way.key)) is not None}
+    missing = {way.key: way for way in asked if way.key not in results}
+    fresh = compiler.results({**way.job, "file": str(way.path)} for way in missing.values()) if missing else []
     for key, result in zip(missing, fresh, strict=True):
         results[key] = result
         if store is not None and "error" not in result:
             store.write(COMPILED, key, json.dumps(result).encode())
-    return [
-        _candidate(made, machine, gpu, function, way, results[key])
-        for (function, way), key in zip(asked, keys, strict=True)
-    ]
+    found = [_candidate(both.plain, machine, gpu, way.function, way.options, results[way.key]) for way in asked]
+    return with_choice(both, found, gpu)
 
 
 def _candidate(
@@ -172,20 +212,44 @@ def job_of(source: Source, function: Function, way: Options, gpu: Gpu) -> dict[s
     }
 
 
-def _key(function: Function, job: Job) -> str:
-    """The key of a result: the text, the job, and with them versions and blockc's source, which has all helpers."""
-    return key_of({"text": "\n".join(function.text), "job": dict(job)})
-
-
 def _read(store: Store | None, key: str) -> Result | None:
     body = store.read(COMPILED, key) if store is not None else None
     return None if body is None else dict(json.loads(body))
 
 
-def with_choice(found: list[Candidate], gpu: Gpu) -> Iterator[Candidate]:
+def with_choice(both: Described, found: list[Candidate], gpu: Gpu) -> Linted:
     """The candidates of one choice of blocks, of each kernel the best way marked, if there is one."""
-    for name in dict.fromkeys(candidate.function for candidate in found):
-        ways = [candidate for candidate in found if candidate.function == name]
+    marked: list[Candidate] = []
+    loads = []
+    for function in both.plain.source.functions:
+        ways = [candidate for candidate in found if candidate.function == function.name]
         clean = [candidate for candidate in ways if candidate.is_clean(gpu)]
-        best = max(clean, key=lambda way: merit(way.options, way.occupancy), default=None)
-        yield from (replace(candidate, chosen=candidate is best) for candidate in ways)
+        best = {
+            kind: max(
+                (way for way in clean if way.options.loads == kind),
+                key=lambda way: merit(way.options, way.occupancy),
+                default=None,
+            )
+            for kind in LOADS
+        }
+        chosen = loads_of(function.name, both, best["pointers"], best["descriptors"])
+        loads.append(chosen)
+        marked += (replace(candidate, chosen=candidate is best[chosen.way]) for candidate in ways)
+    return Linted(both.plain, tuple(marked), tuple(loads))
+
+
+def loads_of(function: str, both: Described, pointers: Candidate | None, descriptors: Candidate | None) -> Loads:
+    """How a function loads tiles, of the best ways that are not out."""
+    if why := both.impossible.get(function) or both.against.get(function):
+        return Loads(function, "pointers", why)
+    if descriptors is None:
+        return Loads(function, "pointers", "no way with descriptors is clean")
+    if pointers is None:
+        return Loads(function, "descriptors", "no way with pointers is clean")
+    busy = [min(way.occupancy, BUSY) for way in (pointers, descriptors)]
+    registers = [registers_of_block(way.options.warps, way.registers) for way in (pointers, descriptors)]
+    if busy[0] != busy[1]:
+        why = f"descriptors have an occupancy of {descriptors.occupancy:.0%} instead of {pointers.occupancy:.0%}"
+        return Loads(function, "descriptors" if busy[1] > busy[0] else "pointers", why)
+    why = f"descriptors take {registers[1]:,} registers of a block instead of {registers[0]:,}"
+    return Loads(function, "descriptors" if registers[1] < registers[0] else "pointers", why)

@@ -20,7 +20,7 @@ from blockc.codegen.triton_estimate import Launch, Needs, needs
 from blockc.codegen.triton_grid import device_of
 from blockc.codegen.triton_maps import Unsupported
 from blockc.codegen.triton_storage import ALONE, Around, Function, Options, Source
-from blockc.codegen.triton_types import read
+from blockc.codegen.triton_types import lines, read
 from blockc.errors import LimitError, Problem, visible
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.array_program import sizes as complete_sizes
@@ -43,10 +43,12 @@ from blockc.triton_blocks import near_blocks
 
 BACKEND = "triton"  # of the machines that kernels are emitted for here
 WAYS = tuple(Options(warps, stages) for warps in (4, 8) for stages in (2, 3))  # to launch a kernel
+DESCRIBED = tuple(Options(warps, 3, "descriptors") for warps in (4, 8))  # with tiles that the GPU copies by itself
 ENOUGH = 215  # estimated registers, up to which spills are not likely
 BUSY = 0.25  # of the warps of a multiprocessor: more do not help products
 MOST_WRITTEN, MOST_PLANS = 40, 3  # choices of blocks that are written, for so many plans
-NOTHING = Source("", "", (), {}, {})
+BARRIER = 8  # bytes in shared memory for each tile on its way that the GPU copies by itself
+NOTHING = Source("", "", (), {}, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,14 @@ class NamedPart:
 
 @dataclass(frozen=True, slots=True)
 class TritonKernels:
-    """The source of a plan for a GPU, the program with masks that it was written from, the plan, its predicted seconds,
-    and what each function probably needs, launched as the source says. `likely`: that is what a multiprocessor has.
+    """The program that is computed, the source of a plan for a GPU, the block program with masks that it was written
+    from, the plan, its predicted seconds, and what each function probably needs, launched as the source says. `likely`:
+    that is what a multiprocessor has.
 
     Of a program in several parts, `parts` are these, and `searched` has a plan for each.
     """
 
+    program: ArrayProgram
     source: Source
     block: Program
     plan: Plan
@@ -204,8 +208,8 @@ def _joined(
         named.append(NamedPart(part, naming.dims, triton_source.Part(_title(part), values)))
     searched = tuple(plan for made in chosen for plan in made.searched)
     seconds = sum(made.seconds for made in chosen)
-    kernels = TritonKernels(NOTHING, block, plan, searched, seconds, {}, False, tuple(named))
-    return _made(program, machine, gpu_of(machine), kernels)
+    kernels = TritonKernels(program, NOTHING, block, plan, searched, seconds, {}, False, tuple(named))
+    return _made(machine, gpu_of(machine), kernels)
 
 
 def _title(part: ArrayProgram) -> str:
@@ -244,9 +248,8 @@ def _ranked(
         try:
             for blocks, seconds in found[:MOST_WRITTEN]:
                 plan = _plan(candidate.choice.snapshot, ready, sizes, blocks)
-                made = _made(
-                    program, machine, gpu, TritonKernels(NOTHING, block, plan, (searched,), seconds, {}, False), around
-                )
+                kernels = TritonKernels(program, NOTHING, block, plan, (searched,), seconds, {}, False)
+                made = _made(machine, gpu, kernels, around)
                 if made.likely:
                     yield made
                 else:
@@ -265,31 +268,25 @@ def gpu_of(machine: Machine) -> Gpu:
     return GPUS.get(machine.capability) or next(iter(GPUS.values()))
 
 
-def _made(
-    program: ArrayProgram, machine: Machine, gpu: Gpu, plan: TritonKernels, around: Around | None = None
-) -> TritonKernels:
+def _made(machine: Machine, gpu: Gpu, plan: TritonKernels, around: Around | None = None) -> TritonKernels:
     """A plan with its source, launched as probably is best."""
-    source = _source(program, machine, plan, {}, around)
-    _check_types(source, program, machine)
+    source = _source(machine, plan, {}, around)
+    _check_types(source, plan.program, machine)
     options, found = {}, {}
     for function in source.functions:
         kernel = read(function.text, function.parameters, function.constants)
         ways = {way: needs(kernel, Launch(way.warps, way.stages, gpu.multiplies_in_groups)) for way in WAYS}
         best = min(ways, key=lambda way: _badness(way, ways[way], gpu))
         options[function.name], found[function.name] = best, ways[best]
-    source = _source(program, machine, plan, options, around)
+    source = _source(machine, plan, options, around)
     return replace(plan, source=source, needs=found, likely=_excess(found.values(), gpu) <= 1)
 
 
 def _source(
-    program: ArrayProgram,
-    machine: Machine,
-    plan: TritonKernels,
-    options: Mapping[str, Options],
-    around: Around | None = None,
+    machine: Machine, plan: TritonKernels, options: Mapping[str, Options], around: Around | None = None
 ) -> Source:
     block, sizes = plan.block, complete_sizes(plan.block, plan.plan.sizes)
-    header, device = _header(plan.plan, program, machine), device_of(machine)
+    header, device = _header(plan.plan, plan.program, machine), device_of(machine)
     if around is not None:  # a part, whose sizes may follow from what others read
         block = replace(
             block,
@@ -299,11 +296,9 @@ def _source(
     return triton_source.emit(block, plan.plan.tiles, sizes, header, options, device, parts, around or ALONE)
 
 
-def launched_with(
-    made: TritonKernels, program: ArrayProgram, machine: Machine, options: Mapping[str, Options]
-) -> TritonKernels:
+def launched_with(made: TritonKernels, machine: Machine, options: Mapping[str, Options]) -> TritonKernels:
     """The same kernels, launched with other options, by function."""
-    return replace(made, source=_source(program, machine, made, options))
+    return replace(made, source=_source(machine, made, options))
 
 
 def _check_types(source: Source, program: ArrayProgram, machine: Machine) -> None:
@@ -364,4 +359,7 @@ def _header(plan: Plan, program: ArrayProgram, machine: Machine) -> tuple[str, .
 def needs_of(function: Function, machine: Machine, way: Options) -> Needs:
     """What a function probably needs, launched in some way."""
     kernel = read(function.text, function.parameters, function.constants)
-    return needs(kernel, Launch(way.warps, way.stages, gpu_of(machine).multiplies_in_groups))
+    descriptors = {name for name, kind in function.parameters.items() if kind.startswith("tensordesc")}
+    copies = sum(not descriptors.isdisjoint(line.reads) for line in lines(kernel))
+    found = needs(kernel, Launch(way.warps, way.stages, gpu_of(machine).multiplies_in_groups))
+    return replace(found, shared_bytes=found.shared_bytes + copies * (way.stages + 1) * BARRIER)

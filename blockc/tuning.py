@@ -13,7 +13,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from blockc import driver
-from blockc.codegen.triton_storage import Options
+from blockc.codegen.triton_storage import LOADS, Loading, Options
 from blockc.codegen.triton_tiles import LEAST
 from blockc.errors import BlockcError, LimitError, Problem, visible
 from blockc.ir import array_program
@@ -35,7 +35,7 @@ MOST, SECONDS = 24, 30.0  # settings that are timed, and how long that may take,
 NOISE = 0.02  # of a time: what is less faster than the first setting is not taken for faster
 FORMAT = 1  # of the files
 LARGEST_FILE = 2**22
-WARPS, STAGES, LOADS = (1, 2, 4, 8, 16), range(1, 9), ("pointers", "descriptors")
+WARPS, STAGES = (1, 2, 4, 8, 16), range(1, 9)
 
 Sizes = tuple[tuple[str, int], ...]
 
@@ -113,24 +113,30 @@ def fastest(trials: Sequence[Trial]) -> int:
 def settings(
     choices: Iterable[TritonKernels], ways: Callable[[TritonKernels], Mapping[str, Sequence[Options]]]
 ) -> Iterator[Setting]:
-    """What is tried: the first choice of blocks as it is launched without tuning, and then every choice in its ways,
-    the first one with tensor descriptors as well. `ways` are those of each function, the best first; a choice is passed
-    over if one has none."""
+    """What is tried: the first choice of blocks as it is launched without tuning and in all its ways, then every other
+    choice in the best way with pointers and in the best one with tensor descriptors. `ways` are those of each function,
+    the best first; a choice is passed over if one has none."""
     seen: list[Setting] = []
     for made in choices:
         own = {function.name: function.options for function in made.source.functions}
         found = [own] if not seen else []
         possible = ways(made)
         if all(possible.get(name) for name in own):
-            for at in range(max(map(len, possible.values()), default=0)):
-                found.append({name: possible[name][min(at, len(possible[name]) - 1)] for name in own})
-            if not seen:
-                found.append({name: replace(possible[name][0], loads="descriptors") for name in own})
+            if seen:
+                found += ({name: _best(possible[name], loads) for name in own} for loads in LOADS)
+            else:
+                for at in range(max(map(len, possible.values()), default=0)):
+                    found.append({name: possible[name][min(at, len(possible[name]) - 1)] for name in own})
         for launches in found:
             setting = Setting(dict(made.plan.tiles), launches)
             if setting not in seen:
                 seen.append(setting)
                 yield setting
+
+
+def _best(ways: Sequence[Options], loads: Loading) -> Options:
+    """The first way with such loads, or the first of all if there is none."""
+    return next((way for way in ways if way.loads == loads), ways[0])
 
 
 def near(program: ArrayProgram, machine: Machine, sizes: Mapping[str, int]) -> Iterator[TritonKernels]:
@@ -159,7 +165,7 @@ def built(
         return None
     if {function.name for function in made.source.functions} != setting.launches.keys():
         return None
-    return launched_with(made, program, machine, setting.launches)
+    return launched_with(made, machine, setting.launches)
 
 
 # --- keeping ----------------------------------------------------------------------------------------------------------

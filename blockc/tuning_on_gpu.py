@@ -13,8 +13,8 @@ from blockc.codegen import triton_runtime
 from blockc.codegen.triton_storage import Options
 from blockc.errors import CheckError, LimitError, Problem, UsageError
 from blockc.gpu_kernel import GpuKernel, as_arrays, on_gpu
-from blockc.linting import gpu_of, lint
-from blockc.triton_kernels import TritonKernels, triton_kernels
+from blockc.linting import Candidate, gpu_of, lint
+from blockc.triton_kernels import TritonKernels, merit, triton_kernels
 from blockc.tuning import Book, Entry, Setting, Tuned, UnusableError
 
 Clock = Callable[[], float]
@@ -39,7 +39,11 @@ def clean_ways(made: TritonKernels, kernel: GpuKernel) -> dict[str, list[Options
     assert machine is not None
     gpu = gpu_of(machine)
     found: dict[str, list[Options]] = {}
-    for candidate in sorted(lint([made], machine).candidates, key=lambda way: not way.chosen):
+
+    def badness(way: Candidate) -> tuple[float, ...]:
+        return not way.chosen, *(-figure for figure in merit(way.options, way.occupancy))
+
+    for candidate in sorted(lint([made], machine).candidates, key=badness):
         if candidate.is_clean(gpu):
             found.setdefault(candidate.function, []).append(candidate.options)
     return found

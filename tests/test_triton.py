@@ -167,10 +167,8 @@ def test_examples_compile_for_tensor_cores(
 @cache
 def described() -> TritonKernels:
     """Attention whose kernel loads tiles by descriptors."""
-    program = driver.load_program(EXAMPLES / "attention.blk")
-    return launched_with(
-        chosen("attention", "h200"), program, load_machine("h200"), {"kernel0": Options(loads="descriptors")}
-    )
+    ways = {"kernel0": Options(loads="descriptors")}
+    return launched_with(chosen("attention", "h200"), load_machine("h200"), ways)
 
 
 def test_descriptors_are_copied_by_the_gpu(tmp_path: Path) -> None:

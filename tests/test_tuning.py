@@ -94,13 +94,14 @@ def test_a_setting_that_cannot_be_used_is_never_chosen() -> None:
 
 def test_settings_begin_with_what_is_chosen_without_tuning() -> None:
     choices = list(tuning.near(PROGRAM, MACHINE, SIZES))
-    ways = {"kernel0": [Options(8, 4), Options(4, 4)]}
+    ways = {"kernel0": [Options(8, 4), Options(4, 4), Options(8, 3, "descriptors"), Options(4, 3, "descriptors")]}
     found = list(tuning.settings(choices, lambda made: ways))
     first = choices[0]
     own = {function.name: function.options for function in first.source.functions}
     assert found[0] == Setting(dict(first.plan.tiles), own)
-    assert [each.launches["kernel0"] for each in found[1:4]] == [*ways["kernel0"], Options(8, 4, "descriptors")]
-    blocks = [dict(each.tiles) for each in found[4:]]
+    assert [each.launches["kernel0"] for each in found[1:5]] == ways["kernel0"]
+    assert {each.launches["kernel0"] for each in found[5:]} == {Options(8, 4), Options(8, 3, "descriptors")}
+    blocks = [dict(each.tiles) for each in found[5:]]
     assert blocks and all(tiles != dict(first.plan.tiles) for tiles in blocks)
     assert len({json.dumps([each.tiles, repr(each.launches)]) for each in found}) == len(found)
     assert list(tuning.settings(choices, lambda made: {})) == found[:1], "no way is clean"
@@ -304,8 +305,11 @@ def test_ways_are_those_that_the_compiler_has_nothing_against(monkeypatch: pytes
         linting.Candidate(options=Options(4, 2), spill_bytes=0, **facts),
         linting.Candidate(options=Options(4, 3), spill_bytes=8, **facts),
         linting.Candidate(options=Options(8, 2), spill_bytes=0, **facts, chosen=True),
+        linting.Candidate(options=Options(4, 3, "descriptors"), spill_bytes=0, **facts),
     )
     monkeypatch.setattr(tuning_on_gpu, "lint", lambda choices, machine: linting.Linted(choices[0], found))
     kernel = GpuKernel(PROGRAM, "h200", {}, {}, machine=MACHINE)
     made = next(tuning.near(PROGRAM, MACHINE, driver.default_sizes(PROGRAM, {})))
-    assert tuning_on_gpu.clean_ways(made, kernel) == {"kernel0": [Options(8, 2), Options(4, 2)]}
+    assert tuning_on_gpu.clean_ways(made, kernel) == {
+        "kernel0": [Options(8, 2), Options(4, 3, "descriptors"), Options(4, 2)]
+    }

@@ -104,7 +104,8 @@ def emit(
     top = [_comment(line) for text in header for line in text.split("\n")]
     text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers, descriptors), *body]) + "\n"
     strides = _strides(program, storage, lengths, sizes)
-    return Source(text, launcher_name(program), tuple(functions), lengths, strides)
+    described = {found.name: found.array.text for found in descriptors.made.values()}
+    return Source(text, launcher_name(program), tuple(functions), lengths, strides, described)
 
 
 def _part_of(launch: Launch, parts: Sequence[Part]) -> int:

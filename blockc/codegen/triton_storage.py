@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from blockc.codegen.triton_values import Array
 from blockc.ir.array_program import Argument
 from blockc.ir.block import Map, Program, Rename, kernels, walk
 from blockc.ir.dtypes import DTYPES, NUMPY_NAMES
+
+Loading = Literal["pointers", "descriptors"]
+LOADS: tuple[Loading, ...] = get_args(Loading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Options:
 
     warps: int = 4
     stages: int = 2
-    loads: Literal["pointers", "descriptors"] = "pointers"
+    loads: Loading = "pointers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,15 @@ class Function:
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file, the function that starts its launches, and these. `lengths` are the elements of a tile along each
-    dimension, `strides` those of contiguous tensors at the sizes that the file is tuned for."""
+    dimension, `strides` those of contiguous tensors at the sizes that the file is tuned for, `described` the tensors
+    that parameters are descriptors of."""
 
     text: str
     launcher: str
     functions: tuple[Function, ...]
     lengths: Mapping[str, int]
     strides: Mapping[str, int]
+    described: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,12 +92,18 @@ def read(text: tuple[str, ...], parameters: Mapping[str, str], constants: Mappin
     for name, kind in parameters.items():
         if kind.startswith("*"):
             reader.variables[name] = Shaped((), _SHORT.get(kind[1:], "int1" if kind == "*i1" else kind[1:]), name)
-        elif descriptor := re.fullmatch(r"tensordesc<(\w+)\[([\d, ]+)\]>", kind):
-            shape = tuple(map(int, descriptor[2].split(",")))
-            reader.variables[name] = Shaped(shape, _SHORT.get(descriptor[1], descriptor[1]), name)
+        elif kind.startswith("tensordesc"):
+            reader.variables[name] = replace(tile_type(kind), origin=name)
         elif kind != "constexpr":
             reader.variables[name] = Shaped((), _SHORT.get(kind, kind))
     return Block(tuple(reader.block(function.body)))
+
+
+def tile_type(kind: str) -> Shaped:
+    """The tiles of a tensor descriptor, of its type as Triton writes it."""
+    parts = re.fullmatch(r"tensordesc<(\w+)\[([\d, ]+)\]>", kind)
+    assert parts is not None
+    return Shaped(tuple(map(int, parts[2].split(","))), _SHORT.get(parts[1], parts[1]))
 
 
 def lines(block: Block) -> Iterator[Line]:

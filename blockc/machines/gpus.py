@@ -28,6 +28,11 @@ class Gpu:
         """True if four warps multiply together, from shared memory (wgmma and tcgen05)."""
         return 90 <= self.capability < 120
 
+    @property
+    def copies_tiles(self) -> bool:
+        """True if it has an engine that copies tiles into shared memory by descriptors of tensors (TMA)."""
+        return self.capability >= 90
+
 
 GPUS: Mapping[int, Gpu] = {
     80: Gpu(80, 163 * _KIB, 164 * _KIB),
@@ -40,9 +45,18 @@ GPUS: Mapping[int, Gpu] = {
 FLOAT8 = 89  # the first capability that converts f8e4m3
 
 
+def registers_of_block(warps: int, registers: int) -> int:
+    """The registers that a block of so many warps takes, if a thread needs some: warps get them in pieces of 256."""
+    return -(-max(registers, 1) * 32 // 256) * 256 * warps
+
+
 def occupancy(gpu: Gpu, warps: int, registers: int, shared: int) -> float:
-    """The share of a multiprocessor's warps that fit at the same time: registers are given to warps in pieces of 256,
-    and a block takes 1 KiB of shared memory more than it asks for."""
-    per_warp = -(-max(registers, 1) * 32 // 256) * 256
-    blocks = min(gpu.registers // (per_warp * warps), gpu.shared // (shared + 1024), gpu.warps // warps, gpu.blocks)
+    """The share of a multiprocessor's warps that fit at the same time: a block takes 1 KiB of shared memory more than
+    it asks for."""
+    blocks = min(
+        gpu.registers // registers_of_block(warps, registers),
+        gpu.shared // (shared + 1024),
+        gpu.warps // warps,
+        gpu.blocks,
+    )
     return blocks * warps / gpu.warps
