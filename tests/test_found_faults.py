@@ -212,3 +212,16 @@ def test_a_logarithm_of_nothing_does_not_matter_where_nothing_is_chosen(source: 
     arrays = random_arrays(kernel.program, sizes, seed=0)
     exact = meaning.evaluate(kernel.program, arrays)
     assert all(np.allclose(kernel(**arrays), wanted, 0, 1e-5) for wanted in exact.values())
+
+
+@pytest.mark.parametrize("change", [scale("X", 1000), lambda arrays: arrays["X"].__iadd__(1e4)])
+def test_exponents_that_nearly_cancel_do_so_before_others_are_added(change: Callable[[Arrays], object]) -> None:
+    body = "P = softmax[n](X); Y = dot[c](softmax[c](G), P)"
+    source = f"program p(X: f32[m, c, n], G: f32[m, c]) -> Y: f32[m, n] {{ {body} }}"
+    check(source, {**ROWS, "c": 5}, {**CUT, "c": 2}, change)
+
+
+@pytest.mark.parametrize("change", [scale("A", 1000), lambda arrays: arrays["B"].__iadd__(1e4)])
+def test_a_sum_is_not_opened_for_a_loop_that_needs_the_same_statistic(change: Callable[[Arrays], object]) -> None:
+    body = "P = softmax[n](A); R = softmax[n](B); D = sum[n](P * log(P / (P + R)))"
+    check(f"program p(A: f32[m, n], B: f32[m, n]) -> D: f32[m] {{ {body} }}", ROWS, CUT, change)

@@ -15,6 +15,8 @@ LOWEST = Constant(-3.4028234663852886e38)  # the least finite f32: the exponent 
 
 Exponents = tuple[tuple[str, float], ...]  # names with how often each counts, in order of appearance, none with 0
 
+Names = tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -166,6 +168,7 @@ class Builder:
         """The sum of exponents. What is subtracted is made finite: nothing less nothing is nothing, not NaN.
 
         Those that count the same are summed first: twice a difference of large ones fits where twice one does not.
+        Before that comes what nearly cancels, a value and the maximum of such values.
         What is -inf by choice stays so whatever is added, be it no number.
         """
         for name, count in exponents:
@@ -177,13 +180,28 @@ class Builder:
         result: Operand = ZERO
         for size in dict.fromkeys(abs(count) for _, count in exponents):
             added = tuple(name for name, count in exponents if count == size)
-            part: Operand = self.put("add", added) if len(added) > 1 else added[0] if added else ZERO
-            for name, count in exponents:
-                if count == -size:
-                    part = self.put("sub", (part, self.put("finite", (name,))))
+            removed = tuple(name for name, count in exponents if count == -size)
+            part: Operand = ZERO
+            for near, less in self.beside_maxima(added, removed):
+                summed: Operand = self.put("add", near) if len(near) > 1 else near[0] if near else ZERO
+                for name in less:
+                    summed = self.put("sub", (summed, self.put("finite", (name,))))
+                part = summed if part == ZERO else self.put("add", (part, summed))
             part = self.times(part, size)
             result = part if result == ZERO else self.put("add", (result, part))
         return result
+
+    def beside_maxima(self, added: Names, removed: Names) -> list[tuple[Names, Names]]:
+        """What is added and what is removed, in parts: each value of which a maximum is removed, and all others."""
+        if len(added) < 2:
+            return [(added, removed)]
+        parts: list[tuple[Names, Names]] = []
+        for name in added:
+            highest = next((other for other in removed if self.is_maximum(other, name)), None)
+            if highest is not None:
+                parts.append(((name,), (highest,)))
+                added, removed = (tuple(n for n in names if n not in (name, highest)) for names in (added, removed))
+        return [*parts, (added, removed)] if added or removed else parts
 
     def times(self, operand: Operand, count: float) -> Operand:
         return operand if count == 1 else self.put("mul", (operand, Constant(count)))

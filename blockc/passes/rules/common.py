@@ -144,12 +144,14 @@ class Blocking:
 
     maps: tuple[Map, ...]
     upstream: Mapping[str, frozenset[str]]
+    applies: Mapping[str, Apply]
     inside: tuple[frozenset[str], ...]
 
     @staticmethod
-    def of(maps: tuple[Map, ...], upstream: Mapping[str, frozenset[str]]) -> Blocking:
-        """For nested maps, outermost first. `upstream` are the dimensions reduced upstream of each name."""
-        return Blocking(maps, upstream, tuple(bound_inside(maps[depth:]) for depth in range(len(maps))))
+    def of(maps: tuple[Map, ...], program: Program) -> Blocking:
+        """For nested maps of a program, outermost first."""
+        inside = tuple(bound_inside(maps[depth:]) for depth in range(len(maps)))
+        return Blocking(maps, upstream_reductions(program), applies(program), inside)
 
     def kept_apart(self, operand: Operand) -> Iterator[Map]:
         """The maps that wait for a value."""
@@ -163,13 +165,29 @@ class Blocking:
         return any(True for _ in self.kept_apart(operand))
 
     def needed_elsewhere(self, operand: Operand) -> str | None:
-        """What needs the value in a map that waits for it, other than sums that it can leave."""
+        """What needs the value in a map that waits for it, or another value that is made of the same sums, other than
+        sums that both can leave."""
         for node in self.kept_apart(operand):
             assert isinstance(operand, str)
-            needs = escape(node, {operand})
+            sums = self.sums(operand, node.dim)
+            needs = escape(node, {name for name in node.captures if not sums.isdisjoint(self.sums(name, node.dim))})
             if needs is not None:
                 return needs
         return None
+
+    def sums(self, name: str, dim: str) -> frozenset[str]:
+        """The results of loops over a dimension that operators made a value of."""
+        waiting, found, seen = [name], set[str](), set[str]()
+        while waiting:
+            current = waiting.pop()
+            if current in seen or dim not in self.upstream[current]:
+                continue
+            seen.add(current)
+            if current in self.applies:
+                waiting.extend(self.applies[current].uses)
+            else:
+                found.add(current)
+        return frozenset(found)
 
 
 def escape(node: Map, tainted: set[str]) -> str | None:

@@ -48,7 +48,6 @@ from blockc.passes.rules.common import (
     enclosing,
     find,
     sites,
-    upstream_reductions,
 )
 
 REASONS = {
@@ -62,13 +61,11 @@ REASONS = {
 
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
-    upstream: dict[str, frozenset[str]] = {}
     for site, graph in sites(program, path):
         for node in graph:
             if not isinstance(node, Map) or not node.is_loop:
                 continue
-            upstream = upstream or upstream_reductions(program)
-            loop = _Loop.of(program, site, node, upstream)
+            loop = _Loop.of(program, site, node)
             for output in node.outputs:
                 problem = loop.problem(output)
                 if problem == ("", ""):
@@ -86,9 +83,9 @@ class _Loop:
     blocks: Blocking
 
     @staticmethod
-    def of(program: Program, site: Path, node: Map, upstream: Mapping[str, frozenset[str]]) -> _Loop:
+    def of(program: Program, site: Path, node: Map) -> _Loop:
         inside = bound_inside((node,))
-        blocks = Blocking.of((*enclosing(program, site), node), upstream)
+        blocks = Blocking.of((*enclosing(program, site), node), program)
 
         def outside(operand: Operand) -> bool:
             return not isinstance(operand, str) or operand not in inside
@@ -156,7 +153,7 @@ def rewrite(program: Program, match: Match) -> Program:
     node = graph[position]
     assert isinstance(node, Map)
     output = next(output for output in node.outputs if output.names == match.at)
-    opening = _Loop.of(program, match.path, node, upstream_reductions(program)).opening
+    opening = _Loop.of(program, match.path, node).opening
     groups = opening.groups(output.values[0])
     assert groups is not None
     split = _Split(node, applies(program)[output.values[0]], opening, Writer(program), Writer(program))

@@ -29,7 +29,7 @@ from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.ir.ops import OPERATORS
 from blockc.passes.linear import product
 from blockc.passes.positive import is_positive
-from blockc.passes.rules.common import Blocking, Writer, applies, enclosing, find, sites, upstream_reductions
+from blockc.passes.rules.common import Blocking, Writer, applies, enclosing, find, sites
 
 REASONS = {
     "does_not_block": "the outside factor is not computed by a reduction over a dimension of this loop",
@@ -39,7 +39,6 @@ REASONS = {
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     table = applies(program)
-    upstream: dict[str, frozenset[str]] = {}
     for site, graph in sites(program, path):
         for node in graph:
             if not isinstance(node, Apply) or node.op not in OPERATORS or not OPERATORS[node.op].of_product:
@@ -47,8 +46,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
             inner = table.get(node.args[0]) if isinstance(node.args[0], str) else None
             if not site or inner is None or inner.op != "mul":
                 continue
-            upstream = upstream or upstream_reductions(program)
-            blocks = Blocking.of(enclosing(program, site), upstream)
+            blocks = Blocking.of(enclosing(program, site), program)
             outside = [factor for factor in inner.args if blocks(factor)]
             moved = [factor for factor in outside if is_positive(program, factor)]
             if moved and len(moved) < len(inner.args):
@@ -67,7 +65,7 @@ def rewrite(program: Program, match: Match) -> Program:
     node = graph[position]
     assert isinstance(node, Apply) and isinstance(node.args[0], str)
     factors = applies(program)[node.args[0]].args
-    blocks = Blocking.of(enclosing(program, match.path), upstream_reductions(program))
+    blocks = Blocking.of(enclosing(program, match.path), program)
     apart: dict[str, list[Operand]] = {"": []}  # by the outermost map that waits for them
     for factor in factors:
         waiting = next(blocks.kept_apart(factor), None) if is_positive(program, factor) else None

@@ -52,7 +52,6 @@ from blockc.passes.rules.common import (
     enclosing,
     find,
     sites,
-    upstream_reductions,
 )
 
 REASONS = {
@@ -126,13 +125,11 @@ class _Site:
 
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     table = applies(program)
-    upstream: dict[str, frozenset[str]] = {}
     for site, graph in sites(program, path):
         candidates = [node for node in graph if isinstance(node, Apply) and node.op in ("contract", "sum")]
         if not site or not candidates:
             continue
-        upstream = upstream or upstream_reductions(program)
-        here = _Site(program, table, Blocking.of(enclosing(program, site), upstream))
+        here = _Site(program, table, Blocking.of(enclosing(program, site), program))
         for node in candidates:
             answer = here.answer(node)
             if answer == ("", ""):
@@ -146,7 +143,7 @@ def rewrite(program: Program, match: Match) -> Program:
     position = find(graph, match.at[0])
     node = graph[position]
     assert isinstance(node, Apply)
-    blocks = Blocking.of(enclosing(program, match.path), upstream_reductions(program))
+    blocks = Blocking.of(enclosing(program, match.path), program)
     terms = contraction(_Site(program, applies(program), blocks).opening(node), node)
     assert terms is not None
     write = Writer(program)
