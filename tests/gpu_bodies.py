@@ -20,12 +20,14 @@ import blockc
 from blockc import driver
 from blockc.accuracy import compare, computed_dtype
 from blockc.codegen import triton_runtime
+from blockc.codegen.triton_storage import Options
 from blockc.gpu_kernel import GpuKernel
 from blockc.integrations import as_array, as_tensor
 from blockc.ir.array_program import ArrayProgram
 from blockc.language import parse_all
 from blockc.machines.loading import load_machine, machine_of
 from blockc.meaning import baseline, evaluate
+from blockc.triton_kernels import launched_with, triton_kernels
 
 WITHOUT_GPU = "h200"  # for Triton's interpreter, and for a GPU that no machine describes
 
@@ -192,6 +194,21 @@ def far_apart(device: str, scale: Scale) -> None:
     text = "program p(X: i8[m, n]) -> (S: i32[m], D: i32[m, n]) {\n    S = sum[n](i32(X))\n    D = X * 2\n}\n"
     results = kernel_of(text, device, tiles={"m": 1})(x)
     assert results["S"].tolist() == [120, 376, 632] and torch.equal(results["D"].cpu(), 2 * x.cpu().int())
+
+
+def described(device: str, scale: Scale) -> None:
+    """Tiles are loaded by descriptors where tensors allow it, and by pointers elsewhere."""
+    program, machine = driver.load_program(PRODUCT, None, "f16"), load_machine(target_of(device))
+    sizes = {"m": scale.rows, "k": 40, "n": 24}
+    made = triton_kernels(program, machine, sizes, {"m": 16, "k": 16, "n": 16})
+    (function,) = made.source.functions
+    source = launched_with(made, machine, {function.name: Options(4, 3, "descriptors")}).source
+    assert ".load([" in source.text
+    launch = triton_runtime.load(source.text, source.launcher)
+    wide = as_tensor(normal(scale.rows, 48, dtype="float16")).to(device)
+    w = as_tensor(normal(40, 24, dtype="float16", seed=1)).to(device)
+    for x in (wide[:, :40], wide[:, 1:41], wide.t().contiguous().t()[:, :40]):
+        check(program, {"X": as_array(x), "W": as_array(w)}, {"Y": launch(x, w)})
 
 
 # Numbers
@@ -405,6 +422,7 @@ BODIES = (
     lengths,
     empty,
     strides,
+    described,
     far_apart,
     masked_rows,
     strange_rows,
