@@ -29,6 +29,7 @@ from blockc.ir.text import parse_program
 from blockc.ir.verify import verify
 from blockc.language import parse
 from blockc.meaning import evaluate
+from blockc.passes.choose import ready
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower
 
@@ -441,6 +442,15 @@ def test_emission_is_linear_in_the_size_of_the_program() -> None:
     source = numpy_source.emit(chain(3000), {"m": 64})
     assert source.count("np.add(") == 2999
     assert source.count("np.empty(") == 2  # one buffer and the output: every sum is written over the last
+
+
+def test_emission_is_the_same_wherever_its_values_lie_in_memory() -> None:
+    program = ready(fuse(lower(parse(oracle.example("causal_attention")), frozenset("de"))))[0]
+    sources, taken = set(), []
+    for count in range(12):
+        sources.add(numpy_source.emit(program, {"b": 1, "h": 1, "m": 8, "n": 8}))
+        taken.append([object() for _ in range(997 * count)])  # so that the next values lie elsewhere
+    assert len(sources) == 1
 
 
 def test_arrays_that_do_not_fit_are_named() -> None:

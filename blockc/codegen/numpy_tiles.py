@@ -78,6 +78,7 @@ def apply_operator(kernel: Kernel, scope: Scope, apply: Apply, dying: frozenset[
 
 
 def _release_temporaries(scope: Scope, given: Iterable[Given]) -> None:
+    """Give back memory, in an order that is always the same: what is free last is taken first."""
     for entry in given:
         if entry.temporary and isinstance(entry.value, Tile) and entry.value.buffer is not None:
             scope.pool.release(entry.value.buffer)
@@ -237,7 +238,7 @@ def _elementwise(
     scope.lines.add(*_calls(scope, op, spelling, texts, out))
     if spelling.helper is not None:
         kernel.helpers.add(spelling.helper)
-    _release_temporaries(scope, {*entries, *given})
+    _release_temporaries(scope, dict.fromkeys((*entries, *given)))
     return out
 
 
@@ -278,8 +279,8 @@ def _masked(
     if holds:
         inside.lines.add(f"np.logical_not({mask.text}, out={closed.text})")
     inside.lines.add(f"np.copyto({out.text}, {other.value.text}, where={aligned(closed, out.dims)})")
-    _release_temporaries(inside, {test, Given(closed, temporary=holds)})
-    _release_temporaries(scope, {given, entry})
+    _release_temporaries(inside, (test, Given(closed, temporary=holds)))
+    _release_temporaries(scope, dict.fromkeys((given, entry)))
     return Given(out, dies=True, temporary=True, shared=_sharing([entry], out))
 
 
@@ -319,8 +320,8 @@ def _shifted(
     inside.lines.add(f"np.subtract({tile.text}, {aligned(_tile_of(shift), out.dims)}, out={out.text})")
     if not in_place:
         scope.lines.add("else:", f"    np.copyto({out.text}, {tile.text})")
-    _release_temporaries(inside, {shift})
-    _release_temporaries(scope, {given, entry})
+    _release_temporaries(inside, (shift,))
+    _release_temporaries(scope, dict.fromkeys((given, entry)))
     return Given(out, dies=True, temporary=True, shared=_sharing([entry], out))
 
 
