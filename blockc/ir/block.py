@@ -93,13 +93,15 @@ Leaf = Constant | Size | Expression  # the Expression without names
 Operand = str | Constant | Size | Expression
 
 
-def operand_names(operands: Iterable[Operand]) -> Iterator[str]:
+def operand_names(operands: Iterable[Operand]) -> list[str]:
     """The names in operands, in order, with repeats."""
+    names: list[str] = []
     for operand in operands:
         if isinstance(operand, str):
-            yield operand
-        elif isinstance(operand, Expression):
-            yield from operand_names(operand.args)
+            names.append(operand)
+        elif type(operand) is Expression:
+            names += operand_names(operand.args)
+    return names
 
 
 def depth(operand: Operand) -> int:
@@ -397,11 +399,10 @@ class Facts:
     maps: dict[int, Map]
 
     def add(self, name: str, kind: Type) -> None:
-        """Note the type of a name, and that it is taken."""
-        if name not in self.types:
-            stem, _, suffix = name.partition(".")
-            if suffix.isdigit():
-                self.numbers[stem] = max(self.numbers.get(stem, 1), int(suffix) + 1)
+        """Note the type of a new name, and that it is taken."""
+        stem, _, suffix = name.partition(".")
+        if suffix.isdigit():
+            self.numbers[stem] = max(self.numbers.get(stem, 1), int(suffix) + 1)
         self.types[name] = kind
 
 
@@ -423,20 +424,24 @@ def infer(program: Program, graph: Graph, facts: Facts) -> None:
                 maps[id(definition)] = definition
                 for port in definition.ports:
                     links[port.name] = port.source
-                    facts.add(port.name, element_type(types[port.source], dim))
+                    if port.name not in types:
+                        facts.add(port.name, element_type(types[port.source], dim))
                 infer(program, definition.body, facts)
                 for output in definition.outputs:
                     for name, value in zip(output.names, output.values, strict=True):
-                        inner = types[value]
                         links[name] = value
-                        facts.add(name, stacked_type(program, inner, dim) if output.monoid is None else inner)
+                        if name not in types:
+                            inner = types[value]
+                            facts.add(name, stacked_type(program, inner, dim) if output.monoid is None else inner)
             case Reduce():
                 for name, source in zip(definition.names, definition.sources, strict=True):
                     links[name] = source
-                    facts.add(name, element_type(types[source], definition.dim))
+                    if name not in types:
+                        facts.add(name, element_type(types[source], definition.dim))
             case Rename(name, source):
                 links[name] = source
-                facts.add(name, renamed_type(program, definition, types[source]))
+                if name not in types:
+                    facts.add(name, renamed_type(program, definition, types[source]))
             case _:
                 assert_never(definition)
 
@@ -461,9 +466,10 @@ def renamed_type(program: Program, rename: Rename, source: Type) -> Type:
 
 def apply_axes(program: Program, apply: Apply, types: Mapping[str, Type]) -> tuple[str, ...]:
     """The axes of a tile operator's result."""
-    axes: set[str] = set()
-    for name in apply.uses:
-        axes.update(types[name].axes)
+    held = {types[name].axes for name in apply.uses}
+    if not apply.dims and len(held) == 1:
+        return held.pop()
+    axes: set[str] = set().union(*held)
     if apply.op in REDUCTIONS:
         axes.difference_update(apply.dims)
     else:

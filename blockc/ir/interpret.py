@@ -22,6 +22,7 @@ from blockc.ir.array_program import Argument
 from blockc.ir.block import (
     STRUCTURAL,
     Apply,
+    Condition,
     Constant,
     Definition,
     Expression,
@@ -333,37 +334,38 @@ class _Interpreter:
         """What a map gives, by name."""
         used = frozenset[str]().union(*[definition.uses for definition in node.body])
         body_uses = used.union(*[output.values for output in node.outputs])
-        kept = used.union(*[out.values for out in node.outputs if out.monoid is None and out.names[0] not in passed])
-        inside = body_uses - kept
+        stored = [out for out in node.outputs if out.monoid is None and out.names[0] not in passed]
+        inside = body_uses - used.union(*[output.values for output in stored])
         captured = {name: environment[name] for name in node.captures}
         runs: list[dict[str, Value]] = []
         sections = self.part(node.part, self.blocks(node.dim, blocks))
-        first_read = readings(node.where)
+        types, first_read = self.program.types, readings(node.where)
+        # The others have a list, of which a chunk is looked at.
+        peeled = {port.name for port in node.ports if node.dim in types[port.source].lists}
         for block in sections:
             index = block.start // self.tiles[node.dim]
             here = {**blocks, node.dim: block}
             inner = dict(captured)
             for port in node.ports:
                 element = environment[port.source]
-                if node.dim in self.program.types[port.source].lists:  # else a list, of which a chunk is looked at
+                if port.name in peeled:
                     element = self.peel(element, node.dim, index)
-                if isinstance(element, Tile) and self.padding is not None:
+                if self.padding is not None and isinstance(element, Tile):
                     element = self.read_again(element, here)
                 inner[port.name] = element
                 if port.name in first_read:
                     self.load(port, element)
-            if not self.takes_part(node, inner, here):
+            if node.where is not None and not self.takes_part(node.where, inner, here):
                 continue
             for port in node.ports:
                 if port.name in body_uses and port.name not in first_read:
                     self.load(port, inner[port.name])
             self.graph(node.body, inner, here, inside)
             runs.append(inner)
-            for output in node.outputs:
+            for output in stored:
                 value = inner[output.values[0]]
-                name = output.names[0]
-                if output.monoid is None and isinstance(value, Tile) and name not in passed:
-                    self.moves.append(("store", name, value.array.size))
+                if isinstance(value, Tile):
+                    self.moves.append(("store", output.names[0], value.array.size))
         results: dict[str, Value] = {}
         for output in node.outputs:
             if output.monoid is None:
@@ -398,12 +400,10 @@ class _Interpreter:
         if isinstance(element, Tile):
             self.moves.append(("load", port.source, element.array.size))
 
-    def takes_part(self, node: Map, environment: Mapping[str, Value], blocks: Blocks) -> bool:
+    def takes_part(self, where: Condition, environment: Mapping[str, Value], blocks: Blocks) -> bool:
         """False for a block of a loop in which its condition holds nowhere."""
-        if node.where is None:
-            return True
-        tables = {name: table for name in readings(node.where) if isinstance(table := environment[name], Tile)}
-        return self.operators.may_hold(node.where, tables, blocks)
+        tables = {name: table for name in readings(where) if isinstance(table := environment[name], Tile)}
+        return self.operators.may_hold(where, tables, blocks)
 
     def note_accumulation(self, names: tuple[str, ...], values: list[Value], index: int) -> None:
         """Note what one iteration loads and stores of accumulated lists."""

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any, assert_never
@@ -170,8 +171,7 @@ dim: "dim" NAME ["=" dim_size] [WHOLE]
 dim_size: INT -> fixed | "size" "(" NAME ")" -> same | "chunks" "(" NAME ")" -> chunks
 array: "array" NAME ":" DTYPE "[" [axis ("," axis)*] "]"
 axis: NAME | "(" NAME ("," NAME)* ")"
-input: "input" NAME ":" type "=" NAME "[" [names] "]"
-type: TIER DTYPE ("[" NAME "]")* "(" [names] ")"
+input: "input" NAME ":" TYPE "=" NAME "[" [names] "]"
 names: NAME ("," NAME)*
 ?definition: apply | map | reduce | rename
 apply: typed "=" NAME ["[" names "]"] "(" [operands] ")"
@@ -181,23 +181,28 @@ map: "map" NAME [PART] ["where" condition] ["uses" names] "{" port* definition* 
 port: typed "<-" NAME
 map_output: "=>" bound "=" NAME "(" names ")" ["from" names]
 bound: typed ("," typed)*
-typed: NAME ":" type
+typed: NAME ":" TYPE
 operands: operand ("," operand)*
 ?operand: NAME -> value | NUMBER -> number | "size" "(" NAME ")" -> size | NAME "(" operands ")" -> scalar
 condition: NAME "(" [term ("," term)*] ")"
 ?term: "index" "(" NAME ")" -> index | "size" "(" NAME ")" -> size | NUMBER -> number | table | condition
 table: NAME "[" [names] "]"
 output: "output" NAME "=" NAME
-TIER: "slow" | "local"
 WHOLE: "whole"
 PART: "first" | "rest"
 DTYPE: /(f64|f32|f16|bf16|f8e4m3|f8e5m2|i32|i8|bool)\b/
 NUMBER.2: /-?(inf|nan|(\d+\.?\d*([eE][-+]?\d+)?))\b|(true|false)\b/
 INT.3: /\d+\b(?![.eE])/
 NAME: /[A-Za-z_][A-Za-z0-9_]*(\.[0-9]+)*/
+TYPE: /(slow|local)\s+/ DTYPE /(\[\w+\])*\((\w+(,\s*\w+)*)?\)/
 %import common.WS
 %ignore WS
 """
+
+
+def _dtype(kind: Token) -> str:
+    """The element type of a type; lists and axes follow from what is around it."""
+    return re.split(r"[\s\[(]+", kind, maxsplit=2)[1]
 
 
 class _Build(Transformer):  # type: ignore[type-arg]
@@ -226,18 +231,15 @@ class _Build(Transformer):  # type: ignore[type-arg]
     def names(self, items: list[Token]) -> tuple[str, ...]:
         return tuple(str(item) for item in items)
 
-    def type(self, items: list[Any]) -> str:
-        return str(items[1])
-
-    def typed(self, items: list[Any]) -> tuple[str, str]:
-        return str(items[0]), items[1]
+    def typed(self, items: list[Token]) -> tuple[str, str]:
+        return str(items[0]), _dtype(items[1])
 
     def bound(self, items: list[tuple[str, str]]) -> tuple[str, ...]:
         return tuple(name for name, _ in items)
 
     def input(self, items: list[Any]) -> Input:
-        name, dtype, argument, dims = items
-        return Input(str(name), str(argument), dims or (), dtype)
+        name, kind, argument, dims = items
+        return Input(str(name), str(argument), dims or (), _dtype(kind))
 
     def value(self, items: list[Token]) -> str:
         return str(items[0])
@@ -315,10 +317,11 @@ class _Build(Transformer):  # type: ignore[type-arg]
 
 @cache
 def _parser() -> Lark:
-    return Lark(GRAMMAR, parser="lalr", maybe_placeholders=True)
+    return Lark(GRAMMAR, parser="lalr", maybe_placeholders=True, transformer=_Build())
 
 
 def parse_program(text: str) -> Program:
     """The program that `format_program` wrote. Raises lark's errors on text that is not in the form."""
-    result: Program = _Build().transform(_parser().parse(text))
+    result: Any = _parser().parse(text)
+    assert isinstance(result, Program)
     return result

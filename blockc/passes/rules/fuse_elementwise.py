@@ -42,7 +42,8 @@ REASONS = {
 def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusal]:
     readers = read_counts(program)
     for site, graph in sites(program, path):
-        here = {name: node for node in graph if isinstance(node, Apply) for name in operand_names(node.args)}
+        here = {name: node for node in graph if isinstance(node, Apply) for name in node.uses}
+        captured = frozenset[str]().union(*[node.captures for node in graph if isinstance(node, Map)])
         for node in graph:
             if not isinstance(node, Apply) or node.op not in OPERATORS:
                 continue
@@ -54,7 +55,7 @@ def match(program: Program, path: Path | None = None) -> Iterator[Match | Refusa
                 at = (node.name, reader.name)
                 why = f"`{node.name}` and `{reader.name}` would be {deep} operators deep"
                 yield Match(site, at) if deep <= DEEPEST else Refusal("too_deep", site, at, why)
-            elif reader is None and any(isinstance(other, Map) and node.name in other.captures for other in graph):
+            elif reader is None and node.name in captured:
                 yield Refusal("other_graph", site, (node.name,), f"`{node.name}` is computed once, outside the loop")
 
 
