@@ -70,7 +70,8 @@ def everything(case: Case, derivation: Derivation, seen: Seen) -> Iterator[tuple
     divided = split(derivation, set(case.sizes))
     for step in divided.steps[len(derivation.steps) :]:
         yield f"{step.rule} at {', '.join(step.at)}", step.after
-    yield "split, stable", safe(divided.snapshots[-1])
+    if divided.snapshots[-1] is not derivation.snapshots[-1]:  # else it has been looked at
+        yield "split, stable", safe(divided.snapshots[-1])
     seen.rules.update(step.rule for step in divided.steps)
     seen.refusals.update((refusal.rule, refusal.reason) for refusal in divided.refusals)
     for rule, program in compose_steps(composed):

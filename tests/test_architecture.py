@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,22 @@ class Module:
     def tree(self) -> ast.Module:
         return ast.parse(self.text)
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the tree."""
+        return tuple(ast.walk(self.tree))
+
+    @cached_property
+    def imports(self) -> tuple[tuple[str, int], ...]:
+        """Every name that is imported, dotted, with its line; for `from a import b` it is a.b."""
+        return tuple(imports(self.nodes))
+
+    @cached_property
+    def late_imports(self) -> frozenset[tuple[str, int]]:
+        """The imports inside functions and under TYPE_CHECKING."""
+        late = [node for node in self.nodes if isinstance(node, ast.FunctionDef) or is_checking(node)]
+        return frozenset(found for node in late for found in imports(ast.walk(node)))
+
     @property
     def layer(self) -> str:
         """The package that it is in: "ir", "passes", "codegen", or "" for the top."""
@@ -36,17 +52,21 @@ class Module:
         return inner[0] if inner else ""
 
 
-def modules() -> Iterator[Module]:
+@cache
+def modules() -> tuple[Module, ...]:
     """All modules of the package."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         is_package = parts[-1] == "__init__"
-        yield Module(".".join(parts[:-1] if is_package else parts), path.read_text(encoding="utf-8"), is_package)
+        name = ".".join(parts[:-1] if is_package else parts)
+        found.append(Module(name, path.read_text(encoding="utf-8"), is_package))
+    return tuple(found)
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every name that is imported, dotted, with its line; for `from a import b` it is a.b."""
-    for node in ast.walk(tree):
+def imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int]]:
+    """What nodes import."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -54,12 +74,9 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def late_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """The imports inside functions and under TYPE_CHECKING."""
-    for node in ast.walk(tree):
-        checking = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        if checking or isinstance(node, ast.FunctionDef):
-            yield from imports(node)
+def is_checking(node: ast.AST) -> bool:
+    """True for `if TYPE_CHECKING`."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 # --- the checks: each yields what is wrong in a module ---------------------------------------------------------------
@@ -76,8 +93,8 @@ INSPECTING = ("blockc.cli", "blockc.driver", "blockc.gpu_kernel")  # what may im
 def downward(module: Module) -> Iterator[str]:
     """Imports point down: blockc to codegen, passes and machines, these to ir, ir to nothing. Machines use what reads
     files and reports problems as well. The inspector imports everything, and commands it; kernels do so late."""
-    late = set(late_imports(module.tree))
-    for name, line in imports(module.tree):
+    late = module.late_imports
+    for name, line in module.imports:
         if name.startswith("."):
             yield f"{line}: relative import {name}"
         parts = name.split(".")
@@ -95,7 +112,7 @@ def downward(module: Module) -> Iterator[str]:
 
 def layered(module: Module) -> Iterator[str]:
     """The packages inside blockc are imported under their names in it."""
-    yield from (f"{line}: {name}" for name, line in imports(module.tree) if name.split(".")[0] in ALLOWED)
+    yield from (f"{line}: {name}" for name, line in module.imports if name.split(".")[0] in ALLOWED)
 
 
 OWNERS = {
@@ -129,8 +146,8 @@ LATE_OWNERS = ("blockc.codegen", "blockc.eager_torch", "blockc.integrations")
 def owned(module: Module) -> Iterator[str]:
     """A library is imported in the modules that own it; torch and triton in codegen, eager_torch and
     integrations, and late."""
-    late = set(late_imports(module.tree))
-    for name, line in imports(module.tree):
+    late = module.late_imports
+    for name, line in module.imports:
         library = name.split(".")[0]
         if library in OWNERS and module.name not in OWNERS[library]:
             yield f"{line}: {library}"
@@ -143,7 +160,7 @@ def owned(module: Module) -> Iterator[str]:
 
 def unevaluated(module: Module) -> Iterator[str]:
     """Text becomes code in codegen/loader.py only."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         match node:
             case ast.Call(func=ast.Name(id="eval" | "exec" | "compile" | "__import__" as name)):
                 if module.name != "blockc.codegen.loader":
@@ -158,7 +175,7 @@ def narrow(module: Module) -> Iterator[str]:
     """Nothing catches everything, except the top of the command line once."""
     broad = [
         node
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or re.search(r"\b(Base)?Exception\b", ast.unparse(node.type)))
     ]
@@ -190,7 +207,7 @@ VARIABLES = {"NO_COLOR", "BLOCKC_CACHE", "BLOCKC_DEBUG"}
 
 def explicit(module: Module) -> Iterator[str]:
     """Behaviour does not come from environment variables, but for three."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         match node:
             case ast.Call(func=ast.Attribute(attr="getenv"), args=[ast.Constant(value=name), *_]):
                 pass
@@ -200,7 +217,7 @@ def explicit(module: Module) -> Iterator[str]:
                 pass
             case ast.ImportFrom(module="os", names=names) if {"environ", "getenv"} & {alias.name for alias in names}:
                 name = "imported from os"
-            case ast.Attribute(attr="environ") if not _is_read(module.tree, node):
+            case ast.Attribute(attr="environ") if not _is_read(module, node):
                 name = "all of them"
             case _:
                 continue
@@ -208,9 +225,9 @@ def explicit(module: Module) -> Iterator[str]:
             yield f"{node.lineno}: {name!r}"
 
 
-def _is_read(tree: ast.Module, attribute: ast.Attribute) -> bool:
+def _is_read(module: Module, attribute: ast.Attribute) -> bool:
     """True if the attribute `environ` is only asked for one constant name."""
-    for node in ast.walk(tree):
+    for node in module.nodes:
         match node:
             case ast.Subscript(value=inner, slice=ast.Constant()) if inner is attribute:
                 return True
@@ -223,7 +240,7 @@ def _is_read(tree: ast.Module, attribute: ast.Attribute) -> bool:
 
 def stateless(module: Module) -> Iterator[str]:
     """No statement `global`."""
-    yield from (f"{node.lineno}: global" for node in ast.walk(module.tree) if isinstance(node, ast.Global))
+    yield from (f"{node.lineno}: global" for node in module.nodes if isinstance(node, ast.Global))
 
 
 def described(module: Module) -> Iterator[str]:

@@ -12,10 +12,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from blockc import cli
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")
@@ -58,11 +61,35 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def output_of(command: str, workplace: Path) -> str:
-    """What a command line prints."""
+OutputOf = Callable[[str], str]
+
+
+@pytest.fixture
+def output_of(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> OutputOf:
+    """What a command line prints. If it begins with `blockc`, that runs in this process, and what it prints goes
+    through the rest of the pipe; other lines are for the shell."""
+    monkeypatch.chdir(workplace)
+
+    def output(command: str) -> str:
+        simple = re.fullmatch(r"blockc ([^|;&<>']*)(?:\| (.*))?", command)
+        if simple is None:
+            return shell_output(command, workplace)
+        capsys.readouterr()
+        code = cli.main(shlex.split(simple[1]))
+        printed = capsys.readouterr()
+        assert code == 0, f"{command}\n{printed.err}"
+        return shell_output(simple[2], workplace, printed.out) if simple[2] else printed.out
+
+    return output
+
+
+def shell_output(command: str, workplace: Path, standard_input: str = "") -> str:
+    """What the shell prints for a command line."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{workplace / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     shell = ["bash", "-o", "pipefail", "-c", command]
-    result = subprocess.run(shell, cwd=workplace, env=variables, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        shell, input=standard_input, cwd=workplace, env=variables, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, f"{command}\n{result.stderr}"
     return result.stdout
 
@@ -92,16 +119,16 @@ def check(block: Block, body: str, config: pytest.Config) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("console"), ids=lambda block: f"{block.document}: {block.body[:50]}")
-def test_commands_print_what_the_document_says(block: Block, workplace: Path, pytestconfig: pytest.Config) -> None:
+def test_commands_print_what_the_document_says(block: Block, output_of: OutputOf, pytestconfig: pytest.Config) -> None:
     commands = [line[2:] for line in block.body.splitlines() if line.startswith("$ ")]
     assert commands
-    check(block, "".join(f"$ {command}\n{output_of(command, workplace)}" for command in commands), pytestconfig)
+    check(block, "".join(f"$ {command}\n{output_of(command)}" for command in commands), pytestconfig)
 
 
 def test_the_main_command_prints_what_the_readme_says(workplace: Path, pytestconfig: pytest.Config) -> None:
     (command,) = MAIN_COMMAND.findall(text_of("README.md"))
     (shown,) = blocks("text")
-    check(shown, output_of(command, workplace), pytestconfig)
+    check(shown, shell_output(command, workplace), pytestconfig)
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.document)

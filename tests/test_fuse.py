@@ -344,7 +344,7 @@ def test_names_do_not_matter_in_examples(name: str, whole: str) -> None:
 
 
 def test_names_do_not_matter_in_random_programs() -> None:
-    for seed in NORMAL_RUN[:60]:
+    for seed in NORMAL_RUN[::2]:
         case = random_case(seed)
         source, names = renamed(case.source)
         other = fused(source, " ".join(names[dim] for dim in case.whole))
@@ -352,7 +352,7 @@ def test_names_do_not_matter_in_random_programs() -> None:
 
 
 def test_fusing_a_fused_program_changes_nothing() -> None:
-    for seed in range(60):
+    for seed in range(24):
         last = random_derivation(seed).snapshots[-1]
         again = fuse(last)
         assert not again.steps and again.snapshots == (last,), seed
@@ -364,7 +364,7 @@ def test_the_hash_seed_does_not_matter() -> None:
         "from blockc.ir.text import format_program\n"
         "from test_fuse import fused\n"
         "found = [fused(example('attention'), 'd'), fused(example('rmsnorm_swiglu'), '')]\n"
-        "found += [random_derivation(seed) for seed in range(12)]\n"
+        "found += [random_derivation(seed) for seed in range(6)]\n"
         "for derivation in found:\n"
         "    print([(s.rule, s.at) for s in derivation.steps], derivation.refusals)\n"
         "    print(*map(format_program, derivation.snapshots))\n"

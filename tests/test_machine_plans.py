@@ -174,7 +174,7 @@ def test_what_leaves_and_reaches_the_outermost_tier_is_what_the_block_program_mo
 # --- prediction and simulation (of examples: test_simulator.py) ------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [*range(40), 418, 827, 1093, 1115])  # the last ones failed once
+@pytest.mark.parametrize("seed", [*range(24), 418, 827, 1093, 1115])  # the last ones failed once
 def test_random_programs_on_random_machines_move_what_is_predicted(seed: int) -> None:
     check_random(seed)
 
@@ -340,7 +340,7 @@ def run_parts(program: Any, places: tuple[int, ...], sizes: dict[str, int], arra
     return {result.argument.name: known[result.argument.name] for result in program.outputs}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_parts_of_random_programs_mean_what_the_whole_means(seed: int) -> None:
     case = random_case(seed)
     program = case.program

@@ -1,6 +1,6 @@
 """Machine files: every message by a bad file, all problems at once, units, the shipped machines, and hostile input.
 
-The normal run takes 2,000 mutations of the shipped files; more, or others, come from
+The normal run takes 1,000 mutations of the shipped files; more, or others, come from
 
     python tests/test_machines.py --count 100000 --seed 7
 """
@@ -31,7 +31,7 @@ from blockc.machines.writing import machine_text
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "blockc" / "machines").glob("*.toml"))
-COUNT, SEED, SECONDS = 2_000, 20261121, 2.0
+COUNT, SEED, SECONDS = 1_000, 20261121, 2.0
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ def test_without_the_mask_attention_is_wrong() -> None:
 
 def test_random_programs_mean_the_same_on_padded_tiles() -> None:
     needed = 0
-    for seed in range(60):
+    for seed in range(36):
         text = random_program(seed)
         source = parse(text)
         sizes = random_sizes(seed, source)
@@ -89,4 +89,4 @@ def test_random_programs_mean_the_same_on_padded_tiles() -> None:
         for name, array in exact.items():
             np.testing.assert_allclose(outputs[name], array, rtol=1e-9, atol=1e-10, err_msg=f"seed {seed}\n{text}")
         needed += mask(program) != program
-    assert needed >= 20, "the random programs hardly need masks"
+    assert needed >= 12, "the random programs hardly need masks"

@@ -125,7 +125,7 @@ def test_every_pair_of_parts_has_a_reason(target: str) -> None:
 
 
 def test_every_pair_of_random_programs_has_a_kernel_or_a_reason() -> None:
-    found = [random_inspection(seed) for seed in NORMAL_RUN[:20]]
+    found = [random_inspection(seed) for seed in NORMAL_RUN[::3]]
     assert [fault for one in found for fault in faults(one)] == []
     kinds = {pair.reason.kind for one in found for pair in one.pairs if pair.reason is not None}
     assert {"removed", "refused", "shape"} <= kinds

@@ -68,8 +68,8 @@ CASES = (
     "cross_entropy/f32/ordinary,shifted",
 )
 PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "decode", "names")
-RANDOM = 16
-PARTS, RANDOM_PARTS = "rmsnorm_swiglu,large/transformer_layer,mlp:bf16", 8
+RANDOM = 10
+PARTS, RANDOM_PARTS = "rmsnorm_swiglu,large/transformer_layer,mlp:bf16", 4
 
 
 @cache

@@ -73,9 +73,12 @@ def test_every_step_of_every_snapshot_is_listed(run_blockc: Blockc) -> None:
     assert len(found["snapshots"]) == len(explained["snapshots"]) > 1
 
 
-def test_dimensions_without_a_size_are_whole_and_cut(run_blockc: Blockc) -> None:
+def test_dimensions_without_a_size_are_whole_and_cut(run_blockc: Blockc, tmp_path: Path) -> None:
+    text = "program p(X: f32[m, d], Z: f32[m, e]) -> Y: f32[m] { Y = sum[d](tanh(X)) + sum[e](Z) }\n"
+    file = written(tmp_path / "p.blk", text)
+
     def whole(*options: str) -> list[list[str]]:
-        return [way["whole"] for way in run_blockc("verify", ATTENTION, "--json", *options).json["ways"]]
+        return [way["whole"] for way in run_blockc("verify", file, "--json", *options).json["ways"]]
 
     assert whole() == [["d", "e"], []]
     assert whole("--dim", "d=4", "--dim", "e=3") == [["d", "e"]]
