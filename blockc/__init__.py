@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blockc.driver import Kernel, compile, reference
     from blockc.errors import BlockcError, BlockcWarning
+    from blockc.kernel import Kernel, compile, reference
 
 __all__ = ["BlockcError", "BlockcWarning", "Kernel", "compile", "reference"]
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(errors, name)
     if name in __all__:
-        from blockc import driver
+        from blockc import kernel
 
-        return getattr(driver, name)
+        return getattr(kernel, name)
     raise AttributeError(f"module 'blockc' has no attribute {name!r}")

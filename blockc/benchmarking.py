@@ -27,6 +27,7 @@ from blockc.eager import Library, peak_bytes, translate
 from blockc.eager_numpy import numpy_library
 from blockc.eager_torch import torch_library
 from blockc.errors import LimitError, Problem
+from blockc.kernel import Kernel
 from blockc.machines.calibrating import processor
 from blockc.machines.loading import load_machine
 from blockc.partition import partition
@@ -126,7 +127,7 @@ def candidates(
         BLOCKC: lambda results: running.by_name(request.program, results)
     }
     kernel = ready.kernel
-    if type(kernel) is not driver.Kernel:
+    if type(kernel) is not Kernel:
         from blockc.gpu_kernel import GpuKernel, as_arrays, on_gpu
 
         assert isinstance(kernel, GpuKernel)
@@ -138,7 +139,7 @@ def candidates(
         eager = translate(request.program, ready.sizes, other)
         tensors = {given: other.own(array) for given, array in arrays.items()}
         calls[name] = _bound(eager, tensors)
-        if name == "torch" and type(kernel) is not driver.Kernel:
+        if name == "torch" and type(kernel) is not Kernel:
             calls[name] = _waited(calls[name], device)
         plain[name] = _plain(other)
     return calls, plain
@@ -212,7 +213,7 @@ def _ratio(own: list[float], others: list[float]) -> float:
     return statistics.median(mine / other for mine, other in zip(own, others, strict=True))
 
 
-def computer(libraries: Mapping[str, Library], kernel: driver.Kernel) -> dict[str, Any]:
+def computer(libraries: Mapping[str, Library], kernel: Kernel) -> dict[str, Any]:
     """What the numbers depend on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {"numpy": np.__version__, **{name: library.version for name, library in libraries.items()}}

@@ -22,12 +22,12 @@ from blockc.cache import key_of
 from blockc.codegen import triton_runtime
 from blockc.codegen.triton_tiles import LEAST
 from blockc.data import numpy_dtype, sizes_of
-from blockc.driver import Compiled, Found, Kernel
 from blockc.errors import LimitError, Problem, UsageError
 from blockc.integrations import as_array, as_tensor, is_tensor
 from blockc.ir import array_program
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
+from blockc.kernel import Compiled, Found, Kernel
 from blockc.machines.writing import machine_text
 from blockc.partition import Part, Partition
 from blockc.passes.cost import cost

@@ -28,6 +28,7 @@ from blockc.ir.block import Graph, Map
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.interpret import interpret
 from blockc.ir.plan import Plan
+from blockc.kernel import Kernel, kernel_for
 from blockc.passes.cost import cost_for
 from blockc.sampling import largest_value
 
@@ -126,7 +127,7 @@ def sizes_from_arrays(program: ArrayProgram, arrays: Mapping[str, Array], dims: 
 class Prepared:
     """A compiled program with the arrays to run it on, and the positions at which its result is checked."""
 
-    kernel: driver.Kernel
+    kernel: Kernel
     plan: Plan
     sizes: Mapping[str, int]
     defaults: tuple[str, ...]
@@ -139,8 +140,8 @@ def prepare(request: Request) -> Prepared:
     machine = driver.check_target(request.target, request.device)
     driver.check_dims(request.program, request.dims, request.tiles, request.split)
     sizes, defaults = sizes_for(request)
-    plain = driver.Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads, request.split)
-    kernel = driver.kernel_for(machine, plain, request.device)
+    plain = Kernel(request.program, request.target, sizes, dict(request.tiles), request.threads, request.split)
+    kernel = kernel_for(machine, plain, request.device)
     plan = kernel.specialise(sizes).plan
     check_memory(request.program, plan)
     if kernel is plain:
@@ -173,9 +174,9 @@ def run(request: Request) -> tuple[Report, dict[str, Array]]:
     return report, arrays
 
 
-def timed_where_it_runs(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
+def timed_where_it_runs(kernel: Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
     """The outputs by name, and the seconds of every run but the first; on a GPU without the copies there and back."""
-    if type(kernel) is driver.Kernel:
+    if type(kernel) is Kernel:
         return timed(kernel, arrays)
     from blockc.gpu_kernel import GpuKernel, timed_on_gpu
 
@@ -183,9 +184,9 @@ def timed_where_it_runs(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> t
     return timed_on_gpu(kernel, arrays)
 
 
-def device_of(kernel: driver.Kernel) -> str:
+def device_of(kernel: Kernel) -> str:
     """What the GPU of a kernel calls itself, or "" if it runs on arrays."""
-    if type(kernel) is driver.Kernel:
+    if type(kernel) is Kernel:
         return ""
     from blockc.gpu_kernel import GpuKernel
 
@@ -251,7 +252,7 @@ def inputs_for(request: Request, sizes: Mapping[str, int]) -> dict[str, Array]:
     return {**random_arrays(request.program, sizes, request.seed), **request.arrays}
 
 
-def timed(kernel: driver.Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
+def timed(kernel: Kernel, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], list[float]]:
     """The outputs by name, and the seconds of every run but the first."""
     times: list[float] = []
     started = time.perf_counter()

@@ -87,7 +87,7 @@ ALLOWED = {
     "codegen": {"ir", "codegen"},
     "machines": {"ir", "machines", "errors", "files", "names"},
 }
-INSPECTING = ("blockc.cli", "blockc.driver", "blockc.gpu_kernel")  # what may import the inspector, and commands
+INSPECTING = ("blockc.cli", "blockc.kernel", "blockc.gpu_kernel")  # what may import the inspector, and commands
 
 
 def downward(module: Module) -> Iterator[str]:
@@ -261,7 +261,7 @@ CHECKS: dict[Callable[[Module], Iterator[str]], tuple[Module, ...]] = {
         Module("blockc.machines.planted", "from blockc.passes.cost import cost"),
         Module("blockc.planted", "from . import driver"),
         Module("blockc.partition", "def f():\n    from blockc.inspector.explanation import explain_for"),
-        Module("blockc.driver", "from blockc.inspector.explanation import explain_for"),
+        Module("blockc.kernel", "from blockc.inspector.explanation import explain_for"),
     ),
     layered: (Module("blockc.planted", "import ir"), Module("blockc.planted", "from passes.fuse import fuse")),
     owned: (

@@ -25,6 +25,7 @@ from blockc.errors import LimitError
 from blockc.integrations import as_array, as_tensor
 from blockc.ir.array_program import ArrayProgram
 from blockc.ir.ops import OPERATORS
+from blockc.kernel import Kernel
 from blockc.language import parse, program_names
 
 ROOT = Path(__file__).parent.parent
@@ -373,8 +374,8 @@ def test_positions_are_whole_numbers_of_32_bits() -> None:
 
 
 def test_a_wrong_result_of_blockc_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = driver.Kernel.__call__
-    monkeypatch.setattr(driver.Kernel, "__call__", lambda self, **arrays: call(self, **arrays) * np.float16(1.1))
+    call = Kernel.__call__
+    monkeypatch.setattr(Kernel, "__call__", lambda self, **arrays: call(self, **arrays) * np.float16(1.1))
     code, out, err = bench(ATTENTION, *SMALL, "--rounds", "2")
     assert (code, out.splitlines()[-1]) == (4, "not ok")
     assert err.startswith("error[E0905]: output `O` is not accurate enough")

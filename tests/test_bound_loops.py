@@ -23,6 +23,7 @@ from blockc.ir.intervals import Bounds, Leaf, bounds
 from blockc.ir.ops import OPERATORS
 from blockc.ir.text import format_program, parse_program
 from blockc.ir.verify import VerifyError, verify
+from blockc.kernel import compile
 from blockc.language import parse
 from blockc.meaning import baseline, evaluate
 from blockc.passes.bound_loops import bound_loops
@@ -139,7 +140,7 @@ def test_whole_numbers_that_f32_rounds_are_masked_alike_in_any_blocks(condition:
     source = (
         f"program p(S: f32[m, n], T: i32[n], D: i32[m]) -> O: f32[m] {{ O = sum[n](where({condition}, exp(S), 0)) }}"
     )
-    kernels = [driver.compile(source, tiles={"m": 2, "n": size}) for size in (2, 3, 8)]
+    kernels = [compile(source, tiles={"m": 2, "n": size}) for size in (2, 3, 8)]
     for seed in range(10):
         draw = np.random.default_rng(seed)
         arrays = {
@@ -213,7 +214,7 @@ def test_a_mask_bounds_the_loop(mask: str, spelling: str) -> None:
     assert not mismatch(program, case, arrays, evaluate(case.program, arrays))
     run = interpret(program, arrays, SIZES, TILES)
     assert run.traffic == sum(traffic(program, SIZES, TILES).values())
-    kernel = driver.compile(source, dims=SIZES, tiles={**TILES, "d": None, "e": None})
+    kernel = compile(source, dims=SIZES, tiles={**TILES, "d": None, "e": None})
     exact, plain = evaluate(case.program, arrays)["O"], baseline(case.program, arrays)["O"]
     error = 4 * np.abs(plain - exact).max() + 1e-6 * np.abs(exact).max()
     assert np.abs(kernel(**arrays) - exact).max() <= error
@@ -311,8 +312,8 @@ def test_empty_sizes() -> None:
 def test_chunks_of_a_bounded_loop() -> None:
     source = HEAD + SPELLINGS["softmax"].format(MASKS["causal"])
     arrays = random_arrays(parse(source), SIZES, 3)
-    whole = driver.compile(source, dims=SIZES, tiles=TILES)(**arrays)
-    split = driver.compile(source, dims=SIZES, tiles=TILES, split={"n": 3})(**arrays)
+    whole = compile(source, dims=SIZES, tiles=TILES)(**arrays)
+    split = compile(source, dims=SIZES, tiles=TILES, split={"n": 3})(**arrays)
     np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -390,7 +391,7 @@ def test_tables_bound_a_loop(name: str) -> None:
     assert run.traffic == sum(traffic(program, SIZES, TILES, arrays).values())
     assert run.traffic < sum(traffic(program, SIZES, TILES).values())
     assert work(program, SIZES, TILES, arrays) < work(program, SIZES, TILES)
-    kernel = driver.compile(case.source, dims=SIZES, tiles={**TILES, "d": None, "e": None})
+    kernel = compile(case.source, dims=SIZES, tiles={**TILES, "d": None, "e": None})
     exact = evaluate(case.program, arrays)["O"]
     np.testing.assert_allclose(kernel(**arrays), exact, rtol=1e-4, atol=1e-5)
 
@@ -420,7 +421,7 @@ def test_a_table_of_batches() -> None:
         < sum(traffic(program, sizes, tiles).values())
     )
     for way in (tiles, {"h": 2, "m": 2, "n": 3}):
-        kernel = driver.compile(source, dims=sizes, tiles={**way, "d": None})
+        kernel = compile(source, dims=sizes, tiles={**way, "d": None})
         np.testing.assert_allclose(kernel(**arrays), evaluate(case.program, arrays)["O"], rtol=1e-4, atol=1e-5)
 
 
@@ -443,7 +444,7 @@ def test_what_is_computed_or_no_whole_number_is_no_table(condition: str) -> None
     ],
 )
 def test_explain_says_which_blocks_are_left_out(mask: str, text: str) -> None:
-    kernel = driver.compile(HEAD + SPELLINGS["softmax"].format(MASKS[mask]), dims=SIZES, tiles=TILES)
+    kernel = compile(HEAD + SPELLINGS["softmax"].format(MASKS[mask]), dims=SIZES, tiles=TILES)
     told = " ".join(str(kernel.explain()).split())
     assert f"the loop over n leaves out blocks in which {text} holds nowhere" in told
     assert "live(B_m*n)" in told
@@ -491,7 +492,7 @@ def test_numbers_of_one_byte() -> None:
         "X": np.ones((5, 17), np.float32),
         "T": np.linspace(-120, 120, 17).astype(np.int8),
     }
-    kernel = driver.compile(source, tiles={"m": 2, "n": 3})
+    kernel = compile(source, tiles={"m": 2, "n": 3})
     np.testing.assert_allclose(kernel(**arrays), evaluate(parse(source), arrays)["O"])
 
 
@@ -502,7 +503,7 @@ def test_a_mask_of_two_nested_loops() -> None:
     )
     sizes = {"m": 13, "n": 17, "k": 9}
     arrays = random_arrays(parse(source), sizes, 0)
-    kernel = driver.compile(source, dims=sizes, tiles=dict.fromkeys(sizes, 4))
+    kernel = compile(source, dims=sizes, tiles=dict.fromkeys(sizes, 4))
     np.testing.assert_allclose(kernel(**arrays), evaluate(parse(source), arrays)["O"], rtol=1e-4, atol=1e-4)
 
 
@@ -511,7 +512,7 @@ def test_nothing_of_a_whole_dimension(body: str) -> None:
     source = f"program p(X: f32[m, n, k]) -> O: f32[m] {{ C = index(n) < index(m) - 3; O = {body} }}"
     sizes = {"m": 6, "n": 5, "k": 0}
     arrays = random_arrays(parse(source), sizes, 0)
-    kernel = driver.compile(source, dims=sizes, tiles={"m": 3, "n": 3, "k": None})
+    kernel = compile(source, dims=sizes, tiles={"m": 3, "n": 3, "k": None})
     np.testing.assert_array_equal(kernel(**arrays), evaluate(parse(source), arrays)["O"])
 
 

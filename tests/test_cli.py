@@ -23,6 +23,7 @@ from blockc import cli, driver, files, meaning
 from blockc.accuracy import Comparison
 from blockc.errors import BlockcError
 from blockc.formatting import readable
+from blockc.kernel import Kernel
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -691,20 +692,20 @@ def test_an_inaccurate_result_fails_and_is_not_written(run_blockc: Blockc, doubl
 
 
 def test_a_wrong_kernel_is_found(run_blockc: Blockc, double: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = driver.Kernel.__call__
-    monkeypatch.setattr(driver.Kernel, "__call__", lambda self, **arrays: call(self, **arrays) * np.float32(1.0001))
+    call = Kernel.__call__
+    monkeypatch.setattr(Kernel, "__call__", lambda self, **arrays: call(self, **arrays) * np.float32(1.0001))
     assert run_blockc("run", double, "--dim", "m=9", "--dim", "n=9").code == 4
 
 
 def test_nan_in_the_wrong_place_is_found(run_blockc: Blockc, double: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = driver.Kernel.__call__
+    call = Kernel.__call__
 
-    def poisoned(self: driver.Kernel, **arrays: Array) -> Array:
+    def poisoned(self: Kernel, **arrays: Array) -> Array:
         result: Array = call(self, **arrays)
         result[0, 0] = np.nan
         return result
 
-    monkeypatch.setattr(driver.Kernel, "__call__", poisoned)
+    monkeypatch.setattr(Kernel, "__call__", poisoned)
     result = run_blockc("run", double, "--dim", "m=9", "--dim", "n=9")
     assert result.code == 4
     assert "NaN or infinities in the wrong places" in result.err

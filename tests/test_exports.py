@@ -27,6 +27,7 @@ from blockc.drawing_svg import svg
 from blockc.ir.block import Map, Program, roots, walk
 from blockc.ir.decisions import Derivation
 from blockc.ir.plan import Plan
+from blockc.kernel import compile
 from blockc.language import parse
 from blockc.passes.cost import traffic
 from blockc.passes.lower import lower
@@ -152,7 +153,7 @@ def made_here(program: Program) -> set[str]:
 
 def test_bytes_are_those_of_explain() -> None:
     derivation, plan = compiled(ATTENTION)
-    kernel = driver.compile(ATTENTION, tiles={dim: plan.tiles[dim] for dim in ("m", "n")})
+    kernel = compile(ATTENTION, tiles={dim: plan.tiles[dim] for dim in ("m", "n")})
     explained = kernel.explain().to_json()
     unfused = program_json(derivation.unfused, plan.sizes, plan.tiles)
     assert unfused["traffic_bytes"] == explained["unfused"]["traffic_bytes"]

@@ -27,6 +27,7 @@ from blockc.codegen import triton_runtime
 from blockc.data import array_shape, numpy_dtype, sizes_of
 from blockc.errors import BlockcWarning, CheckError, LimitError, UsageError
 from blockc.gpu_kernel import GpuKernel, operator_name, shape_class
+from blockc.kernel import Kernel, kernel_for
 from blockc.language import parse_all
 from blockc.machines.loading import load_machine
 from blockc.tuning import Book, best_known
@@ -125,7 +126,7 @@ def test_a_machine_for_another_gpu_is_a_warning(monkeypatch: pytest.MonkeyPatch)
     for target in ("h200", "a100"):
         expected = pytest.warns(BlockcWarning, match=r"`h200`, of capability 9.0, and NVIDIA A100.* has 8.0; `a100`")
         with expected if target == "h200" else contextlib.nullcontext():
-            driver.kernel_for(load_machine(target), driver.Kernel(program, target, {}, {}), None)
+            kernel_for(load_machine(target), Kernel(program, target, {}, {}), None)
 
 
 @pytest.mark.parametrize("missing", ["torch", "triton"])

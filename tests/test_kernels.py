@@ -16,7 +16,8 @@ import blockc
 from blockc import meaning
 from blockc.accuracy import compare, computed_dtype
 from blockc.data import random_arrays
-from blockc.driver import Kernel, default_sizes
+from blockc.driver import default_sizes
+from blockc.kernel import Kernel
 from blockc.language import parse, program_names
 
 Array = NDArray[Any]

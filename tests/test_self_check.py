@@ -20,9 +20,9 @@ from blockc import driver, self_check
 from blockc.cache import usual_store
 from blockc.codegen import loader, numpy_source
 from blockc.data import random_arrays
-from blockc.driver import Kernel
 from blockc.errors import BlockcWarning, CheckError
 from blockc.ir.plan import Plan
+from blockc.kernel import Kernel
 from blockc.language import parse
 
 Array = NDArray[Any]
@@ -58,7 +58,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """One element for each time that something is fused and chosen."""
     calls: list[object] = []
     true = driver.planned
-    monkeypatch.setattr(driver, "planned", lambda *given: calls.append(given) or true(*given))  # type: ignore[func-returns-value]
+    monkeypatch.setattr("blockc.kernel.planned", lambda *given: calls.append(given) or true(*given))  # type: ignore[func-returns-value]
     return calls
 
 
@@ -108,7 +108,7 @@ def test_another_kernel_is_made_for_another(change: str, planned: list[object]) 
 
 def test_another_kernel_is_made_for_another_machine(planned: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     blockc.compile(SUMS)
-    monkeypatch.setattr(driver, "machine_text", lambda machine: "another")
+    monkeypatch.setattr("blockc.kernel.machine_text", lambda machine: "another")
     blockc.compile(SUMS)
     assert len(planned) == 2
 
@@ -152,7 +152,7 @@ def test_without_a_folder_everything_works(folder: Path) -> None:
 
 
 def test_sizes_that_grow_do_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "REMEMBERED", 3)
+    monkeypatch.setattr("blockc.kernel.REMEMBERED", 3)
     kernel = blockc.compile(SUMS)
     for length in range(1, 6):
         assert kernel(np.zeros((1, length), np.float32)).tolist() == [2.5 * length]
