@@ -68,9 +68,11 @@ def random_machine(seed: int) -> Machine:
         )
         for at in range(count)
     )
-    tiers = tuple(replace(tier, duplex=choice.choice(DUPLEX)) for tier in tiers)
+    later = random.Random(f"duplex and pieces {seed}")
+    tiers = tuple(replace(tier, duplex=later.choice(DUPLEX)) for tier in tiers)
+    step = later.choice([1, 2, 3, 8])
     last, before = tiers[-1].name, tiers[-2].name if count > 2 else tiers[-1].name
-    vector = {"vector": {"f32": Rate(1e9, (1,)), "f64": Rate(1e9, (1,))}, "special": {"f32": Rate(1e8, (1,))}}
+    vector = {"vector": {"f32": Rate(1e9, (step,)), "f64": Rate(1e9, (1,))}, "special": {"f32": Rate(1e8, (1,))}}
     units = [ComputeUnit("vector", (last,), last, vector)]
     if choice.random() < 0.6:
         accumulator = choice.choice([last, before])

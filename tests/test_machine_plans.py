@@ -18,7 +18,7 @@ from blockc import driver, meaning
 from blockc.data import random_arrays
 from blockc.errors import LimitError
 from blockc.ir.machine import ComputeUnit, Machine, Rate
-from blockc.ir.schedule import Compute, Loop, Move, Schedule, Stage, walk
+from blockc.ir.schedule import Compute, Loop, Move, Pieces, Schedule, Stage, walk
 from blockc.ir.schedule_text import format_schedule
 from blockc.language import parse
 from blockc.machines.loading import load_machine
@@ -87,16 +87,21 @@ def test_a_staged_list_crosses_the_outer_boundary_once() -> None:
 
 
 def test_what_is_used_behind_a_loop_is_loaded_behind_it() -> None:
-    """The residual and the bias take no space while products are summed."""
+    """The residual and the bias take no space while products are summed, and behind that only that of pieces."""
     text = "program p(A: f32[m, k], B: f32[k, n], c: f32[n], R: f32[m, n]) -> C: f32[m, n] {\n"
     text += " C = relu(dot[k](A, B) + c) * R + c\n}\n"
     schedule, found = scheduled(text, "toy", SIZES, TILES, R="sram")
     (kernel,) = schedule.kernels
     body = next(node.body for node in walk(kernel) if isinstance(node, Loop) and len(node.body) > 1)
-    steps = [node.dim if isinstance(node, Loop) else node.name for node in body if isinstance(node, Loop | Move)]
-    assert [step.partition(".")[0] for step in steps] == ["k", "R", "c", "C"]
-    block, bias = 4 * 32 * 16, 4 * 16
-    assert found.peak["local"] == max(2 * block + bias, block + 4 * (32 * 16 + 16 * 16))
+    (loop, pieces) = body
+    assert isinstance(loop, Loop) and isinstance(pieces, Pieces)
+    assert (loop.dim, pieces.dim, pieces.step) == ("k", "n", 8)
+    steps = [node.name for node in pieces.body if isinstance(node, Move)]
+    assert [step.partition(".")[0] for step in steps] == ["R", "c", "C"]
+    block, residual, bias = 4 * 32 * 16, 4 * 32 * 8, 4 * 8
+    for k in (16, 1):
+        found = evaluate(model(schedule), SIZES, {"m": 32, "n": 16, "k": k})
+        assert found.peak["local"] == block + max(residual + bias, 4 * (32 * k + 16 * k))
 
 
 def test_a_load_stays_ahead_of_what_changes_its_list() -> None:

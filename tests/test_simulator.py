@@ -29,7 +29,7 @@ from blockc.ir.block import Program
 from blockc.ir.decisions import Derivation
 from blockc.ir.interpret import interpret
 from blockc.ir.machine import ComputeUnit, Machine, Rate, Tier, chain
-from blockc.ir.schedule import Combine, Compute, Loop, Move, Schedule, Stage, Statement
+from blockc.ir.schedule import Combine, Compute, Loop, Move, Pieces, Schedule, Stage, Statement, walk
 from blockc.ir.text import parse_program
 from blockc.language import parse
 from blockc.machines.loading import load_machine
@@ -343,6 +343,35 @@ def test_a_tier_of_a_unit_may_be_read_and_written_in_turns(duplex: str, seconds:
     assert np.allclose(found.outputs["Y"], -arrays["X"]) and np.allclose(found.outputs["S"], arrays["X"].sum(1))
     assert found.seconds == pytest.approx(1 + seconds)
     assert found.busy.get("near bus", 0) == (2 * 96 + 8 if duplex == "half" else 0)
+
+
+EPILOGUE = """program p(A: f32[m, k], B: f32[k, n], c: f32[n], R: f16[m, n]) -> (C: f32[m, n], D: f16[m, n]) {
+    H = dot[k](A, B)
+    C = where(index(n) < index(m), H, relu(H + c) * R)
+    D = R - H
+}"""
+
+
+def test_an_epilogue_in_pieces_takes_the_space_of_a_piece() -> None:
+    """The schedule needs the bytes that are predicted, and fewer than a second tile of results would take."""
+    case = Case(EPILOGUE, {"m": 40, "n": 37, "k": 5}, {"m": 16, "n": 32, "k": 1}, frozenset())
+    program, on, arrays = choose.ready(derive(case))[-1], machine("toy"), inputs(case)
+    schedule = place(program, on)
+    predicted = evaluate_cost(model(schedule), case.sizes, case.tiles, arrays)
+    assert any(isinstance(node, Pieces) for kernel in schedule.kernels for node in walk(kernel))
+    tile = 16 * 32 * 4
+    assert tile < predicted.peak["local"] < 2 * tile
+
+    def run(local: int) -> Simulation:
+        tiers = tuple(replace(tier, capacity=local) if tier.name == "local" else tier for tier in on.tiers)
+        return simulate(place(program, replace(on, tiers=tiers)), arrays, case.sizes, case.tiles)
+
+    found = run(predicted.peak["local"])
+    check_outputs(case, found, "pieces")
+    check_prediction(schedule, case.sizes, case.tiles, arrays, found)
+    assert found.peak["local"] == predicted.peak["local"]
+    with pytest.raises(CapacityExceeded):
+        run(predicted.peak["local"] - 16)
 
 
 def test_latency_and_calls_take_time() -> None:

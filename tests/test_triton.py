@@ -67,7 +67,7 @@ CASES = (
     "matmul_gelu/f16/large",
     "cross_entropy/f32/ordinary,shifted",
 )
-PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "decode", "names")
+PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "decode", "names", "pieces")
 RANDOM = 10
 PARTS, RANDOM_PARTS = "rmsnorm_swiglu,large/transformer_layer,mlp:bf16", 4
 
@@ -409,6 +409,23 @@ def test_what_is_used_behind_a_loop_is_loaded_behind_it() -> None:
     assert names == ["X", "W", "bias", "residual"] and loads[0] > loop
     (product,) = [at for at, line in enumerate(function.text) if "tl.dot(" in line]
     assert loads[1] < product < loads[2]
+
+
+def test_a_large_epilogue_is_written_in_pieces() -> None:
+    """One kernel, whose accumulator leaves no room in registers for all of its results (their numbers: `pieces` of
+    triton_cases.py)."""
+    program = driver.load_program(EXAMPLES / "matmul_epilogue.blk", "matmul_gelu")
+    sizes = driver.default_sizes(program, {"m": 8192, "k": 4096, "n": 4096})
+    made = triton_kernels(program, load_machine("h200"), sizes, {"m": 128, "n": 256, "k": 64})
+    (function,) = made.source.functions
+    (halves,) = [line for line in function.text if "T1 // 2" in line]
+    assert halves.lstrip() == "v3, v4 = tl.split(tl.permute(tl.reshape(v0, [T0, 2, T1 // 2]), [0, 2, 1]))"
+    pieces = "\n".join(function.text).split("    # Piece ")[1:]
+    assert [piece[:18] for piece in pieces] == [f"{at} of 4 along d1.\n " for at in (1, 2, 3, 4)]
+    assert all(piece.count("tl.load(") == 4 and piece.count("tl.store(") == 2 for piece in pieces), "full and short"
+    assert max(function.text.index(line) for line in function.text if "tl.dot(" in line) < function.text.index(halves)
+    small = triton_kernels(program, load_machine("h200"), sizes, {"m": 128, "n": 128, "k": 64})
+    assert "tl.split(" not in small.source.text
 
 
 def test_any_sizes_and_strides_go_through_parts(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ from blockc.triton_kernels import emitted, with_sums_in_loops
 BATCHES = ("b", "h", "kv")
 SMALL = {"b": 1, "h": 2, "d": 24, "c": 24, "k": 20}  # sizes of programs in parts; c and d are the same there
 DRAWS = 32  # that are pooled
+BLOCKS = {"pieces": {"m": 128, "n": 256, "k": 16}}  # of what is not in small ones, as large as a GPU's
 IN_CHUNKS = ("decode",)  # what of PROGRAMS runs with the loop over n in chunks
 POINTERS, DESCRIPTORS = Options(), Options(loads="descriptors")
 
@@ -101,6 +102,14 @@ PROGRAMS = {
     "decode": """program decode(Q: f16[kv, g, m, d=16], K: f16[kv, n, d], V: f16[kv, n, e=24]) -> O: f16[kv, g, m, e] {
     P = softmax[n](where(index(n) < size(n) - 3, dot[d](Q, K) * 4, -inf))
     O = dot[n](P, V)
+}
+""",
+    "pieces": """program pieces(A: f16[m, k], B: f16[k, n], c: f32[n], R: f16[m, n])
+    -> (Y: f16[m, n], Z: f32[n, m], H: f32[m, n]) {
+    H = dot[k](A, B)
+    L = log(sum[k](A * A))
+    Y = gelu(H + c) * L + R
+    Z = where(index(n) <= index(m), tanh(H) * R, c) + tanh(L)
 }
 """,
     "names": """program range(tuple: f32[m, n], float: f32[n]) -> max: f32[m] {
@@ -198,13 +207,15 @@ def run_example(
 def run_text(title: str, text: str) -> Iterator[Outcome]:
     """A program with n whole and with everything cut, or with loops over n in chunks if it is for that."""
     program = driver.load_program(text)
-    sizes = driver.default_sizes(program, {"m": 11, "n": 23} | ({"m": 3} if title in IN_CHUNKS else {}))
+    given = {"m": 11, "n": 23} | ({"m": 3} if title in IN_CHUNKS else {})
+    given = {dim: size + 7 for dim, size in BLOCKS[title].items()} if title in BLOCKS else given
+    sizes = driver.default_sizes(program, given)
     for whole in (frozenset("de" if title in IN_CHUNKS else "n"), frozenset[str]()):
         derivation = fuse(lower(program, whole))
         if title in IN_CHUNKS:
             derivation = split(derivation, {"n"})
         dims = {dim for snapshot in derivation.snapshots for dim in snapshot.dims}
-        tiles = {dim.name: 12 if dim.chunks_of else 4 for dim in dims}
+        tiles = {dim.name: 12 if dim.chunks_of else 4 for dim in dims} | BLOCKS.get(title, {})
         made = source(derivation, sizes, tiles)
         name = f"{title}, {'n whole' if 'n' in whole else 'in chunks' if title in IN_CHUNKS else 'cut'}"
         yield Outcome(name, judged(made, program, random_arrays(program, sizes, seed=7)), len(made.functions))

@@ -27,8 +27,8 @@ from blockc.ir.conditions import readings
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import ComputeUnit
 from blockc.ir.monoids import MONOIDS
-from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Schedule, Stage, Statement, Storage, walk
-from blockc.ir.tile_operators import Blocks, Tile, TileOperators, cut
+from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Pieces, Schedule, Stage, Statement, Storage, walk
+from blockc.ir.tile_operators import Blocks, Tile, TileOperators, cut, extent
 
 __all__ = ["CapacityExceeded", "Simulation", "SimulationError", "simulate"]
 
@@ -221,6 +221,8 @@ class _Simulator:
                 self.parallel(statement, blocks)
             case Loop():
                 self.loop(statement, blocks)
+            case Pieces():
+                self.pieces(statement, blocks)
         for copy in statement.releases:
             self.release(copy)
 
@@ -266,6 +268,22 @@ class _Simulator:
         if not self.loops[-1].done:
             self.begin_lists(loop, blocks)
         self.loops.pop()
+
+    def pieces(self, pieces: Pieces, blocks: Blocks) -> None:
+        """The body, piece by piece, with the same piece of tiles that were there before."""
+        dim, step = pieces.dim, pieces.step
+        block = blocks[dim] if dim in blocks else extent(self.schedule.program, self.cut.sizes, dim, blocks)
+        outside = {copy: held for copy, held in self.memory.tiles.items() if dim in held.tile.axes}
+        before = self.live()
+        for start in range(block.start, block.stop, step):
+            piece = slice(start, min(start + step, block.stop))
+            for copy, held in outside.items():
+                tile = part_of(held.tile, dim, slice(piece.start - block.start, piece.stop - block.start))
+                self.memory.tiles[copy] = Held(tile, held.slot, held.ready)
+            for statement in pieces.body:
+                self.statement(statement, {**blocks, dim: piece})
+            self.check_nothing_left(before, f"a piece along {dim}")
+        self.memory.tiles.update(outside)
 
     def iteration(self, loop: Loop, blocks: Blocks) -> None:
         """An iteration, or what is needed to find that it is left out."""
@@ -504,6 +522,11 @@ class _Simulator:
         """SimulationError if a unit does not read or write these tiers."""
         if not {*tiers} <= {*unit.operands} or result != unit.accumulator:
             raise SimulationError(f"{unit.name} cannot compute `{name}` from {', '.join(tiers)} into {result}")
+
+
+def part_of(tile: Tile, dim: str, piece: slice) -> Tile:
+    """A piece of a tile along one of its axes."""
+    return Tile(tile.axes, tile.array[tuple(piece if axis == dim else slice(None) for axis in tile.axes)])
 
 
 def _value(storage: str) -> str:

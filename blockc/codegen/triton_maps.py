@@ -10,6 +10,7 @@ from blockc.codegen.exponents import may_run
 from blockc.codegen.triton_bounds import Section, sections, settled, somewhere
 from blockc.codegen.triton_descriptors import Descriptor
 from blockc.codegen.triton_ops import SPELLINGS
+from blockc.codegen.triton_pieces import Pieces, halved, pieces_of
 from blockc.codegen.triton_tiles import apply_operator, combined, contract, exponentials, literal, scaled
 from blockc.codegen.triton_values import Array, Kernel, Lines, Tile, Value, Waiting, compute_dtype, expanded
 from blockc.ir.block import Apply, Definition, Graph, Map, Output, Term
@@ -146,17 +147,53 @@ def write_body(kernel: Kernel, node: Map, results: Mapping[str, Value], loaded: 
             total = results[output.names[0]]
             assert isinstance(total, Tile)
             kernel.running[output.values[0]] = total
-    write_graph(kernel, node.body, inner_targets(node, stacked))
+    pieces = pieces_of(kernel, node)
+    graph = node.body if pieces is None else tuple(part for part in node.body if part not in pieces.graph)
+    write_graph(kernel, graph, inner_targets(node, stacked))
+    if pieces is not None:
+        _write_pieces(kernel, pieces, stacked)
     for output in node.outputs:
+        if pieces is not None and output in pieces.outputs:
+            continue
         load_later(kernel, output.values)
-        bound = ", ".join(f"{name}: {format_type(kernel.program.types[name])}" for name in output.names)
-        comment(kernel, f"=> {bound} = {output.monoid or 'stack'}({', '.join(output.values)})")
+        _comment_output(kernel, output)
         if output.monoid is not None:
             _accumulate(kernel, output, [results[name] for name in output.names])
             continue
         value = kernel.environment.get(output.values[0])
         if isinstance(value, Tile):
             store(kernel, stacked[output.names[0]], value)
+
+
+def _comment_output(kernel: Kernel, output: Output) -> None:
+    bound = ", ".join(f"{name}: {format_type(kernel.program.types[name])}" for name in output.names)
+    comment(kernel, f"=> {bound} = {output.monoid or 'stack'}({', '.join(output.values)})")
+
+
+def _write_pieces(kernel: Kernel, pieces: Pieces, stacked: Mapping[str, Array]) -> None:
+    """Write what is computed and stored of one piece of tiles after the other."""
+    types, dim, number = kernel.program.types, pieces.dim, kernel.number(pieces.dim)
+    used = {name for apply in pieces.graph for name in apply.uses}.union(*(output.values for output in pieces.outputs))
+    load_later(kernel, [name for name in used if name in types and dim not in types[name].axes])
+    later = {name: text for name, text in kernel.later.items() if name in used}
+    whole = {name: kernel.tile(name) for name in pieces.whole}
+    for at, tiles in enumerate(halved(kernel, whole, dim, pieces.count)):
+        part = replace(kernel, lines=Lines([], kernel.lines.depth), pieces={dim: pieces.count}, later=dict(later))
+        part.descriptors, part.loaded = None, kernel.loaded if at == 0 else []
+        part.environment = {**kernel.environment, **tiles}
+        write_graph(part, pieces.graph, {})
+        for output in pieces.outputs:
+            load_later(part, output.values)
+            _comment_output(part, output)
+            store(part, stacked[output.names[0]], part.tile(output.values[0]))
+        kernel.lines.add(f"# Piece {at + 1} of {pieces.count} along d{number}.")
+        kernel.lines.add(f"r{number} = tl.arange(0, {part.extent(dim)}) + {at} * ({part.extent(dim)})")
+        words = _words("\n".join(part.lines.text))
+        if words & {f"i{number}", f"in{number}"}:
+            kernel.lines.add(f"i{number} = b{number} + r{number}", f"in{number} = i{number} < d{number}")
+        kernel.lines.text += part.lines.text
+    for name in later:
+        del kernel.later[name]
 
 
 def inner_targets(node: Map, stacked: Mapping[str, Array]) -> dict[str, Array]:

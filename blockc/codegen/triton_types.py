@@ -132,6 +132,8 @@ class _Reader:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     yield self.line(statement, {name: value})
+                case ast.Assign(targets=[ast.Tuple(elts=[ast.Name(id=first), ast.Name(id=second)])], value=value):
+                    yield self.line(statement, {first: value, second: value})
                 case ast.Expr(value=value):
                     yield self.line(statement, {"": value})
                 case ast.If(test=test, body=body, orelse=other):
@@ -184,6 +186,9 @@ class _Reader:
             case ast.BinOp(left=left, op=ast.Mult(), right=right):
                 first, second = self.constant(left), self.constant(right)
                 return None if first is None or second is None else first * second
+            case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
+                first, second = self.constant(left), self.constant(right)
+                return None if first is None or second is None else first // second
         return None
 
     def shape(self, node: ast.expr) -> tuple[int, ...]:
@@ -290,6 +295,12 @@ class _Reader:
                 made = replace(tile, shape=(*tile.shape[:axis], *tile.shape[axis + 1 :]), base="")
                 self.reduced.append(made)
                 return made
+            case "split":  # into halves, which stay where they are
+                match arguments[0]:
+                    case ast.Call(args=[ast.Call(args=[halved, into]), order]):
+                        lengths = self.shape(into)
+                        return replace(self.value(halved), shape=tuple(lengths[at] for at in self.shape(order)[:-1]))
+                raise TypeError("a split of something else than a permuted tile")
             case "program_id":
                 return Shaped((), "int32")
             case _:

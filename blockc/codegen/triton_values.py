@@ -105,6 +105,7 @@ class Kernel:
     running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
     mapped: tuple[str, ...] = ()
     settled: dict[Operand, bool] = field(default_factory=dict)  # conditions that have one value in all these blocks
+    pieces: Mapping[str, int] = field(default_factory=dict)  # in how many pieces tiles are, by dimension
     fresh: Iterator[int] = field(default_factory=itertools.count)
 
     def number(self, dim: str) -> int:
@@ -129,7 +130,7 @@ class Kernel:
 
     def extent(self, dim: str) -> str:
         """How long tiles are along a dimension."""
-        return f"T{self.number(dim)}"
+        return f"T{self.number(dim)}" + (f" // {self.pieces[dim]}" if dim in self.pieces else "")
 
     def shape(self, dims: tuple[str, ...]) -> str:
         """The shape of a tile."""

@@ -22,7 +22,7 @@ from blockc.formatting import listed
 from blockc.inspector.report_costs import amount, time_text
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.machine import Machine
-from blockc.ir.schedule import Loop, Schedule, Statement
+from blockc.ir.schedule import Loop, Pieces, Schedule, Statement
 from blockc.partition import Part
 
 OPERATIONS, STATEMENTS = 3 * 10**8, 4_000  # what takes about half a second
@@ -87,6 +87,9 @@ def executed(
             tile = max(1, tiles.get(dim, sizes[dim]))
             inside = {**sizes, schedule.program.chunks[dim]: tile} if dim in schedule.program.chunks else sizes
             total += max(1, -(-sizes[dim] // tile)) * executed(schedule, statement.body, inside, tiles)
+        elif isinstance(statement, Pieces):
+            count = -(-tiles.get(statement.dim, sizes[statement.dim]) // statement.step)
+            total += count * executed(schedule, statement.body, sizes, tiles)
     return total
 
 

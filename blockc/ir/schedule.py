@@ -2,7 +2,7 @@
 
     schedule   := kernel*                              a kernel is one dispatch
     kernel     := statement*
-    statement  := Move | Stage | Compute | Combine | Loop
+    statement  := Move | Stage | Compute | Combine | Loop | Pieces
 
 Tiles and lists lie in tiers. A tile is known by its name and its tier, so that the same tile may lie in several tiers;
 a list is a *storage*, which holds the tiles of all its blocks. Arguments are storages of the outermost tier. Data reach
@@ -133,7 +133,18 @@ class Loop:
     releases: tuple[Copy, ...] = ()
 
 
-Statement = Move | Stage | Compute | Combine | Loop
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The body, once for each piece of the current block of `dim`, of `step` elements. Of tiles from outside it takes
+    that piece, and those that it makes have its size; they are gone at its end."""
+
+    dim: str
+    step: int
+    body: tuple[Statement, ...]
+    releases: tuple[Copy, ...] = ()
+
+
+Statement = Move | Stage | Compute | Combine | Loop | Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +170,5 @@ def walk(statements: tuple[Statement, ...]) -> Iterator[Statement]:
         yield statement
         if isinstance(statement, Loop):
             yield from statement.guard
+        if isinstance(statement, Loop | Pieces):
             yield from walk(statement.body)

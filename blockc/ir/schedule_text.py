@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Schedule, Stage, Statement, Storage
+from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Pieces, Schedule, Stage, Statement, Storage
 from blockc.ir.text import format_operand, format_term
 
 
@@ -33,6 +33,10 @@ def _lines(statement: Statement) -> Iterator[str]:
             yield from (f"  list {_storage(storage)}" for storage in storages)
             yield from (f"  {made.name} in {made.tier} = {made.identity:g}" for made in accumulators)
             yield from _statements((*guard, *body), "  ")
+            yield f"}}{freed}"
+        case Pieces(dim, step, body):
+            yield f"pieces of {step} along {dim} {{"
+            yield from _statements(body, "  ")
             yield f"}}{freed}"
         case Move(name, path, dtype, axes, source, target):
             tile = f"{dtype}({', '.join(axes)})"

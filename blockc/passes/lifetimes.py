@@ -8,7 +8,7 @@ from dataclasses import replace
 from blockc.ir.block import Program
 from blockc.ir.monoids import MONOIDS
 from blockc.ir.ops import OPERATORS
-from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Stage, Statement
+from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Pieces, Stage, Statement
 
 
 def behind_loops(statements: Iterable[Statement]) -> list[Statement]:
@@ -32,7 +32,7 @@ def behind_loops(statements: Iterable[Statement]) -> list[Statement]:
 
 def _changed(statement: Statement) -> frozenset[str]:
     """The storages that a statement stores to."""
-    if isinstance(statement, Loop):
+    if isinstance(statement, Loop | Pieces):
         return frozenset().union(*map(_changed, statement.body))
     return frozenset((statement.target,)) if isinstance(statement, Move) and statement.target else frozenset()
 
@@ -89,7 +89,7 @@ def created(statement: Statement) -> tuple[Copy, ...]:
             return ((statement.storage.name, statement.storage.tier),)
         case Compute():
             return () if statement.into is not None else ((statement.apply.name, statement.tier),)
-        case Combine():
+        case Combine() | Pieces():
             return ()
         case Loop():
             storages = ((storage.name, storage.tier) for storage in statement.storages)
@@ -118,8 +118,9 @@ def touched(statement: Statement) -> Iterator[Copy]:
             for part in {part for group in groups for part in group}:
                 yield statement.names[part], statement.tier
                 yield statement.values[part], statement.tier
-        case Loop():
+        case Loop() | Pieces():
             inside: set[Copy] = {copy for made in created(statement) for copy in (made, (made[0], ""))}
-            for inner in (*statement.guard, *statement.body):
+            guard = statement.guard if isinstance(statement, Loop) else ()
+            for inner in (*guard, *statement.body):
                 yield from (copy for copy in touched(inner) if copy not in inside)
                 inside.update(copy for made in created(inner) for copy in (made, (made[0], "")))

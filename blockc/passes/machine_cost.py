@@ -215,6 +215,8 @@ class _Estimator:
                 elements = elements * self.sizes[axis]
             else:
                 elements = elements * self.extents[axis]
+            if held.piece is not None and held.piece[0] == axis:
+                elements = elements * np.minimum(1.0, held.piece[1] / self.extents[axis])
         for dim in held.lists:
             if dim.endswith(":") and self.chunk_of(dim) not in held.axes:
                 elements = elements * np.ceil(self.extents[dim[:-1]] / self.tiles[self.chunk_of(dim)])

@@ -13,7 +13,7 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import Machine
 from blockc.ir.monoids import MONOIDS
 from blockc.ir.ops import OPERATORS
-from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Schedule, Stage, Statement, Storage
+from blockc.ir.schedule import Combine, Compute, Copy, Loop, Move, Pieces, Schedule, Stage, Statement, Storage
 from blockc.passes.cost import Count, per_element, repeating
 
 Boundary = tuple[str, str]  # from one tier to another
@@ -47,7 +47,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Space in a tier: of a tile (`lists` is empty), or of a list, in one or more copies."""
+    """Space in a tier: of a tile (`lists` is empty), or of a list, in one or more copies; of a `piece` of a tile, with
+    at most so many elements along one of its axes."""
 
     tier: str
     itemsize: int
@@ -55,6 +56,7 @@ class Held:
     lists: tuple[str, ...]
     copies: int
     shared: bool  # by all tasks
+    piece: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class _Reader:
     held: dict[Copy, Held] = field(default_factory=dict)
     in_task: bool = False
     grown: bool = False  # since the last point
+    piece: tuple[str, int] | None = None  # what tiles are in pieces of
 
     def __post_init__(self) -> None:
         self.tiers = {tier.name: tier for tier in self.machine.tiers}
@@ -120,7 +123,8 @@ class _Reader:
 
     def tile_space(self, tier: str, dtype: str, axes: tuple[str, ...], streamed: bool = False) -> Held:
         copies = self.tiers[tier].buffers if streamed else 1
-        return Held(tier, DTYPES[dtype].size, axes, (), copies, not self.in_task)
+        piece = self.piece if self.piece is not None and self.piece[0] in axes else None
+        return Held(tier, DTYPES[dtype].size, axes, (), copies, not self.in_task, piece)
 
     def list_space(self, storage: Storage, mapped: tuple[str, ...], copies: int = 1) -> Held:
         size = DTYPES[storage.dtype].size
@@ -172,6 +176,10 @@ class _Reader:
                 self.combine(statement, mapped, where)
             case Loop():
                 self.loop(statement, mapped, where)
+            case Pieces(dim, step, body):
+                self.piece = dim, step
+                self.statements(body, mapped, where)
+                self.piece = None
 
     def loop(self, loop: Loop, mapped: tuple[str, ...], where: tuple[Condition, ...]) -> None:
         if loop.parallel:

@@ -44,6 +44,7 @@ from blockc.ir.schedule import (
     Statement,
     Storage,
 )
+from blockc.passes.epilogues import in_pieces
 from blockc.passes.lifetimes import behind_loops, created, releasing
 from blockc.passes.needs import Needs
 from blockc.passes.units import Units, Unplaceable
@@ -217,7 +218,7 @@ class _Placer:
                     body += self.definition(other, inner)
         inner.targets = targets
         body += self.body(chain[-1], inner)
-        statements = releasing(self.program, behind_loops(body))
+        statements = releasing(self.program, in_pieces(self.program, self.machine, behind_loops(body)))
         for link in reversed(chain):
             statements = (Loop(link.dim, True, (), (), None, (), statements),)
         return list(statements)
