@@ -209,8 +209,12 @@ def check(case: Case, derivation: Derivation | None = None) -> Derivation:
 
 
 def compose_steps(program: Program) -> Iterator[tuple[str, Program]]:
-    """Every program on the way to the composed one, with the rule that made it."""
+    """Every program on the way to the composed one, with the rule that made it: in rounds, as `compose` goes."""
     for rule in EMISSION_RULES:
-        while (found := next((f for f in rule.match(program, None) if isinstance(f, Match)), None)) is not None:
-            program = rule.rewrite(program, found)
-            yield rule.name, program
+        while found := [place for place in rule.match(program, None) if isinstance(place, Match)]:
+            touched: set[str] = set()
+            for place in found:
+                if touched.isdisjoint(place.at):  # another match of this round has changed neither of the two
+                    program = rule.rewrite(program, place)
+                    touched.update(place.at)
+                    yield rule.name, program
