@@ -30,10 +30,8 @@ def amount(number: int, unit: str = "") -> str:
     return readable(number, unit).lstrip("+") if abs(number) >= 1000 else f"{number} {unit}".rstrip()
 
 
-def arrow(before: int, after: int, unit: str = "", exact: bool = False) -> str:
-    """A change: 48.8 -> 40.4 MB, 1.05 MB -> 524 kB; one too small for that as -16 kB; or with all digits."""
-    if exact:
-        return f"{before:,} -> {after:,}"
+def arrow(before: int, after: int, unit: str = "") -> str:
+    """A change: 48.8 -> 40.4 MB, 1.05 MB -> 524 kB; one too small for that as -16 kB."""
     (old, _, old_unit), (new, _, new_unit) = (amount(number, unit).partition(" ") for number in (before, after))
     if (old, old_unit) == (new, new_unit):
         return readable(after - before, unit)

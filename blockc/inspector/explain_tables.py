@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from blockc.driver import has_kernels
 from blockc.formatting import amount, arrow, duration, shortened
@@ -127,25 +128,26 @@ def step_columns(machine: Machine, rows: Sequence[Row], view: View) -> Iterator[
     yield Column("at", tuple(map(Cell, places)))
     yield Column("line", tuple(map(Cell, lines)), right=True)
 
-    def change(title: str, pairs: Iterable[tuple[int | None, int | None]], unit: str, spare: bool) -> Column:
+    def change(title: str, pairs: Iterable[tuple[int | None, int | None]], unit: str) -> Column:
         known = [(a, b) if a is not None and b is not None and a != b else None for a, b in pairs]
         styles = ["" if pair is None else "less" if pair[1] < pair[0] else "more" for pair in known]
-        texts = ["" if pair is None else arrow(*pair, "" if exact else unit, exact) for pair in known]
+        written = "{:,} -> {:,}".format if exact else partial(arrow, unit=unit)
+        texts = ["" if pair is None else written(*pair) for pair in known]
         short = ["" if pair is None else amount(pair[1], unit) for pair in known]
         cells = tuple(map(Cell, texts, styles))
-        return Column(title, cells, True, spare=spare, short=() if exact else tuple(map(Cell, short, styles)))
+        return Column(title, cells, True, short=() if exact else tuple(map(Cell, short, styles)))
 
     pairs = list(zip(before, after, strict=True))
     placed = [(a.machine, b.machine) for a, b in pairs]
     home = [(outermost(machine, a) if a else None, outermost(machine, b) if b else None) for a, b in placed]
-    yield change(f"{machine.tiers[0].name} bytes", home, "B", spare=False)
-    yield change("work", [(a.cost.flops, b.cost.flops) for a, b in pairs], "", spare=False)
-    yield change("local", [(a.cost.local_bytes, b.cost.local_bytes) for a, b in pairs], "B", spare=False)
+    yield change(f"{machine.tiers[0].name} bytes", home, "B")
+    yield change("work", [(a.cost.flops, b.cost.flops) for a, b in pairs], "")
+    yield change("local", [(a.cost.local_bytes, b.cost.local_bytes) for a, b in pairs], "B")
     sides = [(boundaries(machine, a), boundaries(machine, b)) for a, b in pairs]
     for way in sorted(set(itertools.chain(*itertools.chain(*sides))), key=lambda way: _depth(machine, way)):
         moved = [(a.get(way, 0) if a else None, b.get(way, 0) if b else None) for a, b in sides]
         if moved != home:
-            yield change(" - ".join(way), moved, "B", spare=True)
+            yield replace(change(" - ".join(way), moved, "B"), spare=True)
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------

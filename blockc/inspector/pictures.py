@@ -65,10 +65,10 @@ def path(points: Iterable[Point]) -> str:
     return "".join(found)
 
 
-def arrow(point: Point, thick: bool) -> str:
-    """The tip of an edge that ends at a point."""
-    x, y = point
-    half, long = (5.0, 9.0) if thick else (3.5, 7.0)
+def _arrow(line: Line) -> str:
+    """The tip of an edge."""
+    x, y = line.points[-1]
+    half, long = (5.0, 9.0) if line.thick else (3.5, 7.0)
     return f"M{x:.0f} {y:.0f}l{-half:g} {-long:g}h{2 * half:g}Z"
 
 
@@ -102,7 +102,7 @@ def _node(one: Placed, mark: str) -> Iterator[str]:
 
 
 def _line(line: Line) -> str:
-    tip = f'<path class="{"thicktip" if line.thick else "tip"}" d="{arrow(line.points[-1], line.thick)}"/>'
+    tip = f'<path class="{"thicktip" if line.thick else "tip"}" d="{_arrow(line)}"/>'
     moved = f", {line.edge.moved:,} bytes" if line.edge.moved else ""
     title = f"<title>{_text(f'{line.edge.value}: {line.edge.type}{moved}')}</title>"
     way = f'<path class="edge{" thick" if line.thick else ""}" d="{path(line.points)}"/>'
