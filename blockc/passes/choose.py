@@ -22,7 +22,6 @@ TILE = 512  # elements of a block: a NumPy call costs microseconds, so loops of 
 LARGEST_TILE = 2**18  # elements: 1 MiB of f32, so that the tiles of one worker stay in a second-level cache
 LARGEST_PASSING = 2**20  # elements of a tile that need not stay there
 NATIVE = ("f32", "f64")  # types that products take as they are
-LARGEST_PASSING = 2**20  # elements of a tile that need not stay there: a product goes through it in blocks of its own
 MANY = 8  # blocks that may be computed at the same time: of so many, two may become one where tiles are small
 ASSUMED = 512  # the size of a dimension that is not known yet
 CLOSE = 1.01  # of predicted times: what differs by less than the prediction can tell
