@@ -225,3 +225,24 @@ def test_exponents_that_nearly_cancel_do_so_before_others_are_added(change: Call
 def test_a_sum_is_not_opened_for_a_loop_that_needs_the_same_statistic(change: Callable[[Arrays], object]) -> None:
     body = "P = softmax[n](A); R = softmax[n](B); D = sum[n](P * log(P / (P + R)))"
     check(f"program p(A: f32[m, n], B: f32[m, n]) -> D: f32[m] {{ {body} }}", ROWS, CUT, change)
+
+
+CENTRED = "a = X - mean[n](X); b = Y - mean[n](Y); "
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes"),
+    [
+        (f"(X: f32[m, n], Y: f32[k, n]) -> C: f32[m, k] {{ {CENTRED} C = dot[n](a, b) / size(n) }}", {"k": 5}),
+        (f"(X: f32[m, n], Y: f32[m, n]) -> C: f32[m] {{ {CENTRED} C = sum[n](a * b) / sum[n](a * a) }}", {}),
+        ("(X: f32[m, n, k]) -> V: f32[m] { V = mean[n, k]((X - mean[n, k](X)) ** 2) }", {"k": 5}),
+    ],
+)
+def test_centred_values_are_multiplied_as_written_where_their_sums_have_no_pivot(
+    source: str, sizes: dict[str, int]
+) -> None:
+    check(f"program p{source}", {**ROWS, **sizes}, {**CUT, "k": 2} if sizes else CUT, shift("X", "Y"))
+
+
+def shift(*names: str) -> Callable[[Arrays], object]:
+    return lambda arrays: [arrays[name].__iadd__(1000) for name in names if name in arrays]

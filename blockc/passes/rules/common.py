@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -29,6 +29,7 @@ from blockc.ir.block import (
 )
 from blockc.passes.exponentials import EMPTY
 from blockc.passes.linear import DEEPEST, MOST_TERMS, ONE, ZERO, Opening, linear_in
+from blockc.passes.masks import Origins
 from blockc.passes.positive import is_positive
 
 
@@ -144,14 +145,15 @@ class Blocking:
 
     maps: tuple[Map, ...]
     upstream: Mapping[str, frozenset[str]]
-    applies: Mapping[str, Apply]
+    origins: Origins
     inside: tuple[frozenset[str], ...]
 
     @staticmethod
     def of(maps: tuple[Map, ...], program: Program) -> Blocking:
         """For nested maps of a program, outermost first."""
         inside = tuple(bound_inside(maps[depth:]) for depth in range(len(maps)))
-        return Blocking(maps, upstream_reductions(program), applies(program), inside)
+        facts = program.facts
+        return Blocking(maps, upstream_reductions(program), Origins(facts.applies, facts.links, facts.types), inside)
 
     def kept_apart(self, operand: Operand) -> Iterator[Map]:
         """The maps that wait for a value."""
@@ -170,7 +172,8 @@ class Blocking:
         for node in self.kept_apart(operand):
             assert isinstance(operand, str)
             sums = self.sums(operand, node.dim)
-            needs = escape(node, {name for name in node.captures if not sums.isdisjoint(self.sums(name, node.dim))})
+            tainted = {name for name in node.captures if not sums.isdisjoint(self.sums(name, node.dim))}
+            needs = escape(node, tainted, self)
             if needs is not None:
                 return needs
         return None
@@ -183,21 +186,59 @@ class Blocking:
             if current in seen or dim not in self.upstream[current]:
                 continue
             seen.add(current)
-            if current in self.applies:
-                waiting.extend(self.applies[current].uses)
+            if current in self.origins.applies:
+                waiting.extend(self.origins.applies[current].uses)
+            else:
+                found.add(current)
+        return frozenset(found)
+
+    def shifted(self, operands: Iterable[Operand], dims: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of some values that are sums with a term that a reduction over one of the dimensions gives, whichever
+        loop makes them; of those that have a value with these dimensions in common, one."""
+        found: dict[str, frozenset[str]] = {}
+        for operand in operands:
+            made = self.origins.made(operand) if isinstance(operand, str) else None
+            if made is None or made.op != "add" or not any(self.gives(term, dims) for term in operand_names(made.args)):
+                continue
+            own = self.sources(made.name, dims)
+            if all(own.isdisjoint(other) for other in found.values()):
+                found[str(operand)] = own
+        return tuple(found)
+
+    def gives(self, term: str, dims: tuple[str, ...]) -> bool:
+        """True if a reduction over one of the dimensions gives a value, which has none of them."""
+        kind = self.origins.types[term]
+        reduced = self.upstream.get(term, frozenset())
+        return kind.is_item and set(dims).isdisjoint(kind.axes) and not reduced.isdisjoint(dims)
+
+    def sources(self, name: str, dims: tuple[str, ...]) -> frozenset[str]:
+        """The inputs and lists that a value has from elements with one of the dimensions."""
+        waiting, found, seen = [name], set[str](), set[str]()
+        while waiting:
+            current = waiting.pop()
+            kind = self.origins.types[current]
+            if current in seen or set(dims).isdisjoint((*kind.axes, *kind.lists)):
+                continue
+            seen.add(current)
+            if current in self.origins.applies:
+                waiting.extend(self.origins.applies[current].uses)
+            elif current in self.origins.links:
+                waiting.append(self.origins.links[current])
             else:
                 found.add(current)
         return frozenset(found)
 
 
-def escape(node: Map, tainted: set[str]) -> str | None:
-    """What a map makes of one of these values (which are added to, with all that is linear in them) other than sums."""
+def escape(node: Map, tainted: set[str], blocks: Blocking) -> str | None:
+    """What a map makes of one of these values (which are added to, with all that is linear in them) other than sums
+    that they can leave."""
     for definition in node.body:
         if tainted.isdisjoint(definition.uses):
             continue
         match definition:
-            case Apply(op="contract" | "sum"):
-                pass
+            case Apply(op="contract" | "sum", args=args, dims=dims):
+                if not tainted.isdisjoint(args) and len(blocks.shifted(args, dims)) > 1:
+                    return definition.name
             case Apply():
                 if not tainted.isdisjoint(definition.uses.difference(operand_names(linear_in(definition)))):
                     return definition.name
@@ -205,7 +246,7 @@ def escape(node: Map, tainted: set[str]) -> str | None:
                     return definition.name
                 tainted.add(definition.name)
             case Map() if tainted.isdisjoint(port.source for port in definition.ports):
-                found = escape(definition, tainted)
+                found = escape(definition, tainted, blocks)
                 if found is not None:
                     return found
             case _:

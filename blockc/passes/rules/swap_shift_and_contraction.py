@@ -4,8 +4,8 @@ Each group of terms with the same factors becomes a contraction of its own, and 
 computes the term and this one are no longer kept apart: the mean that is subtracted before a product is applied behind
 it, to the sum of the weights. Two different factors of one sum (the sums of two softmaxes) leave in the same way.
 
-One condition is a choice, without which the rule is right too: with `needed_elsewhere` the loops would stay apart, and
-the opened sums cancel more than the sum that was written.
+One condition is a choice, without which the rule is right too: with `needed_elsewhere` the loops would stay apart, or
+the opened sums would have no pivot, and they cancel more than the sum that was written.
 
     map n {
       p: local f32(m, n) <- X
@@ -38,6 +38,7 @@ the opened sums cancel more than the sum that was written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.passes.linear import MOST_TERMS, Opening, linear_in, reaches
 from blockc.passes.rules.common import (
     Blocking,
+    Term,
     Writer,
     applies,
     contraction,
@@ -57,9 +59,11 @@ from blockc.passes.rules.common import (
 REASONS = {
     "does_not_block": "the term is not computed by a reduction over a dimension of this loop, so opening gains nothing",
     "not_linear": "the outside term is below an operator that is not linear, which no sum leaves",
-    "needed_elsewhere": "the loop needs the outside term for something else too, so opening the sum would not free it",
+    "needed_elsewhere": "the loop needs the outside term for something else, or the opened sums would have no pivot",
     "too_many_terms": "the opened sum would have too many terms",
 }
+
+HIGHEST = 2  # power of a term from outside for which sums may have a pivot
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,8 @@ class _Site:
             leaving = [scale for scales, _ in terms for scale in scales if scale not in common]
             needed = next(filter(None, map(self.blocks.needed_elsewhere, leaving)), "")
             why = f"`{needed}` needs what would leave `{node.name}`, and is no sum that it could leave too"
-            return ("needed_elsewhere", why) if needed else ("", "")
+            why = why if needed else self.without_pivot(node, terms)
+            return ("needed_elsewhere", why) if why else ("", "")
         for arg in node.args:
             hidden = self.below_a_function(arg, opening.blocking)
             if hidden is not None:
@@ -106,6 +111,14 @@ class _Site:
                     if isinstance(term, str) and reaches(term, opening.invariant, self.table):
                         return "does_not_block", f"`{term}` depends on no other loop over the same dimension"
         return None
+
+    def without_pivot(self, node: Apply, terms: tuple[Term, ...]) -> str:
+        """Why the opened sums could not have a pivot, as far as the operands tell; "" if they may have one."""
+        counts = [Counter(scales) for scales, _ in terms]
+        if any(max(count[scale] for count in counts) > HIGHEST for scale in frozenset().union(*counts)):
+            return f"a power of what would leave `{node.name}` is above {HIGHEST}"
+        loops = [loop.dim for loop in self.blocks.maps if loop.dim in node.dims]
+        return f"`{node.name}` is summed by the loops over {' and '.join(loops)}" if len(loops) > 1 else ""
 
     def below_a_function(self, operand: Operand, wanted: Callable[[Operand], bool]) -> Apply | None:
         """The operator that is not linear and hides a wanted value from the contraction, if there is one."""
