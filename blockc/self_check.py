@@ -1,9 +1,9 @@
 """The self-check: a new kernel runs once on small data and is compared with the float64 meaning, before it is kept.
 
 The probe has the kernel's own tiles. Where that is affordable there are two blocks along every dimension that is cut,
-the last one short. The data are ordinary numbers, rows of zeros, and rows with a NaN, an infinity and an outlier, for
-which only the places of NaN and infinities count. The error rule is that of single runs (`accuracy.py`). Nothing here
-knows what kind of kernel it is.
+the last one short. The data are ordinary numbers, rows of zeros, numbers far from zero, and rows with a NaN, an
+infinity and an outlier, for which only the places of NaN and infinities count. The error rule is that of single runs
+(`accuracy.py`). Nothing here knows what kind of kernel it is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ ELEMENTWISE = 16  # what an element of another operator costs, in multiplication
 LARGEST_WHOLE = 131  # elements of a dimension that is kept whole
 SHORT_BLOCK = 13  # the most elements of the last block
 CHECKED_ELEMENTS = 2**14  # of the largest value in the reference
-ORDINARY = ("N(0, 1)", "rows of zeros")  # the others ask more of rounding than some programs can give
+# How many times the error rule a kernel may be off. Far from zero, right ones are by what rounds differently (up to 10
+# times, in 337 programs), and sums of terms that cancel lose their digits (from 79 times on).
+ORDINARY = {"N(0, 1)": 1, "rows of zeros": 1, "mean 1000": 16}
 CONFIRMING = 32  # draws that have to agree that numbers are wrong
 SEED = 0
 
@@ -130,7 +132,8 @@ def wrong_numbers(given: _Probe, family: Family) -> Mismatch | None:
             output, exact, unfused = (np.concatenate(part) for part in zip(*drawn, strict=True))
             dtype, computed = result.argument.dtype, computed_dtype(given.program, result)
             compared = compare_where_asked(output, exact, unfused, dtype, computed, 1, given.hides)
-            if not compared.ok:
+            times = compared.max_abs_error / compared.bound if compared.bound else 0.0
+            if not compared.ok and not 1 < times <= ORDINARY[family.name]:
                 mismatch = _mismatch(given, family, result, compared)
         if mismatch is None:
             return None

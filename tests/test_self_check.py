@@ -197,6 +197,23 @@ def test_wrong_numbers_are_found(wrong: str) -> None:
     assert found is not None and found.output == "Y"
 
 
+def test_digits_that_are_lost_far_from_zero_are_found() -> None:
+    kernel, plan = plan_of(
+        "program p(X: f32[m, n]) -> Y: f32[m] {\n Y = mean[n]((X - mean[n](X)) ** 2)\n}\n", {"m": 4, "n": 64}
+    )
+
+    def centred(arrays: Any) -> Arrays:
+        return {"Y": arrays["X"].var(1)}
+
+    def opened(arrays: Any) -> Arrays:
+        x = arrays["X"]
+        return {"Y": np.maximum((x * x).mean(1) - x.mean(1) ** 2, 0)}
+
+    assert self_check.probe(kernel.program, plan, centred) is None
+    found = self_check.probe(kernel.program, plan, opened)
+    assert found is not None and found.family == "mean 1000"
+
+
 def test_the_probe_has_short_blocks_and_is_small() -> None:
     for tiles in ({}, TILES, {"m": 1, "n": 1}, {"m": 2**20, "n": 2**20}):
         kernel, plan = plan_of(ATTENTION.read_text(), tiles)
