@@ -198,9 +198,8 @@ def test_wrong_numbers_are_found(wrong: str) -> None:
 
 
 def test_digits_that_are_lost_far_from_zero_are_found() -> None:
-    kernel, plan = plan_of(
-        "program p(X: f32[m, n]) -> Y: f32[m] {\n Y = mean[n]((X - mean[n](X)) ** 2)\n}\n", {"m": 4, "n": 64}
-    )
+    variance = "program p(X: f32[m, n]) -> Y: f32[m] {\n Y = mean[n]((X - mean[n](X)) ** 2)\n}\n"
+    kernel, plan = plan_of(variance, {"m": 4, "n": 64})
 
     def centred(arrays: Any) -> Arrays:
         return {"Y": arrays["X"].var(1)}
