@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import blockc
 from blockc import driver, self_check
+from blockc.accuracy import compare
 from blockc.cache import usual_store
 from blockc.codegen import loader, numpy_source
 from blockc.data import random_arrays
@@ -211,6 +212,27 @@ def test_digits_that_are_lost_far_from_zero_are_found() -> None:
     assert self_check.probe(kernel.program, plan, centred) is None
     found = self_check.probe(kernel.program, plan, opened)
     assert found is not None and found.family == "mean 1000"
+
+
+def test_what_is_near_the_unfused_program_is_inside_the_error_rule() -> None:
+    random = np.random.default_rng(0)
+    found = {True: 0, False: 0}
+    for _ in range(2000):
+        exact = random.standard_normal(5) * 2.0 ** random.integers(-3, 3)
+        if random.random() < 0.5:
+            exact /= np.abs(exact).max()  # beside a power of two, where ulps change
+        unfused, output = (
+            (exact + random.standard_normal(5) * random.choice([1e-8, 1e-7, 1e-3, 1.0])).astype(np.float32)
+            for _ in range(2)
+        )
+        if random.random() < 0.7:
+            output = unfused * np.float32(1 + random.integers(-3, 4) * 2.0**-23)
+        is_near = self_check.near(output, unfused, "f32")
+        found[is_near] += 1
+        assert not is_near or compare(output, exact, unfused, "f32").ok
+    assert min(found.values()) > 200
+    nothing = np.array([np.nan], np.float32)
+    assert self_check.near(nothing, nothing, "f32") and not self_check.near(nothing, np.zeros(1, np.float32), "f32")
 
 
 def test_the_probe_has_short_blocks_and_is_small() -> None:
