@@ -253,10 +253,11 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
     in it."""
     from blockc import driver
     from blockc.cache import usual_store
+    from blockc.linting import launched
     from blockc.linting import lint as lint_kernels
     from blockc.machines.loading import load_machine
     from blockc.showing import kernel_source
-    from blockc.triton_kernels import BACKEND, launched_with, ranked
+    from blockc.triton_kernels import BACKEND, ranked
     from blockc.triton_manifest import manifest
     from blockc.tuning import best_known
 
@@ -270,8 +271,7 @@ def emit(file: str, options: Options, folder: str, linted: bool) -> None:
         if machine.backend == BACKEND:
             if linted:
                 choices = ranked(program, machine, sizes, options.tiles, options.split)
-                chosen = lint_kernels(choices, machine, usual_store())
-                made = launched_with(chosen.made, machine, chosen.options())
+                made = launched(lint_kernels(choices, machine, usual_store()), machine)
             else:
                 made = best_known(program, machine, sizes, options.tiles, options.split)
             contents = json.dumps(manifest(made, program, machine, file), indent=2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -17,23 +18,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blockc import driver, meaning, self_check
+from blockc import meaning, self_check
+from blockc.attempts import Attempts
 from blockc.cache import key_of
 from blockc.codegen import triton_runtime
-from blockc.codegen.triton_tiles import LEAST
+from blockc.codegen.triton_runtime import RefusedError
 from blockc.data import numpy_dtype, sizes_of
-from blockc.errors import LimitError, Problem, UsageError
+from blockc.errors import BlockcWarning, LimitError, Problem, UsageError, visible
 from blockc.integrations import as_array, as_tensor, is_tensor
 from blockc.ir import array_program
 from blockc.ir.machine import Machine
 from blockc.ir.plan import Plan
 from blockc.kernel import Compiled, Found, Kernel
+from blockc.linting import Compiler
 from blockc.machines.writing import machine_text
 from blockc.partition import Part, Partition
 from blockc.passes.cost import cost
 from blockc.planning import with_sizes
-from blockc.triton_kernels import TritonKernels, with_blocks
-from blockc.tuning import best_known, books
+from blockc.triton_kernels import TritonKernels
+from blockc.tuning import books
 
 if TYPE_CHECKING:
     from blockc.inspector.explanation import Explanation
@@ -42,7 +45,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 CHECKED = "checked"  # the kind of entries in the cache: kernels that have passed
 EMITTED = "emitted"  # and another one: their text, for a program, its sizes and a GPU
-SMALLER = 6  # times that blocks are halved for a GPU that has too little shared memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,10 @@ class GpuKernel(Kernel):
 
     machine: Machine | None = None
     device: str = triton_runtime.GPU
+    compiler: Compiler | None = None  # what compiles all ways ahead; None starts processes
+    _attempts: Attempts | None = None
     _made: dict[tuple[tuple[str, int], ...], TritonKernels] = field(default_factory=dict)
-    _passed: dict[str, bool] = field(default_factory=dict)  # by text: what the self-check of its kernels found
+    _passed: dict[str, bool] = field(default_factory=dict)  # by text: whether its kernels are right and run here
     _stored: set[str] = field(default_factory=set)  # texts that are in the store, as far as this process knows
     _launches: dict[tuple[object, ...], Callable[..., Any]] = field(default_factory=dict)
     _is_traced: Callable[[Sequence[Any]], bool] = field(init=False)
@@ -108,29 +112,29 @@ class GpuKernel(Kernel):
         return launch(*tensors) if launch is not None else self._first_run(tensors, key)
 
     def _first_run(self, tensors: Sequence[Any], key: tuple[object, ...]) -> Any:
-        """Check the tensors, and launch what is compiled for their sizes; smaller blocks if it does not fit the GPU."""
+        """Check the tensors, and launch what is compiled for their sizes; something else if the GPU refuses it."""
         self.check_tensors(tensors)
         named = {argument.name: tensor for argument, tensor in zip(self.program.inputs, tensors, strict=True)}
         sizes = sizes_of(self.program, named, self.dims)
         device = tensors[0].device if tensors else None
-        for _ in range(SMALLER):
+        while True:
             compiled = self.specialise(sizes)
             launch = compiled.launch
             if device is not None:
                 launch = triton_runtime.on_device(launch, device)
             try:
-                if not self._is_right(compiled):
-                    launch = self._evaluated_there
-                results = launch(*tensors)
-            except triton_runtime.too_large() as error:
-                self._make_smaller(sizes, str(error))
+                with triton_runtime.refusals():
+                    if not self._is_right(compiled):
+                        launch = self._evaluated_there
+                    results = launch(*tensors)
+            except RefusedError as error:
+                self._try_next(sizes, compiled.source, error)
                 continue
             self._keep(sizes, compiled.source)
             if len(self._launches) >= REMEMBERED_SHAPES:
                 self._launches.clear()
             self._launches[key] = launch
             return results
-        raise self._does_not_fit("blocks were halved several times")
 
     def _is_right(self, compiled: Compiled) -> bool:
         """True if the kernels have passed their self-check, now, before, or in another process. If they fail it, that
@@ -203,7 +207,7 @@ class GpuKernel(Kernel):
         def found() -> Found:
             made = self._known(shapes)
             if dict(made.plan.tiles) != emitted.tiles:  # it was made smaller
-                made = self._with(made, shapes, emitted.tiles)
+                made = self.attempts.with_blocks(made, shapes, emitted.tiles)
             return made.searched[0].chosen.derivation, priced(made.plan, sizes)
 
         return Compiled(*self._kernels[text], found)
@@ -212,21 +216,21 @@ class GpuKernel(Kernel):
         """The sizes that the kernel for some sizes is chosen for."""
         return shape_class(sizes, array_program.sizes(self.program, self.dims))
 
+    @property
+    def attempts(self) -> Attempts:
+        """What is tried for the program on the device."""
+        if self._attempts is None:
+            assert self.machine is not None
+            given = (self.program, self.machine, self.tiles, self.split, self.device, self.store, self.compiler)
+            self._attempts = Attempts(*given)
+        return self._attempts
+
     def _known(self, shapes: Mapping[str, int]) -> TritonKernels:
         """The kernels for a class of sizes, with all that was decided."""
         key = tuple(shapes.items())
         if key not in self._made:
-            assert self.machine is not None
-            asked = (self.program, self.machine, shapes, self.tiles, self.split)
-            self._made[key] = best_known(*asked, triton_runtime.name_of(self.device))
+            self._made[key] = self.attempts.first(shapes)
         return self._made[key]
-
-    def _with(self, made: TritonKernels, shapes: Mapping[str, int], tiles: driver.Tiles) -> TritonKernels:
-        """The kernels for a class of sizes with other blocks, from now on."""
-        assert self.machine is not None
-        found = with_blocks(made, self.program, self.machine, shapes, tiles, self.split)
-        self._made[tuple(shapes.items())] = found
-        return found
 
     # What other processes need not decide again
 
@@ -257,22 +261,25 @@ class GpuKernel(Kernel):
         self.store.write(EMITTED, self._key(shapes), json.dumps(asdict(emitted)).encode())
         self._stored.add(text)
 
-    def _make_smaller(self, sizes: Mapping[str, int], why: str) -> None:
-        """Halve the largest block that nobody asked for, in the kernel for some sizes."""
+    def _try_next(self, sizes: Mapping[str, int], text: str, error: RefusedError) -> None:
+        """Go on to other kernels for some sizes. If there are none, the unfused program will run, with a warning; with
+        `strict`, or if blocks that were asked for are too large, that is a LimitError."""
         shapes = self._class_of(sizes)
-        made = self._known(shapes)
-        kept = made.named(self.tiles)
-        free = {dim: tile for dim, tile in made.plan.tiles.items() if tile > LEAST and dim not in kept}
-        if not free:
-            raise self._does_not_fit(why)
-        largest = max(free, key=free.__getitem__)
-        self._with(made, shapes, {**made.plan.tiles, **kept, largest: free[largest] // 2})
-        self._by_sizes.clear()
-        self._launches.clear()
-
-    def _does_not_fit(self, why: str) -> LimitError:
-        message = f"the kernels of `{self.program.name}` need more than this GPU has: {why}"
-        return LimitError((Problem("E0297", message, None, "smaller blocks (--tile) need less"),))
+        found = self.attempts.after(self._known(shapes), shapes, error)
+        if found is not None:
+            self._made[tuple(shapes.items())] = found
+            self._by_sizes.clear()
+            self._launches.clear()
+            return
+        name = visible(self.program.name)
+        if error.is_too_large:
+            message, hint = f"the kernels of `{name}` need more than this GPU has", "smaller blocks (--tile) need less"
+        else:
+            message, hint = f"Triton compiles no kernels of `{name}` for this GPU", "`blockc lint` shows all ways"
+        if self.strict or (error.is_too_large and self.tiles):
+            raise LimitError((Problem("E0297", f"{message}: {error}", None, hint),)) from error
+        warnings.warn(f"{message}: {error}; the unfused program runs instead", BlockcWarning, stacklevel=4)
+        self._passed[text] = False
 
     def explain(self) -> Explanation:
         """The derivation and the choice for the machine, at the sizes and in the blocks of that specialisation."""

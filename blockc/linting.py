@@ -25,11 +25,23 @@ from blockc.compiling import Job, Result, compilers
 from blockc.errors import LimitError, Problem
 from blockc.ir.machine import Machine
 from blockc.machines.gpus import GPUS, Gpu, occupancy, registers_of_block
-from blockc.triton_kernels import BUSY, DESCRIBED, WAYS, RankedParts, TritonKernels, merit, needs_of
+from blockc.triton_kernels import (
+    BUSY,
+    DESCRIBED,
+    WAYS,
+    RankedParts,
+    TritonKernels,
+    launched_with,
+    merit,
+    needs_of,
+)
 from blockc.triton_loads import Described, Loads, described
 
 MOST = 24  # compilations of a kernel
 COMPILED = "compiled"  # the kind of entries in the cache
+
+Way = tuple[str, tuple[tuple[str, int], ...], Options]  # a function, its blocks, and how it is launched
+NONE_REFUSED: Mapping[Way, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +63,18 @@ class Candidate:
     error: str
     chosen: bool = False
 
+    @property
+    def key(self) -> Way:
+        """What tells it from others."""
+        return self.function, tuple(self.tiles.items()), self.options
+
+    def fits(self, gpu: Gpu) -> bool:
+        """True if there is a kernel, and a GPU has what it needs."""
+        return not self.error and self.shared_bytes <= gpu.shared_of_block
+
     def is_clean(self, gpu: Gpu) -> bool:
         """True if nothing speaks against it."""
-        fits = self.shared_bytes <= gpu.shared_of_block
-        return not self.error and not self.spill_bytes and not self.warnings and fits
+        return self.fits(gpu) and not self.spill_bytes and not self.warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,31 @@ class Linted:
     def options(self) -> dict[str, Options]:
         """How each kernel is launched that a way is chosen for."""
         return {candidate.function: candidate.options for candidate in self.candidates if candidate.chosen}
+
+    def ways(self, function: Function, gpu: Gpu) -> list[Candidate]:
+        """The ways of a function, with the blocks that are chosen, that there is a kernel for which fits the GPU, the
+        best first: the chosen one, clean ones, and then those that spill and wait least."""
+
+        def badness(way: Candidate) -> tuple[float, ...]:
+            faults = (not way.is_clean(gpu), way.spill_bytes, len(way.warnings))
+            return not way.chosen, *faults, *(-figure for figure in merit(way.options, way.occupancy))
+
+        own = [way for way in self.candidates if way.key == way_of(self.made, function, way.options)]
+        return sorted((way for way in own if way.fits(gpu)), key=badness)
+
+
+def way_of(made: TritonKernels, function: Function, options: Options) -> Way:
+    """A way to launch a function."""
+    return function.name, tuple(made.tiles_of(function).items()), options
+
+
+def launched(found: Linted, machine: Machine) -> TritonKernels:
+    """The kernels that are chosen, each launched in its best way; one without any as estimates prefer."""
+    gpu, options = gpu_of(machine), {}
+    for function in found.made.source.functions:
+        ways = found.ways(function, gpu)
+        options[function.name] = ways[0].options if ways else function.options
+    return launched_with(found.made, machine, options)
 
 
 def gpu_of(machine: Machine) -> Gpu:
@@ -88,14 +133,18 @@ class Compiler(Protocol):
 
 
 def lint(
-    choices: Iterable[TritonKernels], machine: Machine, store: Store | None = None, compiler: Compiler | None = None
+    choices: Iterable[TritonKernels],
+    machine: Machine,
+    store: Store | None = None,
+    compiler: Compiler | None = None,
+    refused: Mapping[Way, str] = NONE_REFUSED,
 ) -> Linted:
     """The first choice of blocks with which every kernel has a way that is not out, or the first of all if none has.
     LimitError if triton is not installed. `store` keeps what the compiler said; without a `compiler`, processes are
-    started."""
+    started. Ways that a GPU has `refused` are out, with the reasons."""
     if compiler is None:
         with compilers() as running:
-            return lint(choices, machine, store, running)
+            return lint(choices, machine, store, running, refused)
     gpu = gpu_of(machine)
     first: Linted | None = None
     found: list[Candidate] = []
@@ -109,7 +158,7 @@ def lint(
             )
             if first is not None and compiled > MOST:
                 break
-            linted = _compiled(both, asked, machine, gpu, compiler, store)
+            linted = _compiled(both, asked, machine, gpu, compiler, store, refused)
             if linted.options().keys() == {function.name for function in made.source.functions}:
                 kept = (replace(candidate, chosen=False) for candidate in found)
                 return replace(linted, candidates=(*kept, *linted.candidates))
@@ -165,6 +214,7 @@ def _compiled(
     gpu: Gpu,
     compiler: Compiler,
     store: Store | None,
+    refused: Mapping[Way, str],
 ) -> Linted:
     """What became of everything that is asked for, with the choice for each kernel."""
     results = {way.key: known for way in asked if (known := _read(store, way.key)) is not None}
@@ -174,7 +224,11 @@ def _compiled(
         results[key] = result
         if store is not None and "error" not in result:
             store.write(COMPILED, key, json.dumps(result).encode())
-    found = [_candidate(both.plain, machine, gpu, way.function, way.options, results[way.key]) for way in asked]
+    found = []
+    for way in asked:
+        why = refused.get(way_of(both.plain, way.function, way.options))
+        result = results[way.key] if why is None else {"error": why}
+        found.append(_candidate(both.plain, machine, gpu, way.function, way.options, result))
     return with_choice(both, found, gpu)
 
 

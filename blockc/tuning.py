@@ -139,10 +139,11 @@ def _best(ways: Sequence[Options], loads: Loading) -> Options:
     return next((way for way in ways if way.loads == loads), ways[0])
 
 
-def near(program: ArrayProgram, machine: Machine, sizes: Mapping[str, int]) -> Iterator[TritonKernels]:
+def near(
+    first: TritonKernels, program: ArrayProgram, machine: Machine, sizes: Mapping[str, int]
+) -> Iterator[TritonKernels]:
     """The kernels with the chosen blocks, and with each of their blocks half and twice as large, as far as there are
     any."""
-    first = triton_kernels(program, machine, sizes, {})
     extents = array_program.sizes(first.block, sizes)
     yield first
     for dim, tile in first.plan.tiles.items():
@@ -241,24 +242,30 @@ def read_file(path: Traversable) -> Book | None:
     return read_book(text, str(path))
 
 
+def tuned(
+    program: ArrayProgram, machine: Machine, sizes: Mapping[str, int], device: str | None = None
+) -> TritonKernels | None:
+    """The kernels as tuning chose them for these sizes, on a GPU of this name if one is given; None if it did not."""
+    for book in books(machine):
+        setting = book.find(digest(program), size_class(program, sizes)) if device in (None, book.device) else None
+        if setting is not None:
+            made = built(triton_kernels(program, machine, sizes, {}), program, machine, sizes, setting)
+            if made is not None:
+                return made
+    return None
+
+
 def best_known(
     program: ArrayProgram,
     machine: Machine,
     sizes: Mapping[str, int],
     tiles: driver.Tiles,
     split: driver.Split = driver.UNSPLIT,
-    device: str | None = None,
 ) -> TritonKernels:
-    """The kernels as tuning chose them for these sizes, on a GPU of this name if one is given; else, and for blocks and
-    chunks that are asked for, as `triton_kernels` does."""
-    first = triton_kernels(program, machine, sizes, tiles, split)
-    if not tiles and not split:
-        for book in books(machine):
-            setting = book.find(digest(program), size_class(program, sizes)) if device in (None, book.device) else None
-            made = built(first, program, machine, sizes, setting) if setting is not None else None
-            if made is not None:
-                return made
-    return first
+    """The kernels as tuning chose them for these sizes; else, and for blocks and chunks that are asked for, as
+    `triton_kernels` does."""
+    found = tuned(program, machine, sizes) if not tiles and not split else None
+    return found or triton_kernels(program, machine, sizes, tiles, split)
 
 
 def launches_json(launches: Mapping[str, Options]) -> dict[str, Any]:

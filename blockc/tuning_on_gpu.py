@@ -13,8 +13,8 @@ from blockc.codegen import triton_runtime
 from blockc.codegen.triton_storage import Options
 from blockc.errors import CheckError, LimitError, Problem, UsageError
 from blockc.gpu_kernel import GpuKernel, as_arrays, on_gpu
-from blockc.linting import Candidate, gpu_of, lint
-from blockc.triton_kernels import TritonKernels, merit, triton_kernels
+from blockc.linting import gpu_of, lint
+from blockc.triton_kernels import TritonKernels
 from blockc.tuning import Book, Entry, Setting, Tuned, UnusableError
 
 Clock = Callable[[], float]
@@ -37,16 +37,9 @@ def clean_ways(made: TritonKernels, kernel: GpuKernel) -> dict[str, list[Options
     """The ways to launch each function that the compiler has nothing against, the best first."""
     machine = kernel.machine
     assert machine is not None
-    gpu = gpu_of(machine)
-    found: dict[str, list[Options]] = {}
-
-    def badness(way: Candidate) -> tuple[float, ...]:
-        return not way.chosen, *(-figure for figure in merit(way.options, way.occupancy))
-
-    for candidate in sorted(lint([made], machine).candidates, key=badness):
-        if candidate.is_clean(gpu):
-            found.setdefault(candidate.function, []).append(candidate.options)
-    return found
+    gpu, found = gpu_of(machine), lint([made], machine)
+    ways = {function.name: found.ways(function, gpu) for function in made.source.functions}
+    return {name: [way.options for way in every if way.is_clean(gpu)] for name, every in ways.items()}
 
 
 def tune(request: running.Request, budget: float, most: int, clock: Clock = time.perf_counter) -> Report:
@@ -61,7 +54,7 @@ def tune(request: running.Request, budget: float, most: int, clock: Clock = time
         raise LimitError((Problem("E0299", message, None, "only those for a GPU are, such as h200"),))
     machine, program = kernel.machine, kernel.program
     sizes = dict(tuning.size_class(program, ready.sizes))
-    first = triton_kernels(program, machine, sizes, {})
+    first = kernel.attempts.untuned(sizes)
     tensors = on_gpu(kernel, ready.arrays)
     in_order = [tensors[argument.name] for argument in program.inputs]
     wanted = running.expected(ready)
@@ -79,7 +72,7 @@ def tune(request: running.Request, budget: float, most: int, clock: Clock = time
                 raise UnusableError(f"output {output} is wrong: off by {compared.max_abs_error:.3g}")
             return triton_runtime.seconds(lambda: launch(*in_order), kernel.device)
 
-    choices = tuning.near(program, machine, sizes)
+    choices = tuning.near(first, program, machine, sizes)
     tuned = tuning.tune(tuning.settings(choices, lambda made: clean_ways(made, kernel)), timed, clock, budget, most)
     best = tuned.trials[tuned.chosen]
     if not best.seconds:

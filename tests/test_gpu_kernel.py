@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,23 @@ import torch
 from click.testing import CliRunner
 from gpu_bodies import BODIES, STATISTICS
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
 from triton_data import example_programs
 
 import blockc
 from blockc import cli, driver, gpu_kernel, self_check
+from blockc.attempts import Attempts
 from blockc.cache import Store
 from blockc.codegen import triton_runtime
+from blockc.codegen.triton_runtime import RefusedError
 from blockc.data import array_shape, numpy_dtype, sizes_of
 from blockc.errors import BlockcWarning, CheckError, LimitError, UsageError
 from blockc.gpu_kernel import GpuKernel, operator_name, shape_class
 from blockc.kernel import Kernel, kernel_for
 from blockc.language import parse_all
 from blockc.machines.loading import load_machine
-from blockc.tuning import Book, best_known
+from blockc.tuning import Book
 
 TARGET = "h200"
 HERE = Path(__file__).parent
@@ -151,8 +156,6 @@ class Launches:
         def launch(*tensors: torch.Tensor) -> torch.Tensor:
             self.calls += 1
             if max(blocks) > self.limit:
-                from triton.runtime.errors import OutOfResources
-
                 raise OutOfResources(max(blocks), self.limit, "shared memory")
             return tensors[0]
 
@@ -228,15 +231,158 @@ def test_blocks_that_do_not_fit_become_smaller(launches: Launches) -> None:
     assert len(launches.texts) == before
 
 
+# What the GPU refuses
+
+
+class Refusing(Launches):
+    """Stands for what is loaded: kernels whose text has one of some words are refused, all others return zeros."""
+
+    def __init__(self, error: Exception, *words: str) -> None:
+        super().__init__()
+        self.error, self.words = error, words
+
+    def load(self, source: str, launcher: str) -> Any:
+        self.texts.append(source)
+
+        def launch(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if any(word in source for word in self.words):
+                raise self.error
+            return torch.zeros(x.shape[0], w.shape[1], dtype=torch.float16)
+
+        return launch
+
+
+@dataclass
+class Told:
+    """A compiler that says something of every job by its warps, and how many it was given."""
+
+    registers: Mapping[int, int]
+    jobs: int = 0
+
+    def results(self, jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Registers, and for 0 of them that they spill."""
+        given = list(jobs)
+        self.jobs += len(given)
+        needs = [self.registers[job["warps"]] for job in given]
+        return [
+            {"registers": n or 255, "spill_bytes": 0 if n else 8, "shared_bytes": 1000, "warnings": []} for n in needs
+        ]
+
+
+def refused(why: str) -> Exception:
+    """What Triton raises for a kernel that it does not compile."""
+    error: Exception = CompilationError("def kernel0():\n    pass", ast.parse("pass").body[0], why)
+    return error
+
+
+@pytest.fixture
+def on_h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Launches, Told], GpuKernel]:
+    """What makes kernels on the CPU that take it for an H200, with a store that they share."""
+    monkeypatch.setattr(triton_runtime, "capability", lambda device: 90)
+    monkeypatch.setattr(self_check, "probe", lambda *given: None)
+
+    def made(loaded: Launches, compiler: Told) -> GpuKernel:
+        monkeypatch.setattr(triton_runtime, "load", loaded.load)
+        kernel = on_cpu(PRODUCT)
+        kernel.compiler, kernel.store = compiler, Store(tmp_path / "store")
+        return kernel
+
+    return made
+
+
+OnH200 = Callable[[Launches, Told], GpuKernel]
+CLEAN = {4: 100, 8: 100}
+HALVES = torch.ones(64, 64, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(("registers", "warps"), [({4: 0, 8: 100}, 8), ({4: 100, 8: 0}, 4)])
+def test_a_way_that_spills_does_not_run_on_a_gpu(registers: Mapping[int, int], warps: int, on_h200: OnH200) -> None:
+    """What `lint` chooses is what runs, in other processes without compiling anything again."""
+    loaded = Refusing(refused("no"))
+    for compiled in (6, 0):
+        told = Told(registers)
+        kernel = on_h200(loaded, told)
+        kernel(HALVES, HALVES)
+        assert told.jobs == compiled and f"num_warps={warps}, num_stages=3" in kernel.source
+
+
+def test_the_gpu_that_is_there_is_compiled_for(on_h200: OnH200, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(CLEAN)
+    kernel = on_h200(Refusing(refused("no")), told)
+    monkeypatch.setattr(triton_runtime, "capability", lambda device: 80)
+    kernel(HALVES, HALVES)
+    assert told.jobs == 4, "which has no tensor descriptors"
+
+
+FAULTS = (
+    refused("no"),
+    PTXASError("fatal"),
+    OutOfResources(9, 8, "shared memory"),
+    RuntimeError("PassManager::run failed"),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_the_next_way_is_taken_where_triton_refuses_one(fault: Exception, on_h200: OnH200) -> None:
+    loaded, told = Refusing(fault, "num_warps=4", "num_stages=3"), Told(CLEAN)
+    kernel = on_h200(loaded, told)
+    assert torch.equal(kernel(HALVES, HALVES), torch.zeros(64, 64).half())
+    assert "num_warps=8, num_stages=2" in kernel.source and len(loaded.texts) > 2
+    again, jobs = on_h200(loaded, told), told.jobs
+    again(HALVES, HALVES)
+    assert again.source == kernel.source and told.jobs == jobs, "another process takes what ran"
+
+
+def test_the_unfused_program_runs_where_triton_refuses_all(on_h200: OnH200) -> None:
+    loaded = Refusing(refused("no"), "tl.dot")
+    kernel = on_h200(loaded, Told(CLEAN))
+    with pytest.warns(
+        BlockcWarning, match="Triton compiles no kernels of `p` for this GPU: no; the unfused program runs"
+    ):
+        result = kernel(HALVES, HALVES)
+    assert torch.equal(result, torch.full((64, 64), 64.0).half())
+    calls = loaded.calls
+    assert torch.equal(kernel(HALVES, HALVES), result) and loaded.calls == calls, "nothing is tried again"
+
+
+def test_strictly_that_is_an_error(on_h200: OnH200) -> None:
+    kernel = on_h200(Refusing(FAULTS[2], "tl.dot"), Told(CLEAN))
+    kernel.strict = True
+    with pytest.raises(LimitError, match="kernels of `p` need more than this GPU has: out of resource: shared memory"):
+        kernel(HALVES, HALVES)
+
+
+def test_other_faults_of_a_launch_stay_what_they_are(on_h200: OnH200) -> None:
+    loaded = Refusing(RuntimeError("CUDA error: an illegal memory access"), "tl.dot")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        on_h200(loaded, Told(CLEAN))(HALVES, HALVES)
+    assert loaded.calls == 1
+
+
+def test_the_refused_kernel_is_named() -> None:
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            outer = refused("")
+            outer.__cause__ = refused("cannot convert\nit")
+            raise outer
+
+    launch = triton_runtime.load("def launch(kernel7):\n    kernel7[(1,)](\n        1,\n    )\n", "launch")
+    with pytest.raises(RefusedError) as found, triton_runtime.refusals():
+        launch(Kernel())
+    assert str(found.value) == "`kernel7`: cannot convert"
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is planned from now on."""
     plans: list[Any] = []
+    first = Attempts.first
 
-    def planned(*given: Any) -> Any:
-        plans.append(given)
-        return best_known(*given)
+    def planned(self: Attempts, sizes: Mapping[str, int]) -> Any:
+        plans.append(sizes)
+        return first(self, sizes)
 
-    monkeypatch.setattr(gpu_kernel, "best_known", planned)
+    monkeypatch.setattr(Attempts, "first", planned)
     return plans
 
 

@@ -263,6 +263,29 @@ def test_descriptors_are_chosen_where_they_are_better(
     assert (".load([" in made.source.text) == (chosen == "descriptors"), "and written so"
 
 
+def test_where_no_way_is_clean_kernels_are_launched_as_spills_least() -> None:
+    said: dict[tuple[int, int], dict[str, Any]] = {
+        (4, 2): {"spill_bytes": 8},
+        (4, 3): {"spill_bytes": 4},
+        (8, 2): {"error": "no"},
+        (8, 3): {"spill_bytes": 16},
+    }
+    told = Told(lambda job: {**CLEAN, **said[job["warps"], job["stages"]]})
+    machine = replace(load_machine("h200"), capability=80)
+    found = linting.launched(linting.lint(choices(1), machine, None, told), machine)
+    assert [function.options for function in found.source.functions] == [Options(4, 3)]
+
+
+def test_ways_that_a_gpu_refused_are_out() -> None:
+    machine, (made,) = load_machine("h200"), choices(1)
+    first = linting.lint([made], machine, None, Told(lambda job: CLEAN))
+    (function,) = made.source.functions
+    refused = {linting.way_of(made, function, first.options()["kernel0"]): "it does not compile here"}
+    found = linting.lint([made], machine, None, Told(lambda job: CLEAN), refused)
+    assert found.options() != first.options()
+    assert [way.error for way in found.candidates if way.error] == ["it does not compile here"]
+
+
 PRODUCT = "X: f16[m, k], W: f16[k, n]) -> Y: f16[m, n]"
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from blockc import cli, driver, linting, meaning, tuning, tuning_on_gpu
+from blockc import cli, linting, meaning, tuning, tuning_on_gpu
+from blockc.attempts import Attempts
 from blockc.codegen import triton_runtime
 from blockc.codegen.triton_storage import Options
 from blockc.errors import BlockcError, CheckError, LimitError
@@ -22,12 +23,14 @@ from blockc.integrations import as_array, as_tensor
 from blockc.language import parse
 from blockc.machines import loading
 from blockc.machines.loading import load_machine
+from blockc.triton_kernels import triton_kernels
 from blockc.tuning import Book, Entry, Setting, UnusableError
 
 TEXT = "program p(X: f16[m, k], W: f16[k, n]) -> Y: f16[m, n] {\n    Y = dot[k](X, W)\n}\n"
 PROGRAM = parse(TEXT, "p.blk")
 SIZES = {"m": 64, "k": 64, "n": 64}
 MACHINE = load_machine("h200")
+FIRST = triton_kernels(PROGRAM, MACHINE, SIZES, {})
 GPU = "a GPU"
 
 
@@ -93,7 +96,7 @@ def test_a_setting_that_cannot_be_used_is_never_chosen() -> None:
 
 
 def test_settings_begin_with_what_is_chosen_without_tuning() -> None:
-    choices = list(tuning.near(PROGRAM, MACHINE, SIZES))
+    choices = list(tuning.near(FIRST, PROGRAM, MACHINE, SIZES))
     ways = {"kernel0": [Options(8, 4), Options(4, 4), Options(8, 3, "descriptors"), Options(4, 3, "descriptors")]}
     found = list(tuning.settings(choices, lambda made: ways))
     first = choices[0]
@@ -171,14 +174,12 @@ def test_what_is_kept_is_used_for_sizes_of_its_class(own_files: Path) -> None:
     keep(own_files, TUNED)
     made = tuning.best_known(PROGRAM, MACHINE, {"m": 50, "k": 60, "n": 33}, {})
     assert dict(made.plan.tiles) == TUNED.tiles and made.source.functions[0].options == Options(2, 5)
-    for sizes, tiles, device in (
-        ({**SIZES, "m": 65}, {}, None),
-        (SIZES, {"m": 16}, None),
-        (SIZES, {}, "another GPU"),
-    ):
-        other = tuning.best_known(PROGRAM, MACHINE, sizes, tiles, device=device)
+    for sizes, tiles in (({**SIZES, "m": 65}, {}), (SIZES, {"m": 16})):
+        other = tuning.best_known(PROGRAM, MACHINE, sizes, tiles)
         assert other.source.functions[0].options != Options(2, 5)
-    assert tuning.best_known(PROGRAM, MACHINE, SIZES, {}, device=GPU).source.functions[0].options == Options(2, 5)
+    assert tuning.tuned(PROGRAM, MACHINE, SIZES, "another GPU") is None
+    found = tuning.tuned(PROGRAM, MACHINE, SIZES, GPU)
+    assert found is not None and found.source.functions[0].options == Options(2, 5)
 
 
 def test_what_leads_to_no_kernels_any_more_is_passed_over(own_files: Path) -> None:
@@ -237,6 +238,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setattr(triton_runtime, "seconds", found.seconds)
     ways = {"kernel0": [Options(8, 2), Options(4, 3)]}
     monkeypatch.setattr(tuning_on_gpu, "clean_ways", lambda made, kernel: ways)
+    monkeypatch.setattr(Attempts, "untuned", lambda self, sizes: triton_kernels(PROGRAM, MACHINE, sizes, {}))
     return found
 
 
@@ -265,7 +267,8 @@ def test_a_faster_setting_is_kept_and_used(
     assert book is not None and book.device == GPU
     (kept,) = book.entries
     assert kept.untuned > kept.seconds and kept.name == "p" and "torch" in kept.versions
-    used = tuning.best_known(PROGRAM, MACHINE, SIZES, {}, device=GPU)
+    used = tuning.tuned(PROGRAM, MACHINE, SIZES, GPU)
+    assert used is not None
     assert {function.name: function.options for function in used.source.functions} == kept.setting.launches
     assert used.source.text == fake_gpu.loaded[-1]
 
@@ -299,7 +302,13 @@ def test_without_a_gpu_nothing_is_tuned(tmp_path: Path) -> None:
 
 
 def test_ways_are_those_that_the_compiler_has_nothing_against(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts: dict[str, Any] = {"tiles": {}, "seconds": 1.0, "predicted": 2000, "registers": 100, "shared_bytes": 1000}
+    facts: dict[str, Any] = {
+        "tiles": FIRST.plan.tiles,
+        "seconds": 1.0,
+        "predicted": 2000,
+        "registers": 100,
+        "shared_bytes": 1000,
+    }
     facts |= {"function": "kernel0", "occupancy": 0.2, "warnings": (), "error": ""}
     found = (
         linting.Candidate(options=Options(4, 2), spill_bytes=0, **facts),
@@ -309,7 +318,6 @@ def test_ways_are_those_that_the_compiler_has_nothing_against(monkeypatch: pytes
     )
     monkeypatch.setattr(tuning_on_gpu, "lint", lambda choices, machine: linting.Linted(choices[0], found))
     kernel = GpuKernel(PROGRAM, "h200", {}, {}, machine=MACHINE)
-    made = next(tuning.near(PROGRAM, MACHINE, driver.default_sizes(PROGRAM, {})))
-    assert tuning_on_gpu.clean_ways(made, kernel) == {
+    assert tuning_on_gpu.clean_ways(FIRST, kernel) == {
         "kernel0": [Options(8, 2), Options(4, 3, "descriptors"), Options(4, 2)]
     }

@@ -6,7 +6,9 @@ torch and triton are imported when they are needed. Nothing here copies a tensor
 from __future__ import annotations
 
 import contextlib
+import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from tempfile import NamedTemporaryFile, TemporaryDirectory
@@ -79,11 +81,52 @@ def on_device(launch: Launch, device: Any) -> Launch:
     return there
 
 
-def too_large() -> tuple[type[Exception], ...]:
-    """What Triton raises where a kernel needs more than a multiprocessor has."""
+class RefusedError(Exception):
+    """Kernels that Triton does not compile for a GPU, or that need more than it has: the function, or "" if that is not
+    known, and what was said."""
+
+    def __init__(self, function: str, why: str, is_too_large: bool) -> None:
+        self.function, self.why, self.is_too_large = function, why, is_too_large
+        super().__init__(f"`{function}`: {why}" if function else why)
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What Triton raises for a kernel that it does not compile, or that does not fit, as RefusedError. Other errors
+    stay what they are."""
+    from triton.errors import TritonError
     from triton.runtime.errors import OutOfResources
 
-    return (OutOfResources,)
+    try:
+        yield
+    except (TritonError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _PASSES not in str(error):
+            raise
+        raise RefusedError(_function(error), _said(error), isinstance(error, OutOfResources)) from error
+
+
+def _said(error: BaseException) -> str:
+    """The first line of what Triton says, without the text of the kernel: its own reason, or that of a function that
+    the kernel calls."""
+    from triton.compiler.errors import CompilationError
+
+    while isinstance(error, CompilationError) and not error.error_message and error.__cause__ is not None:
+        error = error.__cause__
+    text = error.error_message if isinstance(error, CompilationError) else str(error)
+    lines = (line.strip() for line in (text or "").splitlines())
+    return next(filter(None, lines), type(error).__name__)[:300].replace("`", "'")
+
+
+_PASSES = "PassManager::run failed"  # a RuntimeError that the passes of Triton's compiler end with
+
+
+def _function(error: Exception) -> str:
+    """The function whose launch has raised an error, by the line of the launcher; "" if that is not to be seen."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        found = re.match(r"(kernel\d+)\[", frame.line or "") if frame.filename.startswith(_folder().name) else None
+        if found is not None:
+            return found[1]
+    return ""
 
 
 # Tensors and operators
