@@ -228,6 +228,7 @@ def test_a_sum_is_not_opened_for_a_loop_that_needs_the_same_statistic(change: Ca
 
 
 CENTRED = "a = X - mean[n](X); b = Y - mean[n](Y); "
+CORRELATION = "sum[n](a / sqrt(sum[n](a * a)) * (b / sqrt(sum[n](b * b))))"
 
 
 @pytest.mark.parametrize(
@@ -235,13 +236,39 @@ CENTRED = "a = X - mean[n](X); b = Y - mean[n](Y); "
     [
         (f"(X: f32[m, n], Y: f32[k, n]) -> C: f32[m, k] {{ {CENTRED} C = dot[n](a, b) / size(n) }}", {"k": 5}),
         (f"(X: f32[m, n], Y: f32[m, n]) -> C: f32[m] {{ {CENTRED} C = sum[n](a * b) / sum[n](a * a) }}", {}),
+        (f"(X: f32[m, n], Y: f32[m, n]) -> C: f32[m] {{ {CENTRED} C = {CORRELATION} }}", {}),
+        ("(X: f32[m, n]) -> S: f32[m] { a = X - mean[n](X); S = mean[n](a ** 3) / mean[n](a ** 2) ** 1.5 }", {}),
         ("(X: f32[m, n, k]) -> V: f32[m] { V = mean[n, k]((X - mean[n, k](X)) ** 2) }", {"k": 5}),
+        ("(X: f32[m, n, k]) -> V: f32[m] { V = mean[n](mean[k]((X - mean[k](mean[n](X))) ** 2)) }", {"k": 5}),
     ],
 )
 def test_centred_values_are_multiplied_as_written_where_their_sums_have_no_pivot(
     source: str, sizes: dict[str, int]
 ) -> None:
     check(f"program p{source}", {**ROWS, **sizes}, {**CUT, "k": 2} if sizes else CUT, shift("X", "Y"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "W = S * S; M = sum[n](W * X) / sum[n](W); V = sum[n](W * (X - M) ** 2) / sum[n](W)",
+        "W = softmax[n](S); M = sum[n](W * X); V = sum[n](W * (X - M) ** 2)",
+        "M = mean[n](X); V = sum[n](S * (X - M) ** 2)",
+        "a = X - mean[n](X); N = a / sqrt(mean[n](a * a)); V = sum[n](N * N * S)",
+        "V = sum[n](layernorm[n](X, 1, 0, 0.00001) * S)",
+    ],
+)
+def test_weighted_sums_have_a_pivot(body: str) -> None:
+    source = f"program p(X: f32[m, n], S: f32[m, n]) -> V: f32[m] {{ {body} }}"
+    check(source, ROWS, CUT, shift("X", "S"))
+    assert blockc.compile(source, tiles=CUT, dims=ROWS).cost.traffic_bytes == 4 * (2 * 4 * 9 + 4)  # X and S once
+
+
+@pytest.mark.parametrize("wide", ["X", "W"])
+def test_the_pivot_is_that_of_what_serves_most_sums(wide: str) -> None:
+    body = "Y = dot[k](layernorm[k](X, 1, 0, 0.00001), W)"
+    source = f"program p(X: f32[m, k], W: f32[k, n]) -> Y: f32[m, n] {{ {body} }}"
+    check(source, {**ROWS, "k": 9}, {**CUT, "k": 4}, lambda arrays: arrays[wide].__iadd__(1e4))
 
 
 def shift(*names: str) -> Callable[[Arrays], object]:

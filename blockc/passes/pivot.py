@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from blockc.ir.block import Apply, Map, Operand, Path, Program, graph_at, operand_names, paths, roots, walk
-from blockc.passes.masks import Origins, has_exponent
 from blockc.passes.normalise import normalise
 from blockc.passes.pivot_attempt import Attempt
 from blockc.passes.pivot_sums import is_sum
@@ -28,11 +27,13 @@ MOST_VALUES = 48  # in a loop that are tried as the x
 
 @dataclass(frozen=True, slots=True)
 class Pivoted:
-    """A program with pivots. `bounded` names exponentials that cannot overflow: their arguments are at most 0."""
+    """A program with pivots. `bounded` names exponentials that cannot overflow: their arguments are at most 0.
+    `without` is a value that has none, since its loop has the pivot of another one: sums of its exponentials cancel."""
 
     program: Program
     bounded: frozenset[str]
     pivots: frozenset[str]
+    without: str = ""
 
 
 def cancels(program: Program) -> str:
@@ -42,6 +43,8 @@ def cancels(program: Program) -> str:
     own reciprocal is 1 up to a rounding error, which the logarithm of a sum of exponentials makes large.
     """
     found = pivot(program)
+    if found.without:
+        return f"sums of exponentials of `{found.without}` have no pivot, but others in their loop have one"
     table, links = found.program.facts.applies, found.program.facts.links
     moved = {name: name for name in found.pivots}  # what a pivot is in, with that pivot
     plain = {
@@ -121,25 +124,25 @@ def _pivot(program: Program) -> Pivoted:
     known: dict[tuple[str, str], tuple[str, Path]] = {}  # the pivot of a list along a dimension, and where it is
     for path, first in list(_loops(program)):
         node = _loop_now(result.program, path, first)
-        best: Attempt | None = (
-            None  # of an exponential, until something serves more sums: what it is the exponential of
-        )
-        facts = result.program.facts
-        origins = Origins(facts.applies, facts.links, facts.types)
-        for name in _candidates(result.program, node) if node is not None else ():
-            assert node is not None
+        if node is None:
+            continue
+        found: list[Attempt] = []
+        for name in _candidates(result.program, node):
             given, home = known.get((lists.get(name, name), node.dim), ("", ()))
             visible = given if path[: len(home)] == home else ""
             change = Attempt.of(result.program, path, node, name, visible) if visible else None
             change = change or Attempt.of(result.program, path, node, name, "")
-            if change is not None and (best is None or len(change.changed) > len(best.changed)):
-                best = change
-            if best is not None and not has_exponent(origins, best.x):
-                break
+            if change is not None:
+                found.append(change)
+        # Of those that serve as many sums the first: an exponential rather than what it is the exponential of.
+        best = max(found, key=lambda change: len(change.changed), default=None)
         if best is not None:
+            with_pivot = {best.x, *best.exponentials}
+            others = (change.x for change in found if not change.exponentials.keys() <= with_pivot)
             changed = normalise(prune(best.rewritten()))
             known.setdefault((lists.get(best.x, best.x), best.node.dim), (best.made, path))
-            result = Pivoted(changed, result.bounded | best.bounded, result.pivots | {best.made})
+            pivots, bounded = result.pivots | {best.made}, result.bounded | best.bounded
+            result = Pivoted(changed, bounded, pivots, result.without or next(others, ""))
     return result
 
 

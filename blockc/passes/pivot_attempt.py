@@ -144,11 +144,14 @@ class Attempt:
         small already."""
         if not isinstance(rest, Expression):
             return False
-        names = [name for arg in rest.args for name in operand_names((arg,))]
-        others = [name for name in names if name != self.centred and self.node.dim in self.axes(name)]
-        if rest.op == "add" and self.centred in names and others:
+        names = [tuple(operand_names((arg,))) for arg in rest.args]
+        others = [part for part in names if self.centred not in part and any(map(self.is_wide, part))]
+        if rest.op == "add" and others and len(others) < len(names):
             return True
         return any(self.differs(arg) for arg in rest.args)
+
+    def is_wide(self, name: str) -> bool:
+        return self.node.dim in self.axes(name)
 
     def axes(self, name: str) -> tuple[str, ...]:
         kind = self.program.types.get(name)

@@ -63,8 +63,11 @@ def without_numbers(rest: Operand) -> tuple[tuple[Operand, ...], Operand | None]
 
 
 def apart_if_equal(rests: tuple[Operand, ...]) -> list[tuple[Operand, ...]]:
-    """What is multiplied under a sum, once for each term if it is a sum of equal ones: of a square that is opened."""
-    if len(rests) != 1 or not isinstance(rests[0], Expression) or rests[0].op != "add":
-        return [rests]
-    products = {tuple(sorted(map(repr, _factors(term)))) for term in rests[0].args}
-    return [(term,) for term in rests[0].args] if len(products) == 1 else [rests]
+    """What is multiplied under a sum, once for each term if one factor is a sum of equal ones: of a square that is
+    opened."""
+    for place, rest in enumerate(rests):
+        if isinstance(rest, Expression) and rest.op == "add":
+            products = {tuple(sorted(map(repr, _factors(term)))) for term in rest.args}
+            if len(products) == 1:
+                return [(*rests[:place], term, *rests[place + 1 :]) for term in rest.args]
+    return [rests]

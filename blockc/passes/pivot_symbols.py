@@ -64,9 +64,11 @@ class Symbols:
         self.operands: dict[sympy.Symbol, Operand] = {}
         self.atoms: dict[Operand, sympy.Symbol] = {}
         self.known: dict[str, sympy.Expr] = {loop.given: self.pivot} if loop.given else {}
+        self.moved = {total.output.names[0] for total in loop.sums} | self.known.keys()  # what depends on the pivot
         self.leaving: dict[str, sympy.Expr] = {}
         self.coefficients: dict[tuple[str, int], sympy.Expr] = {}
         self.totals: dict[tuple[object, ...], sympy.Expr] = {}  # what is accumulated, by what is summed
+        self.equal: dict[Operand, str] = {}  # for the sum of a loop that has it twice, its first name
         self.plain_sums()
         for total in loop.sums:
             name = total.output.names[0]
@@ -82,10 +84,14 @@ class Symbols:
     def plain_sums(self) -> None:
         """The sums of the loop that do not depend on the pivot: others may be made of them."""
         moved = {total.output for total in self.loop.sums}
+        first: dict[tuple[object, ...], str] = {}
         for output in self.loop.node.outputs:
             if output not in moved and is_sum(self.loop.node, output, self.program.facts.applies):
                 apply = self.program.facts.applies[output.values[0]]
-                self.totals.setdefault(_key(apply, apply.args, self.program.facts.applies), self.atom(output.names[0]))
+                key = _key(apply, apply.args, self.program.facts.applies)
+                (name,) = output.names
+                self.equal[name] = first.setdefault(key, name)
+                self.known[name] = self.totals[key] = self.atom(name)
 
     def total(self, total: Sum, terms: tuple[tuple[Operand, ...], ...]) -> sympy.Expr:
         """What terms add up to: a multiple of a known sum, the number of elements, or a symbol."""
@@ -127,8 +133,10 @@ class Symbols:
         expression = self.result(apply) if apply.op not in REDUCTIONS else None
         if expression is None:
             self.leave(*names)
-        else:
-            self.known[apply.name] = expression
+            return
+        self.known[apply.name] = expression
+        if not self.moved.isdisjoint(names):
+            self.moved.add(apply.name)
 
     def result(self, apply: Apply) -> sympy.Expr | None:
         """The result of an operator in terms of the sums; None if it is no polynomial or power of one."""
@@ -174,6 +182,7 @@ class Symbols:
                 return self.atom(operand)
 
     def atom(self, operand: Operand) -> sympy.Symbol:
+        operand = self.equal.get(operand, operand)
         if operand not in self.atoms:
             symbol = self.atoms[operand] = self.sympy.Symbol(f"a{len(self.atoms)}", positive=True)
             self.operands[symbol] = operand
@@ -182,7 +191,7 @@ class Symbols:
     def leave(self, *names: str) -> None:
         """Take note that values leave the polynomials."""
         for name in names:
-            if name in self.known and name not in self.leaving:
+            if name in self.moved and name not in self.leaving:
                 self.leaving[name] = self.normal(self.known[name])
 
     def normal(self, expression: sympy.Expr) -> sympy.Expr:
@@ -203,7 +212,7 @@ class Symbols:
                 result[name] = expression
             elif name != self.loop.given:
                 args = self.program.facts.applies[name].args
-                waiting.extend(arg for arg in operand_names(args) if arg in self.known and arg not in result)
+                waiting.extend(arg for arg in operand_names(args) if arg in self.moved and arg not in result)
         return result
 
     # Emission

@@ -32,6 +32,8 @@ from blockc.passes.linear import DEEPEST, MOST_TERMS, ONE, ZERO, Opening, linear
 from blockc.passes.masks import Origins
 from blockc.passes.positive import is_positive
 
+HIGHEST = 2  # power of a term from outside for which sums may have a pivot
+
 
 def sites(program: Program, path: Path | None) -> Iterator[tuple[Path, Graph]]:
     """The graph at a path, or every graph."""
@@ -193,17 +195,30 @@ class Blocking:
         return frozenset(found)
 
     def shifted(self, operands: Iterable[Operand], dims: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of some values that are sums with a term that a reduction over one of the dimensions gives, whichever
-        loop makes them; of those that have a value with these dimensions in common, one."""
+        """The factors of some values that are sums with a term that a reduction over one of the dimensions gives,
+        whichever loop makes them; of those that have a value with these dimensions in common, one."""
         found: dict[str, frozenset[str]] = {}
-        for operand in operands:
-            made = self.origins.made(operand) if isinstance(operand, str) else None
-            if made is None or made.op != "add" or not any(self.gives(term, dims) for term in operand_names(made.args)):
+        for made in self.factors(operands):
+            if made.op != "add" or not any(self.gives(term, dims) for term in operand_names(made.args)):
                 continue
             own = self.sources(made.name, dims)
             if all(own.isdisjoint(other) for other in found.values()):
-                found[str(operand)] = own
+                found[made.name] = own
         return tuple(found)
+
+    def factors(self, operands: Iterable[Operand]) -> Iterator[Apply]:
+        """The operators that make the factors of some values, whichever loop they are in."""
+        waiting, seen = list(operands), set[str]()
+        while waiting:
+            operand = waiting.pop(0)
+            made = self.origins.made(operand) if isinstance(operand, str) else None
+            if made is None or made.name in seen:
+                continue
+            seen.add(made.name)
+            if made.op == "mul":
+                waiting.extend(made.args)
+            else:
+                yield made
 
     def gives(self, term: str, dims: tuple[str, ...]) -> bool:
         """True if a reduction over one of the dimensions gives a value, which has none of them."""
@@ -232,21 +247,26 @@ class Blocking:
 def escape(node: Map, tainted: set[str], blocks: Blocking) -> str | None:
     """What a map makes of one of these values (which are added to, with all that is linear in them) other than sums
     that they can leave."""
+    return _escape(node, tainted, dict.fromkeys(tainted, 1), blocks)
+
+
+def _escape(node: Map, tainted: set[str], powers: dict[str, int], blocks: Blocking) -> str | None:
     for definition in node.body:
         if tainted.isdisjoint(definition.uses):
             continue
         match definition:
             case Apply(op="contract" | "sum", args=args, dims=dims):
-                if not tainted.isdisjoint(args) and len(blocks.shifted(args, dims)) > 1:
+                among = sum(powers.get(arg, 0) for arg in operand_names(args))
+                if among > HIGHEST or (among and len(blocks.shifted(args, dims)) > 1):
                     return definition.name
-            case Apply():
-                if not tainted.isdisjoint(definition.uses.difference(operand_names(linear_in(definition)))):
-                    return definition.name
-                if not linear_in(definition):
+            case Apply(op=op):
+                linear = tuple(operand_names(linear_in(definition)))
+                if not linear or not tainted.isdisjoint(definition.uses.difference(linear)):
                     return definition.name
                 tainted.add(definition.name)
+                powers[definition.name] = (sum if op == "mul" else max)(powers.get(arg, 0) for arg in linear)
             case Map() if tainted.isdisjoint(port.source for port in definition.ports):
-                found = escape(definition, tainted, blocks)
+                found = _escape(definition, tainted, powers, blocks)
                 if found is not None:
                     return found
             case _:

@@ -46,6 +46,7 @@ from blockc.ir.block import REDUCTIONS, Apply, Operand, Path, Program, graph_at,
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.passes.linear import MOST_TERMS, Opening, linear_in, reaches
 from blockc.passes.rules.common import (
+    HIGHEST,
     Blocking,
     Term,
     Writer,
@@ -62,8 +63,6 @@ REASONS = {
     "needed_elsewhere": "the loop needs the outside term for something else, or the opened sums would have no pivot",
     "too_many_terms": "the opened sum would have too many terms",
 }
-
-HIGHEST = 2  # power of a term from outside for which sums may have a pivot
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +114,11 @@ class _Site:
     def without_pivot(self, node: Apply, terms: tuple[Term, ...]) -> str:
         """Why the opened sums could not have a pivot, as far as the operands tell; "" if they may have one."""
         counts = [Counter(scales) for scales, _ in terms]
-        if any(max(count[scale] for count in counts) > HIGHEST for scale in frozenset().union(*counts)):
+        leaving = frozenset().union(*counts)
+        if any(max(count[scale] for count in counts) > HIGHEST for scale in leaving):
             return f"a power of what would leave `{node.name}` is above {HIGHEST}"
-        loops = [loop.dim for loop in self.blocks.maps if loop.dim in node.dims]
+        waiting = {loop.dim for scale in leaving for loop in self.blocks.kept_apart(scale)}
+        loops = [loop.dim for loop in self.blocks.maps if loop.dim in waiting.union(node.dims)]
         return f"`{node.name}` is summed by the loops over {' and '.join(loops)}" if len(loops) > 1 else ""
 
     def below_a_function(self, operand: Operand, wanted: Callable[[Operand], bool]) -> Apply | None:
