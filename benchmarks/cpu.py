@@ -4,6 +4,9 @@
     python benchmarks/cpu.py --rows 2048 --rounds 20  others
     python benchmarks/cpu.py --tiles                  and a grid of tiles beside the chosen ones
     python benchmarks/cpu.py --json results.json      the numbers as well
+    python benchmarks/cpu.py --target mine.toml       with another machine file than that of cpu
+
+`blockc targets calibrate` measures which library multiplies faster here, for the target cpu; without it, NumPy does.
 
 The work: attention, attention of one query over many keys (decode), LayerNorm and a product, RMSNorm and a gated
 feed-forward layer. All candidates of a case run in one process, in turn, round after round, so that a machine that
@@ -38,6 +41,7 @@ from threadpoolctl import threadpool_info
 
 import blockc
 from blockc.benchmarking import settle
+from blockc.machines.loading import load_machine
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FEWEST_ROUNDS = 3
@@ -183,10 +187,10 @@ def feed_forward(rows: int, features: int, hidden: int) -> Case:
     return Case("rmsnorm_swiglu", "rmsnorm_swiglu", sizes, arrays, others, grid)
 
 
-def kernel_of(case: Case, tiles: Mapping[str, int] | None = None) -> Call:
-    """blockc's kernel for a case, on its arrays."""
-    kernel = blockc.compile(EXAMPLES / f"{case.example}.blk", dtype="f32", dims=case.sizes, tiles=tiles)
-    return partial(kernel, **case.arrays)
+def kernel_of(case: Case, target: str, tiles: Mapping[str, int] | None = None) -> blockc.Kernel:
+    """blockc's kernel for a case."""
+    example = EXAMPLES / f"{case.example}.blk"
+    return blockc.compile(example, dtype="f32", dims=case.sizes, target=target, tiles=tiles)
 
 
 def interleaved(calls: Mapping[str, Call], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
@@ -206,9 +210,9 @@ def interleaved(calls: Mapping[str, Call], rounds: int) -> tuple[dict[str, list[
     return times, work
 
 
-def measure(case: Case, rounds: int) -> list[Row]:
+def measure(case: Case, target: str, rounds: int) -> list[Row]:
     """One row for each candidate, after one warm-up call each."""
-    calls = {"blockc": kernel_of(case), **case.others}
+    calls: dict[str, Call] = {"blockc": partial(kernel_of(case, target), **case.arrays), **case.others}
     results = {name: np.asarray(call()) for name, call in calls.items()}
     peaks = {name: peak_memory(call) for name, call in calls.items() if name != "torch"}
     times, work = interleaved(calls, rounds)
@@ -228,16 +232,17 @@ def median_ratio(these: list[float], those: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(these, those, strict=True))
 
 
-def measure_tiles(case: Case, rounds: int) -> Tiles:
+def measure_tiles(case: Case, target: str, rounds: int) -> Tiles:
     """The chosen tiles of a case beside all of its grid."""
-    kernel = blockc.compile(EXAMPLES / f"{case.example}.blk", dtype="f32", dims=case.sizes)
+    kernel = kernel_of(case, target)
     chosen = {dim: tile for dim, tile in kernel.explain().parts[0].plan.tiles.items() if dim in case.grid}
     candidates = {"": chosen}
     for combination in itertools.product(*case.grid.values()):
         tiles = dict(zip(case.grid, combination, strict=True))
         if any(min(tiles[dim], case.sizes[dim]) != min(chosen[dim], case.sizes[dim]) for dim in tiles):
             candidates[spelled(tiles)] = tiles
-    calls = {name: kernel_of(case, tiles) if name else kernel_of(case) for name, tiles in candidates.items()}
+    kernels = {name: kernel_of(case, target, tiles) if name else kernel for name, tiles in candidates.items()}
+    calls = {name: partial(kernel, **case.arrays) for name, kernel in kernels.items()}
     for call in calls.values():
         call()
     times, work = interleaved(calls, rounds)
@@ -261,8 +266,9 @@ def peak_memory(call: Call) -> int:
     return peak
 
 
-def machine() -> dict[str, Any]:
+def machine(target: str) -> dict[str, Any]:
     """What the numbers depend on."""
+    described = load_machine(target)
     names = [line.split(":")[1].strip() for line in cpu_lines() if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
@@ -274,6 +280,8 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "torch": torch.__version__,
         "blockc": blockc.__version__,
+        "target": f"{described.name}: {described.description}",
+        "products": described.products,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
@@ -316,6 +324,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64, help="of a head (default: 64)")
     parser.add_argument("--features", type=int, default=512, help="of the norms (default: 512)")
     parser.add_argument("--hidden", type=int, default=1408, help="features behind them (default: 1408)")
+    parser.add_argument("--target", default="cpu", help="the machine, a name or a file (default: cpu)")
     parser.add_argument("--tiles", action="store_true", help="time a grid of tiles as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
     chosen = parser.parse_args(arguments)
@@ -335,19 +344,19 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
 def main(arguments: list[str]) -> None:
     """Measure all cases and print the tables."""
     chosen = options(arguments)
-    facts = machine()
+    facts = machine(chosen.target)
     print("\n".join(f"{name}: {', '.join(fact) if isinstance(fact, list) else fact}" for name, fact in facts.items()))
     rows: list[Row] = []
     for case in cases(chosen):
-        measured = measure(case, chosen.rounds)
+        measured = measure(case, chosen.target, chosen.rounds)
         print("\n".join(table(case, measured)), flush=True)
         rows += measured
     tiles: list[Tiles] = []
     for case in cases(chosen) if chosen.tiles else ():
-        tiles.append(measure_tiles(case, FEWEST_ROUNDS))
+        tiles.append(measure_tiles(case, chosen.target, FEWEST_ROUNDS))
         print(("" if len(tiles) > 1 else "\n") + tiles_line(tiles[-1]), flush=True)
     if chosen.json is not None:
-        options_used = {name: value for name, value in vars(chosen).items() if name != "json"}
+        options_used = {name: value for name, value in vars(chosen).items() if name not in ("json", "target")}
         content = {
             "machine": facts,
             "options": options_used,

@@ -47,7 +47,8 @@ _TEMPORARY = re.compile(r"tmp-[0-9a-f]{32}")
 _REPRODUCTION = re.compile(r"[0-9a-f]{64}\.blk")
 _HEADER = re.compile(rb"blockc-cache ([0-9]{1,9}) ([a-z]{1,20}) ([0-9a-f]{64}) ([0-9]{1,12}) ([0-9a-f]{64})\n")
 _LONGEST_HEADER = 256
-_DISTRIBUTIONS = ("ml_dtypes", "networkx", "numpy", "sympy", "triton")  # what kernels come out of, besides blockc
+# What kernels come out of, besides blockc.
+_DISTRIBUTIONS = ("ml_dtypes", "networkx", "numpy", "sympy", "torch", "triton")
 
 Ingredient = str | int | float | bool | None | Sequence["Ingredient"] | Mapping[str, "Ingredient"]
 

@@ -217,9 +217,9 @@ def tiles_for(
 
 def emit(plan: Plan, program: ArrayProgram, target: str = "cpu") -> str:
     """The standalone source of a plan's kernels."""
-    check_target(target)
+    products = check_target(target).products
     sizes = array_program.sizes(plan.program, plan.sizes)
-    return numpy_source.emit(plan.program, plan.tiles, header(plan, program), empty_dims(sizes))
+    return numpy_source.emit(plan.program, plan.tiles, header(plan, program), empty_dims(sizes), products)
 
 
 def empty_dims(sizes: Mapping[str, int]) -> frozenset[str]:

@@ -104,8 +104,8 @@ def machine_json(machine: Machine) -> dict[str, Any]:
     ]
     return {
         "name": machine.name, "description": machine.description, "backend": machine.backend, "units": machine.units,
-        "dispatch": machine.dispatch, "call": machine.call, "capability": machine.capability, "tiers": tiers,
-        "moves": moves, "compute": compute,
+        "dispatch": machine.dispatch, "call": machine.call, "capability": machine.capability,
+        "products": machine.products, "tiers": tiers, "moves": moves, "compute": compute,
     }  # fmt: skip
 
 

@@ -140,12 +140,12 @@ OWNERS = {
     "platformdirs": ("blockc.cache", "blockc.machines.loading"),
     "lark": ("blockc.parsing", "blockc.syntax_errors", "blockc.ir.text"),
 }
-LATE_OWNERS = ("blockc.codegen", "blockc.eager_torch", "blockc.integrations")
+LATE_OWNERS = ("blockc.codegen", "blockc.eager_torch", "blockc.integrations", "blockc.machines.calibrating")
 
 
 def owned(module: Module) -> Iterator[str]:
-    """A library is imported in the modules that own it; torch and triton in codegen, eager_torch and
-    integrations, and late."""
+    """A library is imported in the modules that own it; torch and triton in codegen, eager_torch,
+    integrations and machines/calibrating, and late."""
     late = module.late_imports
     for name, line in module.imports:
         library = name.split(".")[0]

@@ -65,7 +65,7 @@ ENVIRONMENT: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         name: lambda patch, changed=name: patch.setattr(  # type: ignore[misc]
             cache, "_version", lambda asked: "0" if asked == changed else _version(asked)
         )
-        for name in ("ml_dtypes", "networkx", "numpy", "sympy", "triton")
+        for name in ("ml_dtypes", "networkx", "numpy", "sympy", "torch", "triton")
     },
 }
 

@@ -130,6 +130,13 @@ BAD: dict[str, dict[str, tuple[str, str, str, tuple[int, int], str]]] = {
         "zero": ('"1 GiB"', '"0 B"', "`capacity` must be greater than zero", (8, 12), ""),
         "negative": ('"10 GB/s"', '"-1 GB/s"', "`read` must be greater than zero", (9, 8), ""),
         "negative time": ('"4 us"', '"-4 us"', "`dispatch` must not be negative", (4, 12), ""),
+        "products of no kernels": (
+            "units = 4",
+            'units = 4\nproducts = "torch"',
+            "`products` is for machines whose backend is numpy",
+            (4, 12),
+            "backend is none",
+        ),
         "too large": ('"1 GiB"', '"9e30 GiB"', "`capacity` is too large", (8, 12), "at most 1048576 TiB"),
         "too long": ('"4 us"', '"2 s"', "`dispatch` is too large", (4, 12), "at most 1 s"),
         "parts of a byte": ('"64 KiB"', '"1.1 KiB"', "not a whole number of bytes", (16, 12), ""),
@@ -164,6 +171,13 @@ BAD: dict[str, dict[str, tuple[str, str, str, tuple[int, int], str]]] = {
         ),
     },
     "E0207": {  # unknown names
+        "no library": (
+            "units = 4",
+            'units = 4\nproducts = "mkl"',
+            "`products` cannot be `mkl`",
+            (4, 12),
+            "known: `numpy` and `torch`",
+        ),
         "no duplex": (
             '"32 B"',
             '"32 B"\nduplex = "halb"',

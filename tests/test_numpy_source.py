@@ -468,6 +468,11 @@ def test_arrays_that_do_not_fit_are_named() -> None:
     "source",
     [
         "import os\ndef launch(): pass",
+        "try:\n    import torch\nexcept ImportError:\n    print(1)\ndef launch(): pass",
+        "try:\n    import torch\nfinally:\n    torch = None\ndef launch(): pass",
+        "import torch\ndef launch(): return torch.load('x')",
+        "import torch.utils\ndef launch(): pass",
+        "from torch import load\ndef launch(): pass",
         "from os import system\ndef launch(): pass",
         "import numpy.ctypeslib\ndef launch(): pass",
         "import numpy as np\ndef launch(): return np.__loader__",

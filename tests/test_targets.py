@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from machine_files import GOOD, changed, move
 
@@ -85,11 +88,44 @@ def test_calibration_measures_everything_and_reads_back(tmp_path: Path) -> None:
     machine = calibrating.calibrated(small, said.append, 0.01)
     rates = [f"{operation} {dtype}" for operation in ("matmul", "vector", "special") for dtype in ("f32", "f64")]
     ports = [f"{tier} {port}" for tier in ("dram", "l3", "l2") for port in ("read", "write")]
-    assert said == ["call", "dispatch", *rates, *ports]
+    assert said == ["products", "call", "dispatch", *rates, *ports]
     assert read_machine(calibrating.calibrated_text(machine)) == machine
     assert 0 < machine.call < 1e-3
     assert machine.compute[0].operations["matmul"]["f32"].rate > 1e8
     assert (machine.units, [tier.capacity for tier in machine.tiers]) == (2, [tier.capacity for tier in small.tiers])
+    assert (machine.products == "torch") == ("torch" in machine.description)
+
+
+def test_calibration_chooses_what_multiplies_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    now = iter(range(10**9)).__next__  # a clock on which all work takes the same time, but for what is said below
+    extra = {"torch": 0.0}
+    clock = {"late": 0.0}
+
+    def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        clock["late"] += extra["torch"]
+
+    def numpy_matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        clock["late"] += 99.0
+
+    torch = SimpleNamespace(set_num_threads=lambda _: None, from_numpy=lambda array: array, matmul=matmul)
+    monkeypatch.setattr(np, "matmul", numpy_matmul)
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + clock["late"])
+    for extra["torch"], faster in ((90.0, True), (98.0, False), (99.0, False), (120.0, False)):
+        assert (calibrating._faster(torch, 0) is not numpy_matmul) == faster
+    assert calibrating._faster(None, 0) is numpy_matmul
+
+
+def test_calibration_leaves_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    with calibrating.one_thread() as given:
+        assert given.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with calibrating.one_thread() as given:
+        assert given is None
 
 
 # --- names and paths --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from blockc.codegen.numpy_values import Axis, Choice, Lines, Tile, Value
 from blockc.codegen.scratch import Scope
 from blockc.ir.block import Apply, Operand, Program, Type
+from blockc.ir.machine import NUMPY
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class Kernel:
     places: dict[str, Tile] = field(default_factory=dict)  # values that are computed where they are stored
     positions: dict[str, str] = field(default_factory=dict)  # dimension to the array of all positions along it
     ones: dict[tuple[str, str], str] = field(default_factory=dict)  # length and type to an array of ones
+    products: str = NUMPY  # which library multiplies matrices
 
     def number(self, dim: str) -> int:
         """The number of a dimension in the generated names."""

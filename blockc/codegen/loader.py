@@ -22,19 +22,24 @@ from blockc.codegen.numpy_ops import POWER_OF_TWO, SPELLINGS
 from blockc.codegen.numpy_values import element_dtype
 from blockc.ir.dtypes import DTYPES
 
-_MODULES = frozenset({"itertools", "math", "ml_dtypes", "numpy"})
+_MODULES = frozenset({"itertools", "math", "ml_dtypes", "numpy", "torch"})
 _NAMES = frozenset(
     {
         ("collections", "deque"),
+        ("contextlib", "contextmanager"),
         ("concurrent.futures", "ThreadPoolExecutor"),
         ("functools", "cache"),
         ("os", "cpu_count"),
         ("os", "getpid"),
+        ("threading", "Lock"),
         ("threadpoolctl", "ThreadpoolController"),
     }
 )
 _BUILTINS = frozenset(
-    {"IndexError", "ValueError", "bool", "float", "int", "len", "max", "min", "print", "range", "zip", "__name__"}
+    {
+        *("AttributeError", "ImportError", "IndexError", "ValueError", "__name__"),
+        *("bool", "float", "int", "len", "max", "min", "print", "range", "zip"),
+    }
 )
 # What kernels and `launch` call besides the spellings of operators and the helper functions.
 _STRUCTURE = """
@@ -55,6 +60,9 @@ _ATTRIBUTES = frozenset(
         ),
     }
 )
+
+
+_Plain = ast.Import | ast.ImportFrom | ast.Assign
 
 
 class UnsafeSourceError(Exception):
@@ -119,7 +127,7 @@ def _own_names(nodes: Sequence[ast.AST]) -> Iterator[str]:
 
 def _problems(tree: ast.Module, nodes: Sequence[ast.AST], own: set[str]) -> Iterator[str]:
     for statement in tree.body:
-        if not isinstance(statement, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.Assign | ast.If):
+        if not isinstance(statement, ast.FunctionDef | ast.If | _Plain) and not _is_optional_import(statement):
             yield f"line {statement.lineno}: a {type(statement).__name__} at the top"
     for name in sorted(own):
         if name.startswith("__") or hasattr(builtins, name):
@@ -140,6 +148,15 @@ def _problems(tree: ast.Module, nodes: Sequence[ast.AST], own: set[str]) -> Iter
                     yield f"line {node.lineno}: a {type(node).__name__}"
             case _:
                 pass
+
+
+def _is_optional_import(statement: ast.stmt) -> bool:
+    """True for an import with what happens where the library is not installed."""
+    match statement:
+        case ast.Try(body, [ast.ExceptHandler(body=otherwise)], [], []):
+            return all(isinstance(inner, _Plain) for inner in (*body, *otherwise))
+        case _:
+            return False
 
 
 def _refused(node: ast.AST, name: str) -> str:

@@ -9,6 +9,7 @@ from blockc.codegen.kernel_state import Kernel
 from blockc.codegen.numpy_values import Tile, aligned, permuted, product, sequence, subscript
 from blockc.codegen.scratch import Scope, new_tile
 from blockc.ir.block import Apply
+from blockc.ir.machine import TORCH
 
 Groups = Sequence[tuple[str, ...]]  # dimensions that are to become one axis each; an empty group has length one
 
@@ -43,25 +44,33 @@ def contract(kernel: Kernel, scope: Scope, apply: Apply, a: Tile, b: Tile) -> Ti
     elif not roles.left and not roles.right:
         _row_products(scope, roles, a, b, out)
     else:
-        _matrix_product(scope, roles, a, b, out)
+        _matrix_product(kernel, scope, roles, a, b, out)
     return out
 
 
-def _matrix_product(scope: Scope, roles: _Roles, a: Tile, b: Tile, out: Tile) -> None:
+def _matrix_product(kernel: Kernel, scope: Scope, roles: _Roles, a: Tile, b: Tile, out: Tile) -> None:
     batch = [(dim,) for dim in roles.batch]
     rooms: list[Tile] = []
     left = _grouped(scope, a, [*batch, roles.left, roles.reduced], rooms)
     right = _grouped(scope, b, [*batch, roles.reduced, roles.right], rooms)
     groups = [*batch, roles.left, roles.right]
     if _is_mergeable(out, groups) and (not roles.right or out.dims[-1] == roles.right[-1]):
-        scope.lines.add(f"np.matmul({left}, {right}, out={_view(out, groups)})")
+        scope.lines.add(_product(kernel, left, right, _view(out, groups), out.dtype))
     else:
         axes = {axis.dim: axis for axis in out.axes}
         room = new_tile(scope, tuple(axes[dim] for group in groups for dim in group), out.dtype)
         rooms.append(room)
-        scope.lines.add(f"np.matmul({left}, {right}, out={_view(room, groups)})")
+        scope.lines.add(_product(kernel, left, right, _view(room, groups), out.dtype))
         scope.lines.add(f"np.copyto({out.text}, {aligned(room, out.dims)})")
     _release(scope, rooms)
+
+
+def _product(kernel: Kernel, left: str, right: str, out: str, dtype: str) -> str:
+    """The call that multiplies matrices of a type, by the library of the machine."""
+    if kernel.products == TORCH and dtype in ("float32", "float64"):
+        kernel.helpers.add("product")
+        return f"product({left}, {right}, {out})"
+    return f"np.matmul({left}, {right}, out={out})"
 
 
 def _row_products(scope: Scope, roles: _Roles, a: Tile, b: Tile, out: Tile) -> None:

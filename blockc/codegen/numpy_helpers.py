@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LEAST = "LEAST = 500_000"
+
 HELPERS: dict[str, str] = {
     "argument": '''
 def argument(arrays, name, dtype, rank):
@@ -19,7 +21,7 @@ def check(name, array, shape):
     if array.shape != shape:
         raise ValueError(f"array {name!r} has shape {array.shape}, not {shape}")
 ''',
-    "blas": '''
+    "one_thread": '''
 @cache
 def blas():
     """The thread pools of the BLAS libraries."""
@@ -29,6 +31,76 @@ def blas():
 def available():
     """How many threads to use: as many as BLAS would."""
     return max((pool["num_threads"] for pool in blas().info()), default=cpu_count() or 1)
+
+
+GUARD, LIMITS = Lock(), []
+
+
+@contextmanager
+def one_thread():
+    """BLAS with one thread. Of calls that overlap, the last one to end undoes what the first one did."""
+    with GUARD:
+        LIMITS.append(blas().limit(limits=1))
+    try:
+        yield
+    finally:
+        with GUARD:
+            LIMITS.pop().restore_original_limits()
+''',
+    "product": f'''
+try:
+    import torch
+except ImportError:  # NumPy multiplies
+    torch = None
+
+{LEAST}  # multiplications from which torch, whose call takes 2 us longer, is earlier done
+EXACT, THREADS = [False], []
+
+
+def limit_torch():
+    """Have torch use one thread in the current one."""
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread_of_torch():
+    """torch with one thread in the current one, and as it was afterwards, also if calls overlap."""
+    if torch is None:
+        yield
+        return
+    with GUARD:
+        EXACT[0] = multiplies_exactly()
+        THREADS.append(torch.get_num_threads())
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with GUARD:
+            torch.set_num_threads(THREADS[0])
+            THREADS.pop()
+
+
+def multiplies_exactly():
+    """True if torch multiplies f32 as f32. Settings may allow it less."""
+    try:
+        return torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
+    except AttributeError:  # before torch 2.9
+        return torch.get_float32_matmul_precision() == "highest"
+
+
+def product(a, b, out):
+    """The product of a and b into `out`: by torch if it is large and no vector, which waits for memory in both; by
+    NumPy also where torch would warn (arrays that are read only), refuse (negative strides) or round."""
+    rows, columns = out.shape[-2:]
+    large = a.size * columns >= LEAST and rows > 1 and columns > 1
+    if large and EXACT[0] and a.flags.writeable and b.flags.writeable:
+        try:
+            torch.matmul(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
+            return
+        except ValueError:  # strides
+            pass
+    np.matmul(a, b, out=out)
 ''',
     "run": '''
 @cache
@@ -130,11 +202,14 @@ def to_integer(x, low, high, out):
 REQUIRES = {
     "argument": (),
     "check": (),
-    "blas": (
+    "one_thread": (
+        "from contextlib import contextmanager",
         "from functools import cache",
         "from os import cpu_count",
+        "from threading import Lock",
         "from threadpoolctl import ThreadpoolController",
     ),
+    "product": (),
     "run": (
         "from collections import deque",
         "from concurrent.futures import ThreadPoolExecutor",

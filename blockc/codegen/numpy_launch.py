@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from blockc.codegen.kernel_state import Kernel
@@ -106,9 +106,14 @@ def _renamed(kernel: Kernel, source: Listing, definition: Rename) -> Listing:
 
 
 def launch_lines(
-    program: Program, tiles: Mapping[str, int], storage: Storage, calls: Sequence[tuple[str, ...]]
+    program: Program,
+    tiles: Mapping[str, int],
+    storage: Storage,
+    calls: Sequence[tuple[str, ...]],
+    helpers: Container[str],
 ) -> Iterator[str]:
     """The lines of `launch`. `calls` are the kernels' calls, each followed by the arrays that it reads and writes."""
+    limits = "one_thread(), one_thread_of_torch()" if "product" in helpers else "one_thread()"
     yield "def launch(arrays, threads=None):"
     yield '    """Return the outputs by name. `arrays`: the inputs by name, in any strides.'
     yield ""
@@ -117,7 +122,7 @@ def launch_lines(
     yield '    """'
     yield "    if threads is None:"
     yield "        threads = available()"
-    yield '    with blas().limit(limits=1), np.errstate(all="ignore"):'
+    yield f'    with {limits}, np.errstate(all="ignore"):'
     lines = Lines()
     for position, argument in enumerate(program.arguments):
         dtype = dtype_text(element_dtype(argument.dtype))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from blockc.codegen.exponents import read_as_numbers
 from blockc.codegen.kernel_state import Kernel
-from blockc.codegen.numpy_helpers import HELPERS, REQUIRES
+from blockc.codegen.numpy_helpers import HELPERS, LEAST, REQUIRES
 from blockc.codegen.numpy_launch import Storage, allocate, launch_lines, main_lines
 from blockc.codegen.numpy_maps import (
     comment,
@@ -31,6 +31,7 @@ from blockc.codegen.numpy_values import Lines, Listing, Tile, aligned, dtype_tex
 from blockc.codegen.scale_folding import fold_scales
 from blockc.codegen.scratch import Pool, Scope
 from blockc.ir.block import Graph, Map, Program, kernels, walk
+from blockc.ir.machine import NUMPY
 from blockc.ir.parallel import nested_maps
 
 _SIZE, _TILE, _COUNT = re.compile(r"\bd\d+\b"), re.compile(r"\bt\d+\b"), re.compile(r"\bk\d+\b")
@@ -42,26 +43,34 @@ def emit(
     tiles: Mapping[str, int],
     header: tuple[str, ...] = (),
     empty: frozenset[str] = frozenset(),
+    products: str = NUMPY,
 ) -> str:
     """The Python source of a verified program.
 
     `tiles` gives the elements per block of each dimension that is cut; one that is absent is one block. `header` are
-    lines that go into a comment at the top; `empty` dimensions that will have no elements. The file defines
-    `launch(arrays, threads=None)`, arrays by argument name in any strides. ValueError if the size of a dimension
-    follows from no array and no declaration.
+    lines that go into a comment at the top; `empty` dimensions that will have no elements; `products` the library that
+    multiplies matrices. The file defines `launch(arrays, threads=None)`, arrays by argument name in any strides.
+    ValueError if the size of a dimension follows from no array and no declaration.
     """
     program = fold_scales(program, empty)
     storage = allocate(program, tiles)
-    helpers = {"argument", "check", "blas"}
+    helpers = {"argument", "check", "one_thread"}
     functions: list[str] = []
     calls: list[tuple[str, ...]] = []
     for position, graph in enumerate(kernels(program)):
-        lines = list(_kernel_function(program, tiles, storage, graph, position, helpers))
+        kernel = Kernel(program, tiles, ChainMap({}, program.facts.types), helpers, products=products)
+        lines = list(_kernel_function(kernel, storage, graph, position))
         functions += ["", "", *lines]
         calls.append((lines[0].removeprefix("def ").removesuffix(":"), *_reads_and_writes(storage, graph)))
-    body = "\n".join([*functions, "", "", *launch_lines(program, tiles, storage, calls), "", "", *main_lines(program)])
+    launch = launch_lines(program, tiles, storage, calls, helpers)
+    body = "\n".join([*functions, "", "", *launch, "", "", *main_lines(program)])
     top = [comment_text(line) for text in header for line in text.split("\n")]
     return "\n".join([*top, *_legend(program, tiles), *_imports(body, helpers), *_helper_lines(helpers), body]) + "\n"
+
+
+def for_self_check(source: str) -> str:
+    """The source with products by torch, if it has any, from one multiplication on: the check has no large ones."""
+    return source.replace(LEAST, "LEAST = 1")
 
 
 def _legend(program: Program, tiles: Mapping[str, int]) -> Iterator[str]:
@@ -93,11 +102,8 @@ def _helper_lines(helpers: Iterable[str]) -> Iterator[str]:
 # Kernels
 
 
-def _kernel_function(
-    program: Program, tiles: Mapping[str, int], storage: Storage, graph: Graph, position: int, helpers: set[str]
-) -> Iterator[str]:
+def _kernel_function(kernel: Kernel, storage: Storage, graph: Graph, position: int) -> Iterator[str]:
     """The lines of one kernel's function."""
-    kernel = Kernel(program, tiles, ChainMap({}, program.facts.types), helpers)
     kernel.read = read_as_numbers(graph) | storage.lists.keys()
     statements = Lines()
     scope = Scope(statements, Pool("r", kernel.numbers))
@@ -181,7 +187,7 @@ def _write_tasks(kernel: Kernel, scope: Scope, node: Map, targets: Mapping[str, 
     kernel.environment.update(targets)
     ranges = [kernel.blocks_text(scope, link.dim) for link in chain]
     blocks = ", ".join(f"b{kernel.number(link.dim)}" for link in chain)
-    _write_scratch(scope, task.pool)
+    _write_scratch(kernel, scope, task.pool)
     scope.lines.add("", f"def task(room, {blocks}):")
     inside = scope.lines.nest()
     if task.pool.allocations:
@@ -204,9 +210,12 @@ def _enter(kernel: Kernel, task: Scope, node: Map) -> None:
             task.start.add(f"w{number} = e{number} - b{number}")
 
 
-def _write_scratch(scope: Scope, pool: Pool) -> None:
+def _write_scratch(kernel: Kernel, scope: Scope, pool: Pool) -> None:
+    """Write what each thread begins with: memory, and a limit of torch, which has one in every thread."""
     scope.lines.add("", "def scratch():")
     inside = scope.lines.nest()
+    if "product" in kernel.helpers:
+        inside.add("limit_torch()")
     arrays = [f"np.empty({size}, {dtype})" for size, dtype in pool.allocations.values()]
     if not arrays:
         inside.add("return ()")

@@ -21,6 +21,7 @@ KINDS = ("scratchpad", "cache")
 DUPLEX = ("full", "half")
 BACKENDS = ("numpy", "triton", "none")  # "none": costs and byte counts only
 OPERATIONS = ("matmul", "vector", "special")
+NUMPY, TORCH = PRODUCTS = ("numpy", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class Machine:
     """A device of `units` parallel units. Tiers are listed outermost (largest, slowest) first.
 
     `dispatch` is what starting a kernel costs, `call` what starting one operator on a tile costs inside a kernel.
-    `capability` is what kernels are compiled for: 90 is NVIDIA's compute capability 9.0, 0 is none.
+    `capability` is what kernels are compiled for: 90 is NVIDIA's compute capability 9.0, 0 is none. `products` is the
+    library by which NumPy kernels multiply matrices.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Machine:
     moves: tuple[Move, ...]
     compute: tuple[ComputeUnit, ...]
     capability: int = 0
+    products: str = NUMPY
 
 
 def chain(tiers: tuple[Tier, ...]) -> tuple[Move, ...]:

@@ -1,16 +1,19 @@
-"""Measuring this computer: how fast NumPy multiplies, computes, reads and writes here, in all cores at once.
+"""Measuring this computer: how fast it multiplies, computes, reads and writes in NumPy, in all cores at once.
 
 Every measurement takes a fixed share of time and keeps the fastest round, since what others do on the computer only
-slows rounds down. Kernels run in a pool of threads with one BLAS thread each, and so do the measurements.
+slows rounds down. Kernels run in a pool of threads with one BLAS thread each, and so do the measurements. Where torch
+is installed, NumPy and torch multiply the same matrices in turn, and kernels have torch multiply if it is faster.
 """
 
 from __future__ import annotations
 
 import math
 import platform
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,12 +21,15 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from blockc.ir.machine import Machine, Rate, Tier, chain
+from blockc.ir.machine import NUMPY, TORCH, Machine, Rate, Tier, chain
 from blockc.machines.reading import read_machine
 from blockc.machines.writing import machine_text
 
 SECONDS = 0.5  # for one measurement; there are about fifteen
 PRODUCT = 512  # rows, columns and depth of the product that is timed
+SHAPES = ((512, 64, 512), (512, 512, 64), (512, 512, 512))  # rows, depth and columns of products of tiles
+SERIES = 4  # of rounds in which NumPy and torch multiply in turn
+CLEARLY = 1.03  # torch is faster if NumPy takes so many times as long in every series
 TILE = 2**16  # elements of the tile that is computed on: it fits in a second-level cache
 CALLS = 1000  # in one round of calls on a tiny array
 LARGEST_ARRAY = 2**29  # bytes, of all cores: what is read from memory
@@ -32,13 +38,16 @@ _DIGITS = 3  # that a measurement has
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Work = Callable[[], object]
+Multiply = Callable[[Array, Array, Array], object]  # two matrices, and where their product goes
 
 
 def calibrated(machine: Machine, say: Callable[[str], None] = lambda _: None, seconds: float = SECONDS) -> Machine:
     """The machine with measured bandwidths, rates and costs of calls. `machine` is a description of this computer."""
     found: dict[str, float] = {}
-    with threadpool_limits(1), ThreadPoolExecutor(machine.units) as pool:
-        for name, measure in _measurements(machine, pool, seconds):
+    with one_thread() as torch, ThreadPoolExecutor(machine.units) as pool:
+        say("products")
+        multiply = _faster(torch, 2 * seconds)
+        for name, measure in _measurements(machine, multiply, pool, seconds):
             say(name)
             found[name] = measure()
     tiers: list[Tier] = []
@@ -62,10 +71,12 @@ def calibrated(machine: Machine, say: Callable[[str], None] = lambda _: None, se
         )
         for unit in machine.compute
     )
-    description = f"{processor()}, measured with NumPy {np.__version__}"
+    products = NUMPY if multiply is np.matmul else TORCH
+    libraries = f"NumPy {np.__version__}" + (f" and torch {torch.__version__}" if products == TORCH else "")
     return replace(
         machine,
-        description=description,
+        description=f"{processor()}, measured with {libraries}",
+        products=products,
         dispatch=_rounded(found["dispatch"]),
         call=_rounded(found["call"]),
         tiers=tuple(tiers),
@@ -76,14 +87,76 @@ def calibrated(machine: Machine, say: Callable[[str], None] = lambda _: None, se
 
 def calibrated_text(machine: Machine) -> str:
     """The machine file of a calibrated machine. It is one that can be read back."""
-    text = "# Measured by `blockc targets calibrate`. Calibrate again after a change of the computer or of NumPy.\n\n"
+    text = (
+        "# Measured by `blockc targets calibrate`. Calibrate again after a change of the computer, NumPy or torch.\n\n"
+    )
     text += machine_text(machine)
     assert read_machine(text) == machine
     return text
 
 
+@contextmanager
+def one_thread() -> Iterator[Any]:
+    """BLAS with one thread, and torch too, which is the value; None if it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        with threadpool_limits(1):
+            yield None
+        return
+    threads = torch.get_num_threads()
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield torch
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _faster(torch: Any, seconds: float) -> Multiply:
+    """How to multiply: by torch if that is clearly faster on tiles, f32 and f64 taken together, else by NumPy."""
+    if torch is None:
+        return np.matmul
+
+    def multiply(a: Array, b: Array, out: Array) -> None:
+        torch.set_num_threads(1)  # it counts them by thread
+        torch.matmul(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
+
+    return multiply if _times_as_long(np.matmul, multiply, seconds) > CLEARLY else np.matmul
+
+
+def _times_as_long(one: Multiply, other: Multiply, seconds: float) -> float:
+    """How many times as long one way to multiply takes at least: the least of several series of rounds, in each of
+    which both keep their fastest round, and ratios are averaged over shapes and types."""
+    works = [
+        (_product(*operands, one), _product(*operands, other))
+        for dtype in (np.float32, np.float64)
+        for operands in (_matrices(*shape, dtype) for shape in SHAPES)
+    ]
+    return min(_mean_ratio(works, seconds / SERIES) for _ in range(SERIES))
+
+
+def _mean_ratio(works: Sequence[tuple[Work, Work]], seconds: float) -> float:
+    """The geometric mean of how many times as long the first of each two takes, both in turn."""
+    best = [[math.inf, math.inf] for _ in works]
+    end = time.perf_counter() + seconds
+    position = 0
+    while position < 2 or time.perf_counter() < end:
+        for times, pair in zip(best, works, strict=True):
+            for which in (position % 2, 1 - position % 2):  # what comes second finds its operands in the caches
+                times[which] = min(times[which], _seconds(pair[which]))
+        position += 1
+    return statistics.geometric_mean(first / second for first, second in best)
+
+
+def _seconds(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    return max(time.perf_counter() - start, 1e-9)
+
+
 def _measurements(
-    machine: Machine, pool: ThreadPoolExecutor, seconds: float
+    machine: Machine, multiply: Multiply, pool: ThreadPoolExecutor, seconds: float
 ) -> Iterator[tuple[str, Callable[[], float]]]:
     """What there is to measure, each with a function that measures it: rates of the whole device, in base units."""
     cores = machine.units
@@ -96,27 +169,32 @@ def _measurements(
     for unit in machine.compute:
         for operation, rates in unit.operations.items():
             for dtype in rates:
-                yield f"{operation} {dtype}", rate(*_operation(operation, dtype))
+                yield f"{operation} {dtype}", rate(*_operation(operation, dtype, multiply))
     for index, tier in enumerate(machine.tiers):
         size = _working_set(machine, index)
         yield f"{tier.name} read", rate(size, partial(_reader, size))
         yield f"{tier.name} write", rate(size, partial(_writer, size))
 
 
-def _operation(operation: str, dtype: str) -> tuple[float, Callable[[], Work]]:
+def _operation(operation: str, dtype: str, multiply: Multiply) -> tuple[float, Callable[[], Work]]:
     """How many operations one round takes in one core, and what makes its work."""
     numpy_type = {"f32": np.float32, "f64": np.float64}[dtype]
     match operation:
         case "matmul":
-            return 2.0 * PRODUCT**3, lambda: _product(np.ones((3, PRODUCT, PRODUCT), numpy_type))
+            return 2.0 * PRODUCT**3, lambda: _product(*_matrices(PRODUCT, PRODUCT, PRODUCT, numpy_type), multiply)
         case "vector":
             return TILE, lambda: _addition(np.ones((3, TILE), numpy_type))
         case _:
             return TILE, lambda: _exponential(np.ones((2, TILE), numpy_type))
 
 
-def _product(arrays: Array) -> Work:
-    return lambda: np.matmul(arrays[0], arrays[1], out=arrays[2])
+def _matrices(rows: int, depth: int, columns: int, dtype: type) -> tuple[Array, Array, Array]:
+    """Two operands of a product and room for it."""
+    return np.ones((rows, depth), dtype), np.ones((depth, columns), dtype), np.empty((rows, columns), dtype)
+
+
+def _product(a: Array, b: Array, out: Array, multiply: Multiply) -> Work:
+    return lambda: multiply(a, b, out)
 
 
 def _addition(arrays: Array) -> Work:

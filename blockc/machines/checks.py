@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from blockc.ir.dtypes import DTYPES
-from blockc.ir.machine import OPERATIONS
+from blockc.ir.machine import NUMPY, OPERATIONS, TORCH
 from blockc.machines import fields
 from blockc.machines.findings import Contents, Findings, Values
 from blockc.names import listing, suggest
@@ -29,9 +29,18 @@ def check(contents: Contents, findings: Findings) -> None:
     if sound and contents.moves and _ends_known(contents, tiers):
         _check_reach(contents, list(tiers), findings)
     _check_operations(contents, findings)
+    _check_products(contents, findings)
     for index, tier in enumerate(contents.tiers):
         if "capacity" in tier and tier.get("alignment", 1) > tier["capacity"]:
             findings.at_value(fields.IMPOSSIBLE, "`alignment` is larger than the tier", ("tier", index, "alignment"))
+
+
+def _check_products(contents: Contents, findings: Findings) -> None:
+    """Only NumPy kernels have products of another library."""
+    backend = contents.machine.get("backend")
+    if contents.machine.get("products") == TORCH and backend not in (NUMPY, None):
+        message = f"`products` is for machines whose backend is {NUMPY}"
+        findings.at_value(fields.IMPOSSIBLE, message, ("products",), f"here the backend is {backend}: remove the line")
 
 
 def _check_unique(key: str, tables: list[Values], findings: Findings) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from blockc.ir.machine import BACKENDS, DUPLEX, KINDS, SCOPES
+from blockc.ir.machine import BACKENDS, DUPLEX, KINDS, PRODUCTS, SCOPES
 from blockc.machines import quantities
 from blockc.machines.gpus import GPUS
 from blockc.machines.quantities import BANDWIDTH, BYTES, RATE, TIME, Kind, QuantityError
@@ -180,6 +180,7 @@ MACHINE = (
     Field("dispatch", quantity(TIME, 0, _LONGEST)),
     Field("call", quantity(TIME, 0, _LONGEST), 0.0),
     Field("capability", capability, 0),
+    Field("products", choice(*PRODUCTS), PRODUCTS[0]),
 )
 TIER = (
     Field("name", name),

@@ -21,6 +21,7 @@ def _lines(machine: Machine) -> Iterator[str]:
     yield f"dispatch = {quoted(written(machine.dispatch, TIME))}"
     yield f"call = {quoted(written(machine.call, TIME))}"
     yield f"capability = {machine.capability}"
+    yield f"products = {quoted(machine.products)}"
     for tier in machine.tiers:
         yield from ("", "[[tier]]", *_tier(tier))
     for move in machine.moves if machine.moves != chain(machine.tiers) else ():
