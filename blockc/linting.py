@@ -245,15 +245,16 @@ def _candidate(
 
 
 def job_of(source: Source, function: Function, way: Options, gpu: Gpu) -> dict[str, Ingredient]:
-    """What is to be compiled: for contiguous tensors at aligned addresses. The file is to be added."""
+    """What is to be compiled: for contiguous tensors at aligned addresses, and the sizes that the file is tuned for, of
+    which Triton knows whether they are multiples of 16, or 1. The file is to be added."""
     signature: dict[str, Ingredient] = dict(function.parameters)
     constants: dict[str, Ingredient] = dict(function.constants)
     divisible = []
     for position, (name, kind) in enumerate(function.parameters.items()):
-        stride = source.strides.get(name)
-        if stride == 1:
+        number = source.strides.get(name, source.sizes.get(name))
+        if number == 1:
             signature[name], constants[name] = "constexpr", 1
-        elif kind.startswith("*") or (stride is not None and stride % 16 == 0):
+        elif kind.startswith("*") or (number is not None and number % 16 == 0):
             divisible.append(position)
     return {
         "function": function.name,

@@ -48,7 +48,7 @@ ENOUGH = 215  # estimated registers, up to which spills are not likely
 BUSY = 0.25  # of the warps of a multiprocessor: more do not help products
 MOST_WRITTEN, MOST_PLANS = 40, 3  # choices of blocks that are written, for so many plans
 BARRIER = 8  # bytes in shared memory for each tile on its way that the GPU copies by itself
-NOTHING = Source("", "", (), {}, {}, {})
+NOTHING = Source("", "", (), {}, {}, {}, {})
 
 
 @dataclass(frozen=True, slots=True)

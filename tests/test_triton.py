@@ -246,10 +246,27 @@ def test_exponentials_of_differences_take_the_scale_of_the_scores() -> None:
     made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {"m": 16, "n": 16})
     (function,) = made.source.functions
     inside = [line for line in function.text if line.startswith("        ") and "#" not in line]
-    assert [line.count("tl.exp2((") for line in inside if re.search(r"\bf\d", line)] == [1, 1]
+    assert [line.count("tl.exp2((") for line in inside if re.search(r"\bf\d", line)] == [1, 1] * 2
     assert "tl.exp(" not in made.source.text
     assert "rsqrt" in made.source.text and "1.4426950408889634" in made.source.text
     assert re.search(r"\* f\d", made.source.text.split("tl.log(")[1]), "the log-sum-exp is of scaled scores"
+
+
+@pytest.mark.parametrize(
+    ("masked", "powers"),
+    [("S", True), ("where(index(n) <= index(m), S, -inf)", True), ("S + M", False), ("where(M > 0, S, -3e38)", False)],
+)
+def test_exponents_that_only_exponentials_read_are_powers_of_two(masked: str, powers: bool) -> None:
+    """One operation for an element, and none for the sums so far; not where the lowest number may be the largest."""
+    text = """program p(Q: f16[m, d=64], K: f16[n, d=64], V: f16[n, e=64], M: f32[m, n]) -> O: f16[m, e=64] {
+    S = dot[d](Q, K) / sqrt(size(d))
+    O = dot[n](softmax[n](MASKED), V) + sum[n](0 * M)
+}"""
+    program = driver.load_program(text.replace("MASKED", masked))
+    made = triton_kernels(program, load_machine("h200"), {"m": 64, "n": 64, "d": 64, "e": 64}, {"m": 16, "n": 16})
+    lines = [line for line in made.source.text.splitlines() if "tl.exp2(" in line]
+    assert any("tl.exp2(tl.fma(" in line for line in lines) == powers
+    assert not powers or all("* f" not in line for line in lines)
 
 
 def test_a_scale_that_may_not_wait_does_not() -> None:

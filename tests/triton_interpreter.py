@@ -1,7 +1,8 @@
 """Triton's interpreter with its faults repaired: import this, with TRITON_INTERPRET=1 set, before kernels run.
 
-It computes bf16 on bit patterns, casts to it by cutting bits off, and gives the results of comparisons of scalars the
-type of their operands. That of Triton 3.6 counts no loop to a scalar where NumPy converts only arrays without axes.
+It computes bf16 on bit patterns, casts to it by cutting bits off, rounds `fma` twice, and gives the results of
+comparisons of scalars the type of their operands. That of Triton 3.6 counts no loop to a scalar where NumPy converts
+only arrays without axes.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ def create_dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
     return _dot(self, *sides, d, *options)
 
 
+def create_fma(self: Any, x: Any, y: Any, z: Any) -> Any:
+    """A product and a sum, rounded once."""
+    first, second, third = (np.asarray(side.data, np.float64) for side in (x, y, z))
+    return interpreter.TensorHandle((first * second + third).astype(z.data.dtype), z.dtype.scalar)
+
+
 def create_splat(self: Any, ret_ty: Any, arg: Any) -> Any:
     """A scalar as a block, in the type that it is held in."""
     data = np.asarray(arg.data)
@@ -64,5 +71,6 @@ def patch_lang_tensor(tensor: Any, scope: Any) -> None:
 
 interpreter.InterpreterBuilder.cast_impl = cast_impl
 interpreter.InterpreterBuilder.create_dot = create_dot
+interpreter.InterpreterBuilder.create_fma = create_fma
 interpreter.InterpreterBuilder.create_splat = create_splat
 interpreter._patch_lang_tensor = patch_lang_tensor

@@ -30,11 +30,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Blocks from one position to another. If it is `full`, the condition of the loop holds in all of them."""
+    """Blocks from one position to another. If it is `full`, the condition of the loop holds in all of them. If they are
+    `filled`, none is short; if it is `last`, there are some only where one is."""
 
     start: str
     end: str
     full: bool
+    filled: bool = False
+    last: bool = False
 
 
 def sections(kernel: Kernel, node: Map, start: str, end: str) -> tuple[tuple[Section, ...], Term | None]:
@@ -43,14 +46,16 @@ def sections(kernel: Kernel, node: Map, start: str, end: str) -> tuple[tuple[Sec
         return (Section(start, end, False),), None
     found: list[Limits] = []
     asked: list[Term] = []
+    existing = Condition("lt", (Index(node.dim), Size(node.dim)))  # what holds but in a short block
     for part in _parts(node.where):
-        if part == Condition("lt", (Index(node.dim), Size(node.dim))):  # all positions exist
+        if part == existing:
             continue
         limits = tuple(_limits(kernel, part, node.dim))
         found += limits
         if not limits:
             asked.append(part if _is_written(part) else UNKNOWN)
     number, tile = kernel.number(node.dim), kernel.extent(node.dim)
+    base = kernel.program.chunks.get(node.dim, node.dim)
     lower = [limit for limit in found if not limit.upper]
     upper = [limit for limit in found if limit.upper]
     begin, last = start, end
@@ -69,16 +74,22 @@ def sections(kernel: Kernel, node: Map, start: str, end: str) -> tuple[tuple[Sec
             first = f"max({first}, {_down(f'{limit.every} + {tile} - 1', tile)})"
         kernel.lines.add(f"full{number} = min({first}, end{number})")
         first = f"full{number}"
-    if upper:
-        for limit in upper:
-            behind = f"min({behind}, {_down(f'{limit.every} + 1', tile)})"
-        kernel.lines.add(f"rest{number} = max({behind}, {first})")
+    for limit in upper:
+        behind = f"min({behind}, {_down(f'{limit.every} + 1', tile)})"
+    filled = existing in _parts(node.where) and not kernel.is_unit(node.dim)
+    if filled:
+        whole = f"{kernel.size(base)} // {tile} * {tile}"
+        behind = f"min({behind}, {whole})" if upper or start != "0" else whole
+    if upper or lower or start != "0":
+        behind = f"max({behind}, {first})"
+    if upper or filled:
+        kernel.lines.add(f"rest{number} = {behind}")
         behind = f"rest{number}"
-    made = [Section(first, behind, True)]
+    made = [Section(first, behind, True, filled)]
     if lower:
         made.insert(0, Section(f"begin{number}", first, False))
-    if upper:
-        made.append(Section(behind, f"end{number}", False))
+    if upper or filled:
+        made.append(Section(behind, f"end{number}", not upper, False, not upper))
     return tuple(made), None
 
 

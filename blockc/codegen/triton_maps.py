@@ -91,11 +91,17 @@ def _write_section(kernel: Kernel, node: Map, results: Mapping[str, Value], part
     """Write the loop over some blocks of a map. If something is `asked`, blocks in which it holds nowhere are left
     out."""
     number = kernel.number(node.dim)
-    kernel.lines.add(f"for b{number} in range({part.start}, {part.end}, {kernel.extent(node.dim)}):")
+    blocks = f"range({part.start}, {part.end}, {kernel.extent(node.dim)})"
+    if part.last:  # of one block, nothing is loaded ahead
+        kernel.lines.add(f"if SHORT{number}:")
+        kernel.lines.depth += 1
+        blocks = f"tl.{blocks[:-1]}, num_stages=1)"
+    kernel.lines.add(f"for b{number} in {blocks}:")
     depth = kernel.lines.depth + 1
     body = replace(kernel, lines=Lines([], depth), environment=dict(kernel.environment), later={}, running={})
     body.mapped = (*kernel.mapped, node.dim)
     body.settled = {**kernel.settled, **settled(kernel, node)} if part.full else dict(kernel.settled)
+    body.filled = kernel.filled | {node.dim} if part.filled else kernel.filled
     first: frozenset[str] = frozenset()
     if asked is not None:
         first = readings(asked)
@@ -104,6 +110,7 @@ def _write_section(kernel: Kernel, node: Map, results: Mapping[str, Value], part
         body.lines.depth += 1
     write_body(body, node, results, first)
     kernel.lines.text += with_positions(kernel, node.dim, body.lines.text, depth)
+    kernel.lines.depth -= part.last
 
 
 def ends(kernel: Kernel, dim: str) -> tuple[str, str]:
@@ -267,8 +274,7 @@ def load(kernel: Kernel, source: Array, axes: tuple[str, ...]) -> Tile:
     name = f"v{next(kernel.fresh)}"
     place = pointer(kernel, source, axes)
     choices = [("", f"tl.load({place})")]
-    if axes:
-        short = " or ".join(f"SHORT{kernel.number(dim)}" for dim in axes)
+    if short := short_blocks(kernel, axes):
         choices.insert(0, (short, f"tl.load({place}, mask={existing(kernel, axes)}, other=0.0)"))
     descriptor = kernel.descriptors.of(source, axes) if kernel.descriptors is not None else None
     if descriptor is not None:
@@ -287,10 +293,10 @@ def store(kernel: Kernel, target: Array, tile: Tile) -> None:
     """Store the tile that belongs to the current block."""
     tile = scaled(kernel, tile)
     place = pointer(kernel, target, tile.dims)
-    if not tile.dims:
+    short = short_blocks(kernel, tile.dims)
+    if not short:
         kernel.lines.add(f"tl.store({place}, {tile.text})")
         return
-    short = " or ".join(f"SHORT{kernel.number(dim)}" for dim in tile.dims)
     kernel.lines.add(
         f"if {short}:",
         f"    tl.store({place}, {tile.text}, mask={existing(kernel, tile.dims)})",
@@ -327,9 +333,15 @@ def described(kernel: Kernel, descriptor: Descriptor, axes: tuple[str, ...]) -> 
     return text
 
 
+def short_blocks(kernel: Kernel, axes: tuple[str, ...]) -> str:
+    """A condition that holds if a tile may reach over the end of a dimension; "" if none may."""
+    return " or ".join(f"SHORT{kernel.number(dim)}" for dim in axes if dim not in kernel.filled)
+
+
 def existing(kernel: Kernel, axes: tuple[str, ...]) -> str:
     """Which elements of a tile are in front of the end of all its dimensions."""
-    return " & ".join(expanded(f"in{kernel.number(dim)}", (dim,), axes) for dim in axes)
+    short = (dim for dim in axes if dim not in kernel.filled)
+    return " & ".join(expanded(f"in{kernel.number(dim)}", (dim,), axes) for dim in short)
 
 
 # Accumulation

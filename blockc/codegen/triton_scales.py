@@ -5,17 +5,40 @@
 A positive number c changes no maximum and no choice. So it waits for the exponential, which multiplies by log2(e)
 anyway: each element is multiplied once less, and the difference is taken of numbers that were not rounded again.
 Whoever else reads such a value gets it times c.
+
+    P = exp2((R - T') * f)    =>    T'' = T' * f; P = exp2(fma(R, f, -T''))
+
+An exponent T that only exponentials read is kept times all of that, f, as the power of two: then an element takes one
+operation instead of two. The rounding of T'' is the same wherever it is read, so it cancels. Not where f is more than
+1: there T'' is infinite where T is the lowest number, as masks have it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
-from blockc.ir.block import Apply, Constant, Expression, Graph, Leaf, Map, Operand, Program, Size, walk
+import numpy as np
+
+from blockc.ir.block import (
+    Apply,
+    Constant,
+    Expression,
+    Graph,
+    Leaf,
+    Map,
+    Operand,
+    Program,
+    Size,
+    operand_names,
+    walk,
+)
 from blockc.ir.dtypes import is_float
+from blockc.ir.ops import OPERATORS
 
 LOG2_E = Constant(1.4426950408889634)
+LN_2 = Constant(0.6931471805599453)  # the scale of powers of two
 _LARGEST_SIZE = 2.0**40
 _LEAST, _MOST = 2.0**-100, 2.0**100  # scales
 _KEEPING = frozenset({"where", "sub", "add", "neg", "maximum", "minimum", "finite", "broadcast", "cast", "max", "min"})
@@ -166,3 +189,71 @@ def _parts(operand: Operand) -> Iterator[str]:
     elif isinstance(operand, Expression) and operand.op in {*_KEEPING, "mul"}:
         for arg in operand.args[1 if operand.op == "where" else 0 :]:
             yield from _parts(arg)
+
+
+# Which of them are kept as powers of two
+
+
+def kept_as_powers(program: Program, kept: Mapping[str, Leaf], sizes: Mapping[str, int]) -> set[str]:
+    """The exponents that are kept as powers of two, of the values that are `kept` without their scale."""
+    found: set[str] = set()
+    read = {result.value for result in program.outputs}
+    same: list[tuple[str, str]] = []  # exponents of a block and of all
+    for node in walk(program.body):
+        match node:
+            case Apply():
+                for name, is_exponent in _readings(program, Expression(node.op, node.args), kept):
+                    (found if is_exponent else read).add(name)
+            case Map():
+                read.update(port.source for port in node.ports)
+                for output in node.outputs:
+                    pairs = zip(output.values, output.names, strict=True)
+                    same += [next(pairs)] if output.monoid in ("exponent_add", "max") else []
+                    read.update((value for value, _ in pairs), output.starts or ())
+            case _:
+                read |= node.uses
+    found = {name for name in found if float(value_of(kept[name], sizes)) * LOG2_E.value <= 1}
+    before: set[str] = set()
+    while before != found:
+        before = set(found)
+        found.update(name for pair in same if not found.isdisjoint(pair) for name in pair)
+    while bad := found & read | found - kept.keys():
+        read |= {name for pair in same if not bad.isdisjoint(pair) for name in pair}
+        found -= bad
+    return found
+
+
+def _readings(program: Program, operand: Operand, kept: Mapping[str, Leaf]) -> Iterator[tuple[str, bool]]:
+    """The names that an operand reads for more than whether they are infinite, and whether it is as the exponent that
+    is subtracted from others with the same scale, of which there are more."""
+    match operand:
+        case str():
+            yield operand, False
+        case Expression("exp", (Expression("sub", (first, Expression("finite", (str(name),)))),)) if (
+            name in kept and operand_scale(first, kept) == kept[name] and _is_smaller(program, name, first)
+        ):
+            yield name, True
+            yield from _readings(program, first, kept)
+        case Expression(op, args):
+            counted = args if op not in ("eq", "ne") or not any(map(is_unchanged, args)) else ()
+            for arg in counted:
+                yield from _readings(program, arg, kept)
+
+
+def _is_smaller(program: Program, name: str, operand: Operand) -> bool:
+    axes = {axis for other in operand_names((operand,)) for axis in program.types[other].axes}
+    return axes > set(program.types[name].axes)
+
+
+def value_of(operand: Operand, sizes: Mapping[str, int]) -> Any:
+    """What a number is at some sizes."""
+    match operand:
+        case Constant(value):
+            return value
+        case Size(dim):
+            return sizes[dim]
+        case Expression(op, args):
+            with np.errstate(all="ignore"):
+                return OPERATORS[op].meaning(*(np.float64(value_of(arg, sizes)) for arg in args))
+        case _:
+            raise TypeError(f"`{operand}` is not a number")

@@ -30,7 +30,7 @@ from blockc.codegen.triton_maps import (
     write_definition,
 )
 from blockc.codegen.triton_ops import HELPERS
-from blockc.codegen.triton_scales import kept_without_scale
+from blockc.codegen.triton_scales import LN_2, kept_as_powers, kept_without_scale
 from blockc.codegen.triton_storage import ALONE, Around, Function, Options, Source, Storage
 from blockc.codegen.triton_tiles import LEAST
 from blockc.codegen.triton_values import Array, Kernel, Number, Tile
@@ -64,7 +64,8 @@ def emit(
     Unsupported if the program accumulates lists.
     """
     storage = Storage(program, around)
-    scales = kept_without_scale(program, storage.arrays)
+    kept = kept_without_scale(program, storage.arrays)
+    scales = {**kept, **dict.fromkeys(kept_as_powers(program, kept, sizes), LN_2)}
     lengths = _lengths(program, tiles, sizes)
     numbers: dict[str, Number] = {}
     descriptors = Descriptors(lengths)
@@ -105,7 +106,8 @@ def emit(
     text = "\n".join([*top, *_legend(program, lengths), *_imports(numbers, descriptors), *body]) + "\n"
     strides = _strides(program, storage, lengths, sizes)
     described = {found.name: found.array.text for found in descriptors.made.values()}
-    return Source(text, launcher_name(program), tuple(functions), lengths, strides, described)
+    own = {f"d{number}": sizes[dim.name] for number, dim in enumerate(program.dims) if dim.name in sizes}
+    return Source(text, launcher_name(program), tuple(functions), lengths, own, strides, described)
 
 
 def _part_of(launch: Launch, parts: Sequence[Part]) -> int:

@@ -42,13 +42,14 @@ class Function:
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file, the function that starts its launches, and these. `lengths` are the elements of a tile along each
-    dimension, `strides` those of contiguous tensors at the sizes that the file is tuned for, `described` the tensors
-    that parameters are descriptors of."""
+    dimension, `sizes` and `strides` those of contiguous tensors that the file is tuned for, by parameter, `described`
+    the tensors that parameters are descriptors of."""
 
     text: str
     launcher: str
     functions: tuple[Function, ...]
     lengths: Mapping[str, int]
+    sizes: Mapping[str, int]
     strides: Mapping[str, int]
     described: Mapping[str, str]
 

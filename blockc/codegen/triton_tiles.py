@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
 
 from blockc.codegen.triton_ops import SPELLINGS, TRUTH
-from blockc.codegen.triton_scales import LOG2_E, is_number, is_unchanged, scale_of, times
+from blockc.codegen.triton_scales import LN_2, LOG2_E, is_number, is_unchanged, scale_of, times, value_of
 from blockc.codegen.triton_values import Kernel, Number, Tile, compute_dtype, expanded
 from blockc.ir.block import Apply, Constant, Expression, Leaf, Operand, Size, operand_names
 from blockc.ir.conditions import COMPARISONS
@@ -75,14 +72,14 @@ def scaled(kernel: Kernel, tile: Tile, wanted: Leaf | None = None) -> Tile:
         return tile
     factors = [] if tile.scale is None else [tile.scale]
     if wanted is not None:
-        factors.append(Expression("recip", (wanted,)))
+        factors.append(LOG2_E if wanted == LN_2 else Expression("recip", (wanted,)))
     text = f"({tile.text} * {number(kernel, times(*factors), tile.dtype).text})"
     return Tile(text, tile.dims, tile.dtype, within_one=tile.within_one, scale=wanted)
 
 
 def _kept(kernel: Kernel, apply: Apply, tile: Tile) -> Tile:
     """What is kept of a result: its value, unless that waits for an exponential."""
-    return tile if apply.name in kernel.scales else scaled(kernel, tile)
+    return scaled(kernel, tile, kernel.scales.get(apply.name))
 
 
 def converted(tile: Tile, dtype: str) -> Tile:
@@ -108,7 +105,7 @@ def number(kernel: Kernel, operand: Constant | Size | Expression, dtype: str = "
             letter = {"float64": "g", "float32": "f"}.get(kind, "h")
             key = letter + text
             if key not in kernel.numbers:
-                value = float(_value(kernel, operand))
+                value = float(value_of(operand, kernel.sizes))
                 kernel.numbers[key] = Number(f"{letter}{len(kernel.numbers)}", text, value)
             name = kernel.numbers[key].name
             return Tile(f"({name} != 0)" if kind == "int1" else name, (), kind)
@@ -117,20 +114,6 @@ def number(kernel: Kernel, operand: Constant | Size | Expression, dtype: str = "
 def _tensor(tile: Tile) -> Tile:
     """A number as a tensor without axes, as functions and casts take it."""
     return Tile(f"tl.full([], {tile.text}, tl.{tile.dtype})", (), tile.dtype)
-
-
-def _value(kernel: Kernel, operand: Operand) -> Any:
-    """What a number is at the sizes that the kernel is tuned for."""
-    match operand:
-        case Constant(value):
-            return value
-        case Size(dim):
-            return kernel.sizes[dim]
-        case Expression(op, args):
-            with np.errstate(all="ignore"):
-                return OPERATORS[op].meaning(*(np.float64(_value(kernel, arg)) for arg in args))
-        case _:
-            raise TypeError(f"`{operand}` is not a number")
 
 
 def literal(value: float | bool, dtype: str) -> str:
@@ -195,6 +178,10 @@ def _of_tiles(kernel: Kernel, op: str, args: tuple[Operand, ...], tiles: list[Ti
     dtype = tiles[-1].dtype
     if op == "exp":
         return Tile(exponentials(kernel, tiles[0]), axes, dtype)
+    if op == "sub" and tiles[1].scale == LN_2 and tiles[0].scale not in (None, LN_2):
+        factor = number(kernel, times(tiles[0].scale, LOG2_E), dtype).text
+        first, second = (expanded(tile.text, tile.dims, axes) for tile in tiles)
+        return Tile(f"tl.fma({first}, {factor}, -{second})", axes, dtype, scale=LN_2)
     tiles, scale = _scales(kernel, op, args, tiles)
     texts = [expanded(tile.text, tile.dims, axes) for tile in tiles]
     spelling = SPELLINGS[op]
@@ -228,6 +215,8 @@ def exponentials(kernel: Kernel, tile: Tile) -> str:
     """The exponentials of a tile: with a scale, powers of two."""
     if tile.scale is None:
         return SPELLINGS["exp"].text.format(tile.text)
+    if tile.scale == LN_2:
+        return f"tl.exp2({tile.text})"
     return f"tl.exp2({tile.text} * {number(kernel, times(tile.scale, LOG2_E), tile.dtype).text})"
 
 
@@ -287,7 +276,7 @@ def _guard(kernel: Kernel, apply: Apply, dim: str) -> Tile:
     scale = scale_of("where", apply.args, [None, inside.scale, outside.scale])
     if scale is None or apply.name not in kernel.scales:
         inside, outside, scale = scaled(kernel, inside), scaled(kernel, outside), None
-    if kernel.is_unit(dim):
+    if kernel.is_unit(dim) or dim in kernel.filled:
         return Tile(kernel.assign(inside.text), inside.dims, result, within_one=inside.within_one, scale=scale)
     axes = kernel.program.ordered({dim, *inside.dims, *outside.dims})
     number = kernel.number(dim)
@@ -322,7 +311,10 @@ def _reduce(kernel: Kernel, apply: Apply) -> Tile:
             text = f"tl.reduce({text}, {at}, {_COMBINE[apply.op]})"
     if result == "int1":
         text = f"({text} != 0)"
-    return Tile(kernel.assign(text), tuple(axes), result, scale=scale)
+    tile = Tile(text, tuple(axes), result, scale=scale)
+    if scale is not None:
+        tile = scaled(kernel, tile, kernel.scales[apply.name])
+    return replace(tile, text=kernel.assign(tile.text))
 
 
 # Products

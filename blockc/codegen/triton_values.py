@@ -105,6 +105,7 @@ class Kernel:
     running: dict[str, Tile] = field(default_factory=dict)  # exponents that are replaced by the maximum so far
     mapped: tuple[str, ...] = ()
     settled: dict[Operand, bool] = field(default_factory=dict)  # conditions that have one value in all these blocks
+    filled: frozenset[str] = frozenset()  # dimensions of which no block here is short
     pieces: Mapping[str, int] = field(default_factory=dict)  # in how many pieces tiles are, by dimension
     fresh: Iterator[int] = field(default_factory=itertools.count)
 
