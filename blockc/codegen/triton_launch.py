@@ -50,12 +50,19 @@ def launcher_lines(
         lines.append(f"if not torch.is_tensor(a{at}) or a{at}.dim() != {rank} or a{at}.dtype != torch.{element}:")
         wanted = json.dumps(f"{argument.name} must be a tensor with {rank} axes and the type {element}")
         lines.append(f"    raise ValueError({wanted})")
-    lines += size_lines(program)
+        lines.append(f"_n{at} = a{at}.shape")
+    extents = size_lines(program)
+    lines += (re.sub(r"\ba(\d+)\.shape", r"_n\1", line) for line in extents)
     for at, argument in enumerate(program.arguments):
-        lines.append(f"if tuple(a{at}.shape) != {packed_shape(program, argument)}:")
-        lines.append(f"    raise ValueError({json.dumps(f'{argument.name} has another shape than the others say')})")
+        own = {f"d{program.rank[axis[0]]} = a{at}.shape[{place}]" for place, axis in enumerate(argument.axes) if axis}
+        if len(own) < len(argument.axes) or not own.issubset(extents):  # else all sizes come from this shape
+            lines.append(f"if _n{at} != {packed_shape(program, argument)}:")
+            lines.append(
+                f"    raise ValueError({json.dumps(f'{argument.name} has another shape than the others say')})"
+            )
         if any(len(axis) > 1 for axis in argument.axes):
             lines += _unpacked(program, at, argument)
+        lines += _stride_lines(f"a{at}", len(argument.dims))
     for number, dim in enumerate(program.dims):
         if dim.name in program.whole:
             lines.append(f"if d{number} > {lengths[dim.name]}:")
@@ -76,7 +83,8 @@ def launcher_lines(
             lines.append(f"# Part {function.part}")
         for text in used[at]:
             if first[text] == at:
-                lines.append(_memory_line(program, storage.made[text][0], lengths))
+                array = storage.made[text][0]
+                lines += (_memory_line(program, array, lengths), *_stride_lines(text, len(array.dims)))
                 lines += checks.get(text, ())
         grid = re.sub(r"T(\d+)", lambda found: str(lengths[program.dims[int(found[1])].name]), function.grid)
         arguments = [_argument(program, storage, name, lengths) for name in function.parameters]
@@ -97,6 +105,12 @@ def launcher_lines(
         lines += [f"    {json.dumps(name)}: {text}," for name, text in results.items()]
         lines.append("}")
     yield from (f"    {line}" for line in lines)
+
+
+def _stride_lines(text: str, rank: int) -> Iterator[str]:
+    """What binds the strides of a tensor, all at once."""
+    if rank:
+        yield f"{', '.join(f'{text}_s{at}' for at in range(rank))}, = {text}.stride()"
 
 
 def _memory_line(program: Program, array: Array, lengths: Mapping[str, int]) -> str:
@@ -124,7 +138,7 @@ def _reach_lines(
     titles |= {text: made.name if made is not None else "a list" for text, (_, made) in storage.made.items()}
     for text, title in titles.items():
         reaches = dict.fromkeys(
-            f"{text}.stride({at}) * {lengths[dim] - 1}"
+            f"{text}_s{at} * {lengths[dim] - 1} >= 2**31"
             for array in storage.every()
             if array.text == text
             for at, dim in enumerate(array.dims)
@@ -132,7 +146,7 @@ def _reach_lines(
         )
         if reaches:
             message = json.dumps(f"blocks of {title} reach over 2**31 elements or more")
-            yield text, (f"if max({', '.join(reaches)}, 0) >= 2**31:", f"    raise ValueError({message})")
+            yield text, (f"if {' or '.join(reaches)}:", f"    raise ValueError({message})")
 
 
 def _plain(text: str) -> str:
@@ -159,9 +173,6 @@ def _unpacked(program: Program, at: int, argument: Argument) -> Iterator[str]:
 
 
 def _argument(program: Program, storage: Storage, name: str, lengths: Mapping[str, int]) -> str:
-    if "_s" in name:
-        array, at = name.split("_s")
-        return f"{array}.stride({at})"
     if name.startswith(("T", "SHORT")):
         number = int(name.removeprefix("T").removeprefix("SHORT"))
         dim = program.dims[number].name
@@ -207,7 +218,7 @@ def parameter_names(program: Program) -> list[str]:
     return names
 
 
-_OURS = re.compile(r"(?:[adfghtTx]\d+|SHORT\d+|DESC\d+|kernel\d+|_.*)")
+_OURS = re.compile(r"(?:[adfghtTx]\d+|[ax]\d+_s\d+|SHORT\d+|DESC\d+|kernel\d+|_.*)")
 
 
 def identifier(name: str, taken: set[str]) -> str:
