@@ -32,7 +32,7 @@ from blockc.driver import (
     planned,
     tiles_for,
 )
-from blockc.errors import BlockcWarning, CheckError, Problem, UsageError, visible
+from blockc.errors import BlockcWarning, CheckError, LimitError, Problem, UsageError, visible
 from blockc.integrations import as_array, like_inputs
 from blockc.ir import array_program
 from blockc.ir.array_program import ArrayProgram
@@ -349,11 +349,17 @@ def other_gpu(machine: Machine, device: str) -> str:
 
 
 def reference(source: str | Path, /, program: str | None = None, **arrays: Any) -> Any:
-    """The float64 meaning of a program on arrays by name: one output as it is, several as a dictionary."""
+    """The float64 meaning of a program on arrays by name: one output as it is, several as a dictionary.
+
+    LimitError if it takes more memory than there is."""
     loaded = load_program(source, program)
     plain = plain_arrays(arrays)
     for name, array in plain.items():
         if array.dtype.kind not in "biufV" or array.dtype.fields is not None:  # V: the types of ml_dtypes
             raise UsageError(f"input `{name}` must hold real numbers, not {array.dtype}")
-    results = meaning.evaluate(loaded, plain)
+    try:
+        results = meaning.evaluate(loaded, plain)
+    except MemoryError as error:
+        message = f"the float64 meaning of `{visible(loaded.name)}` needs too much memory: {visible(str(error))}"
+        raise LimitError((Problem("E0902", message, None, "give smaller arrays"),)) from error
     return next(iter(results.values())) if len(results) == 1 else results

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+import blockc
 from blockc.accuracy import ulp
 from blockc.data import numpy_dtype, random_arrays
+from blockc.errors import LimitError
 from blockc.ir.ops import OPERATORS
 from blockc.language import parse
 from blockc.meaning import baseline, compare, error_bound, evaluate, restrict_outputs, same_nonfinite, sample
@@ -429,6 +431,13 @@ def test_baseline_of_large_logits_is_safe() -> None:
     program = parse(source)
     reference, unfused = evaluate(program, {"S": scores})["P"], baseline(program, {"S": scores})["P"]
     assert np.max(np.abs(unfused - reference)) < 1e-6
+
+
+def test_too_large_values_are_a_limit_that_says_what_they_need() -> None:
+    program = "program p(X: f32[m], Y: f32[n]) -> Z: f32[m, n] {\n    Z = X * Y\n}\n"
+    long = np.broadcast_to(np.float32(1), (2**23,))
+    with pytest.raises(LimitError, match=r"meaning of `p` needs too much memory: .*512. TiB"):
+        blockc.reference(program, X=long, Y=long)
 
 
 def test_unknown_precision_is_refused() -> None:

@@ -81,14 +81,19 @@ class Descriptors:
 
 
 HELPER = """
+@lru_cache
+def _copies_tiles(device):
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def _descriptor(tensor, block):
     \"\"\"The descriptor of a tensor, or None where there cannot be one.\"\"\"
-    size = tensor.element_size()
-    if tensor.is_cuda and torch.cuda.get_device_capability(tensor.device) < (9, 0):
+    if not _copies_tiles(tensor.device) or tensor.data_ptr() % 16 != 0:
         return None
-    if tensor.data_ptr() % 16 != 0 or tensor.stride(-1) != 1 or not all(0 < n < 2**31 for n in tensor.shape):
+    size, strides = tensor.element_size(), tensor.stride()
+    if strides[-1] != 1 or not all(0 < n < 2**31 for n in tensor.shape):
         return None
-    if any(stride <= 0 or stride * size % 16 != 0 or stride * size >= 2**40 for stride in tensor.stride()[:-1]):
+    if any(stride <= 0 or stride * size % 16 != 0 or stride * size >= 2**40 for stride in strides[:-1]):
         return None
     return TensorDescriptor.from_tensor(tensor, block)
 """

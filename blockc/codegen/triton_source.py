@@ -142,7 +142,7 @@ def _legend(program: Program, lengths: Mapping[str, int]) -> Iterator[str]:
 
 def _imports(numbers: Mapping[str, Number], descriptors: Descriptors) -> Iterator[str]:
     yield ""
-    if numbers:
+    if numbers or descriptors.made:
         yield "from functools import lru_cache"
         yield ""
     yield from ("import torch", "import triton", "import triton.language as tl")
