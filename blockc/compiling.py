@@ -1,10 +1,12 @@
 """Processes that compile Triton kernels, beside one another: importing Triton takes seconds, so each compiles several.
 
-A kernel that ends its compiler's process is the only one that is lost: the next one gets a new process.
+A kernel that ends its compiler's process is the only one that is lost: the next one gets a new process. A process that
+nobody needs for a minute ends by itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import queue
@@ -12,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import IO, Any
 
 from blockc.errors import LimitError, Problem
@@ -85,9 +88,14 @@ class Compilers:
     def _result(self, job: Job) -> Result:
         try:
             process = self.idle.get_nowait()
+            result = process.answer(job)
+            if result is None:  # it may have ended before
+                process.end()
         except queue.Empty:
+            result = None
+        if result is None:
             process = _started()
-        result = process.answer(job)
+            result = process.answer(job)
         if result is not None:
             self.idle.put(process)
             return result
@@ -98,14 +106,16 @@ class Compilers:
             raise LimitError((Problem("E0295", "triton is not installed, which compiles kernels", None, hint),))
         return {"error": why}
 
-
-@contextmanager
-def compilers() -> Iterator[Compilers]:
-    """Compilers, which end with the block."""
-    made = Compilers()
-    try:
-        yield made
-    finally:
+    def close(self) -> None:
+        """End those that wait."""
         with suppress(queue.Empty):
             while True:
-                made.idle.get_nowait().end()
+                self.idle.get_nowait().end()
+
+
+@cache
+def shared() -> Compilers:
+    """The compilers of this process, which end with it."""
+    made = Compilers()
+    atexit.register(made.close)
+    return made

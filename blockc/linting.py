@@ -21,7 +21,7 @@ from typing import Protocol
 
 from blockc.cache import Ingredient, Store, key_of
 from blockc.codegen.triton_storage import LOADS, Function, Options, Source
-from blockc.compiling import Job, Result, compilers
+from blockc.compiling import Job, Result, shared
 from blockc.errors import LimitError, Problem
 from blockc.ir.machine import Machine
 from blockc.machines.gpus import GPUS, Gpu, occupancy, registers_of_block
@@ -140,11 +140,9 @@ def lint(
     refused: Mapping[Way, str] = NONE_REFUSED,
 ) -> Linted:
     """The first choice of blocks with which every kernel has a way that is not out, or the first of all if none has.
-    LimitError if triton is not installed. `store` keeps what the compiler said; without a `compiler`, processes are
-    started. Ways that a GPU has `refused` are out, with the reasons."""
-    if compiler is None:
-        with compilers() as running:
-            return lint(choices, machine, store, running, refused)
+    LimitError if triton is not installed. `store` keeps what the compiler said; without a `compiler`, it is that of
+    this process. Ways that a GPU has `refused` are out, with the reasons."""
+    compiler = compiler or shared()
     gpu = gpu_of(machine)
     first: Linted | None = None
     found: list[Candidate] = []

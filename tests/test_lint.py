@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -22,7 +22,7 @@ from blockc.cli import cli
 from blockc.codegen.triton_estimate import Launch, needs
 from blockc.codegen.triton_storage import Options
 from blockc.codegen.triton_types import Block, Line, lines, read
-from blockc.compiling import Compilers, compilers
+from blockc.compiling import Compilers
 from blockc.errors import BlockcError, CheckError, LimitError
 from blockc.ir.array_program import ArrayProgram
 from blockc.machines.gpus import GPUS, occupancy
@@ -56,7 +56,7 @@ def kernels_of(name: str, target: str, tiles: Mapping[str, int | None], dtype: s
 @pytest.fixture(scope="module")
 def running() -> Iterator[Compilers]:
     """Triton's compiler, imported once."""
-    with compilers() as made:
+    with closing(Compilers()) as made:
         yield made
 
 
@@ -393,16 +393,35 @@ for line in sys.stdin:
 
 def test_a_kernel_that_ends_its_compiler_is_the_only_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", SAYS))
-    with compilers() as running:
+    with closing(Compilers()) as running:
         found = running.results({"say": word} for word in ("a", "die", "b", "c", "die", "d"))
     lost = {"error": "Fatal: it aborted"}
     assert found == [{"said": "a"}, lost, {"said": "b"}, {"said": "c"}, lost, {"said": "d"}]
 
 
+def test_a_process_that_has_ended_while_it_waited_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", SAYS))
+    with closing(Compilers()) as running:
+        running.results([{"say": "a"}])
+        process = running.idle.get()
+        process.running.kill()
+        process.running.wait()
+        running.idle.put(process)
+        assert running.results([{"say": "b"}]) == [{"said": "b"}]
+
+
+def test_a_compiler_that_nobody_needs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "from blockc.codegen import triton_compile; triton_compile.PATIENCE = 0.1; triton_compile.main()"
+    monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-W", "ignore", "-c", script))
+    process = compiling._started()
+    assert process.running.wait(60) == 0
+    process.end()
+
+
 def test_a_compilation_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", SAYS))
     monkeypatch.setattr(compiling, "SECONDS", 0.2)
-    with compilers() as running:
+    with closing(Compilers()) as running:
         (found,) = running.results([{"say": "wait"}])
     assert "error" in found
 
@@ -410,7 +429,7 @@ def test_a_compilation_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPa
 def test_without_triton_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     script = "raise ModuleNotFoundError(\"No module named 'triton'\")"
     monkeypatch.setattr(compiling, "COMMAND", (sys.executable, "-c", script))
-    with compilers() as running, pytest.raises(LimitError, match="triton is not installed"):
+    with closing(Compilers()) as running, pytest.raises(LimitError, match="triton is not installed"):
         running.results([{"say": "a"}])
 
 
@@ -428,17 +447,12 @@ def test_what_the_compiler_cannot_do_is_said(running: Compilers, monkeypatch: py
 # The commands
 
 
-@contextmanager
-def telling(told: Told) -> Iterator[Told]:
-    yield told
-
-
 def lint_command(*words: str) -> Any:
     return CliRunner().invoke(cli, ["lint", *words])
 
 
 def test_the_command_prints_and_fails_without_a_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(linting, "compilers", lambda: telling(Told(lambda job: CLEAN)))
+    monkeypatch.setattr(linting, "shared", lambda: Told(lambda job: CLEAN))
     words = (str(EXAMPLES / "mlp.blk"), "--target", "h200")
     found = lint_command(*words)
     assert found.exit_code == 0 and "kernel0 *" in found.output
@@ -451,7 +465,7 @@ def test_the_command_prints_and_fails_without_a_way(monkeypatch: pytest.MonkeyPa
     assert f"kernel0 loads tiles by pointers: {printed['loads'][0]['why']}" in found.output
     assert chosen["predicted_shared_bytes"] > 0 and chosen["predicted_seconds"] > 0
     monkeypatch.setenv("BLOCKC_CACHE", str(tmp_path))
-    monkeypatch.setattr(linting, "compilers", lambda: telling(Told(lambda job: {**CLEAN, "spill_bytes": 8})))
+    monkeypatch.setattr(linting, "shared", lambda: Told(lambda job: {**CLEAN, "spill_bytes": 8}))
     failed = lint_command(*words, "--dim", "m=77")
     assert isinstance(failed.exception, CheckError)
     assert len([line for line in failed.output.splitlines() if "kernel0" in line and "m=" in line]) > 4
@@ -477,7 +491,7 @@ def test_a_machine_file_says_for_which_gpu_kernels_are_compiled(
         seen.append(job["capability"])
         return CLEAN
 
-    monkeypatch.setattr(linting, "compilers", lambda: telling(Told(say)))
+    monkeypatch.setattr(linting, "shared", lambda: Told(say))
     words = (str(EXAMPLES / "mlp.blk"), "--target")
     assert lint_command(*words, str(own_machine(tmp_path, capability="120"))).exit_code == 0
     assert set(seen) == {120}

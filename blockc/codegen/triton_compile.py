@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from blockc.codegen.loader import import_kernels
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLS = re.compile(r"(\d+) bytes spill (?:stores|loads)")
 _SERIALIZED = re.compile(r"(C75\d\d)[^\n]*serializ", re.IGNORECASE)
+PATIENCE = 60.0  # seconds without a job, after which a process ends
 ARCHITECTURE_SPECIFIC = 90  # capabilities from here on have instructions of their own, `sm_90a`
 
 
@@ -88,9 +90,15 @@ def main() -> int:
     os.dup2(2, 1)  # what compilers print is no answer
     import triton  # noqa: F401 - fails here, and not in a job, where there is none
 
-    for line in sys.stdin:
+    while True:
+        alone = threading.Timer(PATIENCE, os._exit, (0,))
+        alone.daemon = True
+        alone.start()
+        line = sys.stdin.readline()
+        alone.cancel()
+        if not line:
+            return 0
         print(json.dumps(outcome(json.loads(line))), file=answers, flush=True)
-    return 0
 
 
 if __name__ == "__main__":
