@@ -124,16 +124,16 @@ def places() -> list[tuple[str, str, str]]:
 
 
 def chosen_cuts(group: str, member: str) -> list[str]:
-    """The cuts of a member in the normal run: the fewest and the most dimensions, and in turn one of those between and
-    one of the driver's.
+    """The cuts of a member in the normal run: the most dimensions, and in turn one of the others and one of the
+    driver's.
 
     The plain program has all of them.
     """
-    first, *between, last = CUTS[group]
+    *others, last = CUTS[group]
     if member == PLAIN:
         return [*CUTS[group], *DRIVEN]
     turn = members(group).index(member)
-    return [first, *between[turn % (len(between) or 1) :][:1], last, [*DRIVEN][turn % len(DRIVEN)]]
+    return [others[turn % len(others)], last, [*DRIVEN][turn % len(DRIVEN)]]
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from oracle import Case, example, final_programs, inputs, mismatch
+from selection import in_turn
 
 import blockc
 from blockc import driver
@@ -202,8 +203,7 @@ def bounded(program: Program) -> list[Map]:
     return [node for node in walk(program.body) if isinstance(node, Map) and node.where is not None]
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("mask", "spelling"), in_turn(MASKS, SPELLINGS, of=2))
 def test_a_mask_bounds_the_loop(mask: str, spelling: str) -> None:
     source = HEAD + SPELLINGS[spelling].format(MASKS[mask])
     (program,) = emitted(source)

@@ -25,6 +25,7 @@ from oracle import (
     random_case,
     random_derivation,
 )
+from selection import in_turn
 
 from blockc.data import array_shape
 from blockc.ir.array_program import Argument
@@ -86,8 +87,7 @@ def example_programs(name: str, whole: str) -> tuple[tuple[str, Program], ...]:
     return (*final_programs(derivation), ("last snapshot", derivation.snapshots[-1]))
 
 
-@pytest.mark.parametrize("whole", ["", "d e", "d"])
-@pytest.mark.parametrize("name", example_names())
+@pytest.mark.parametrize(("name", "whole"), in_turn(example_names(), ["", "d e", "d"], of=2))
 def test_predicted_traffic_of_examples(name: str, whole: str) -> None:
     check_every_traffic(example_case(name, whole), example_programs(name, whole)[:-1])
 

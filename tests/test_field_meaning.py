@@ -19,6 +19,7 @@ from oracle import (
     random_derivation,
 )
 from rule_data import Example, complete, some_shapes, with_chunks
+from selection import in_turn
 from test_meaning import EXAMPLE_TILES, example_case
 from test_rules import POSITIVE, applied, name_of
 
@@ -92,8 +93,7 @@ def test_random_programs_keep_their_meaning() -> None:
 OUTSIDE = {"attention_entropy"}
 
 
-@pytest.mark.parametrize("whole", ["", "d e"])
-@pytest.mark.parametrize("name", example_names())
+@pytest.mark.parametrize(("name", "whole"), in_turn(example_names(), ["", "d e"], of=2))
 def test_examples_keep_their_meaning(name: str, whole: str) -> None:
     source = example(name).replace("d=64", "d=6").replace("e=128", "e=10")
     case = example_case(source, EXAMPLE_TILES[0], whole)

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from oracle import Case, difference, example
 from oracle import check as check_every_step
+from selection import in_turn
 
 from blockc import meaning
 from blockc.accuracy import compare, computed_dtype
@@ -124,8 +125,7 @@ def check(name: str, sizes: dict[str, int], tile: int, scale: float) -> None:
             assert held.ok, f"{known}, tile {tile}: {held}"
 
 
-@pytest.mark.parametrize("tile", [1, 3, 16])
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(("name", "tile"), in_turn(PROGRAMS, [1, 3, 16], of=2))
 def test_kernels_with_accumulated_lists_are_right_at_ragged_and_empty_sizes(name: str, tile: int) -> None:
     for sizes in SIZES:
         if sizes["n"] or name not in OF_SOMETHING:

@@ -39,6 +39,7 @@ from numeric_subjects import (
     ordinary,
     subject,
 )
+from selection import in_turn
 
 from blockc import meaning
 from blockc.accuracy import same_nonfinite
@@ -66,8 +67,8 @@ def named(names: tuple[str, ...]) -> list[Family]:
 
 
 def families_of(place: int) -> list[Family]:
-    """What an example is judged on: ordinary numbers, and three of the other families in turn."""
-    return named((*EVERYWHERE, *(IN_TURN[(3 * place + turn) % len(IN_TURN)] for turn in range(3))))
+    """What an example is judged on: ordinary numbers, and two of the other families in turn."""
+    return named((*EVERYWHERE, *(IN_TURN[(2 * place + turn) % len(IN_TURN)] for turn in range(2))))
 
 
 @pytest.mark.parametrize(("place", "name"), list(enumerate(EXAMPLES)))
@@ -81,11 +82,8 @@ def test_every_family_is_some_examples() -> None:
     assert judged | set(BETWEEN) == {family.name for family in FAMILIES}
 
 
-# Every example in one of the other types in turn: `test_kernels.py` has all of them, `numeric_oracle.py` with all data.
-OTHER_TYPES = [(name, ("f16", "bf16", "f64")[place % 3]) for place, name in enumerate(EXAMPLES)]
-
-
-@pytest.mark.parametrize(("name", "dtype"), OTHER_TYPES)
+# `numeric_oracle.py` has them with all data.
+@pytest.mark.parametrize(("name", "dtype"), in_turn(EXAMPLES, ["f16", "bf16", "f64"], of=3))
 def test_examples_in_other_types(name: str, dtype: str) -> None:
     for family in named(("N(0, 1)", "near the f16 maximum") if dtype == "f16" else ("N(0, 1)",)):
         assert not failures(judge(examples(dtype)[name], family)), family.name
@@ -97,11 +95,7 @@ def test_ordinary_logits(name: str, family: Family) -> None:
     assert not failures(judge(EXAMPLES[name], family))
 
 
-# The largest logits in every spelling, and one of the other two kinds in turn.
-LARGE_LOGITS = [(name, kind) for at, name in enumerate(SOFTMAX_LIKE) for kind in (LOGITS[0], LOGITS[1 + at % 2])]
-
-
-@pytest.mark.parametrize(("name", "family"), LARGE_LOGITS)
+@pytest.mark.parametrize(("name", "family"), in_turn(SOFTMAX_LIKE, LOGITS, of=3))
 def test_large_logits_in_every_spelling(name: str, family: str) -> None:
     assert not failures(judge(ordinary(SOFTMAX_LIKE)[name], BY_NAME[family]))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracle import difference, random_case
+from selection import in_turn
 from test_split import REDUCTIONS, chunked
 
 import blockc
@@ -34,13 +35,13 @@ def sizes_for(source: str, n: int) -> dict[str, int]:
     return default_sizes(program, {dim.name: n if dim.name == "n" else 3 for dim in program.dims})
 
 
-@pytest.mark.parametrize("tiles", [{}, {"n": 16}, {"n": 1}])
-@pytest.mark.parametrize("name", REDUCTIONS)
-def test_split_kernels_are_right(name: str, tiles: dict[str, int]) -> None:
+@pytest.mark.parametrize(("name", "tile"), in_turn(REDUCTIONS, [None, 16, 1], of=2))
+def test_split_kernels_are_right(name: str, tile: int | None) -> None:
     """Also where there are fewer blocks than chunks, one, or none; and the same bits on one thread and on two."""
     text, dim, _ = REDUCTIONS[name]
     source = f"program {text}"
     counts = (1, 2, 5, 200)
+    tiles = {} if tile is None else {"n": tile}
     compiled = {count: blockc.compile(source, split={dim: count}, tiles=tiles, threads=1) for count in counts}
     kernels = {count: (kernel, replace(kernel, threads=2)) for count, kernel in compiled.items()}
     for n in (0, 1, 3, 64, 131):

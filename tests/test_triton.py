@@ -68,7 +68,7 @@ CASES = (
     "cross_entropy/f32/ordinary,shifted",
 )
 PROGRAMS = ("powers", "whole numbers", "hyperbolic", "conditions", "scales", "decode", "names", "pieces")
-RANDOM = 10
+RANDOM = 6
 PARTS, RANDOM_PARTS = "rmsnorm_swiglu,large/transformer_layer,mlp:bf16", 4
 
 

@@ -43,7 +43,10 @@ NORM = "program norm(X: f32[m, n]) -> Y: f32[m, n] { Y = X * rsqrt(mean[n](X * X
 SOFTMAX = "program s(X: f32[m, n], V: f32[n, e]) -> Y: f32[m, e] { Y = dot[n](softmax[n](X), V) }\n"
 
 
-@pytest.mark.parametrize("name", ["attention", "rmsnorm_swiglu", "mlp", "cross_entropy"])
+@pytest.mark.parametrize(
+    "name",
+    ["attention", "mlp", *(pytest.param(name, marks=pytest.mark.long) for name in ("rmsnorm_swiglu", "cross_entropy"))],
+)
 def test_examples_verify(run_blockc: Blockc, name: str) -> None:
     result = run_blockc("verify", str(EXAMPLES / f"{name}.blk"), "--json")
     assert (result.code, result.err) == (0, "")
