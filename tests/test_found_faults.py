@@ -13,7 +13,7 @@ import blockc
 from blockc import meaning
 from blockc.accuracy import compare, computed_dtype
 from blockc.data import random_arrays
-from blockc.driver import default_sizes
+from blockc.driver import Tiles, default_sizes
 from blockc.ir.interpret import interpret
 
 Arrays = dict[str, NDArray[Any]]
@@ -24,7 +24,7 @@ CUT = {"m": 2, "n": 4}
 def check(
     source: str,
     sizes: dict[str, int],
-    tiles: dict[str, int] | None = None,
+    tiles: Tiles | None = None,
     change: Callable[[Arrays], object] = lambda arrays: None,
 ) -> None:
     """The kernel is within the error rule of the meaning, and predicted traffic is what the interpreter counts."""
@@ -228,6 +228,7 @@ def test_a_sum_is_not_opened_for_a_loop_that_needs_the_same_statistic(change: Ca
 
 
 CENTRED = "a = X - mean[n](X); b = Y - mean[n](Y); "
+SLOPE = "sum[n](X * Y) / sum[n](X * X)"
 CORRELATION = "sum[n](a / sqrt(sum[n](a * a)) * (b / sqrt(sum[n](b * b))))"
 
 
@@ -238,6 +239,8 @@ CORRELATION = "sum[n](a / sqrt(sum[n](a * a)) * (b / sqrt(sum[n](b * b))))"
         (f"(X: f32[m, n], Y: f32[m, n]) -> C: f32[m] {{ {CENTRED} C = sum[n](a * b) / sum[n](a * a) }}", {}),
         (f"(X: f32[m, n], Y: f32[m, n]) -> C: f32[m] {{ {CENTRED} C = {CORRELATION} }}", {}),
         ("(X: f32[m, n]) -> S: f32[m] { a = X - mean[n](X); S = mean[n](a ** 3) / mean[n](a ** 2) ** 1.5 }", {}),
+        (f"(X: f32[m, n], Y: f32[m, n]) -> R: f32[m] {{ b = {SLOPE}; R = sum[n]((Y - b * X) ** 2) }}", {}),
+        ("(X: f32[m, n]) -> V: f32[m] { a = 7 * X + 3; V = mean[n]((a - mean[n](a)) ** 2) }", {}),
         ("(X: f32[m, n, k]) -> V: f32[m] { V = mean[n, k]((X - mean[n, k](X)) ** 2) }", {"k": 5}),
         ("(X: f32[m, n, k]) -> V: f32[m] { V = mean[n](mean[k]((X - mean[k](mean[n](X))) ** 2)) }", {"k": 5}),
     ],
@@ -262,6 +265,22 @@ def test_weighted_sums_have_a_pivot(body: str) -> None:
     source = f"program p(X: f32[m, n], S: f32[m, n]) -> V: f32[m] {{ {body} }}"
     check(source, ROWS, CUT, shift("X", "S"))
     assert blockc.compile(source, tiles=CUT, dims=ROWS).cost.traffic_bytes == 4 * (2 * 4 * 9 + 4)  # X and S once
+
+
+def test_a_zero_stays_a_number_where_exponents_are_multiples() -> None:
+    body = "W = softmax[n](S); a = X - sum[n](W * X); V = sum[n](W * a * a * a) / sum[n](W * a * a)"
+    check(f"program p(X: f32[m, n], S: f32[n]) -> V: f32[m] {{ {body} }}", ROWS, CUT, set_row("X", 0))
+
+
+def test_what_leaves_one_sum_may_not_leave_another() -> None:
+    body = "T = X - min[d](X); U = T + dot[m](T, T); Y = dot[d](U, U)"
+    check(f"program p(X: f32[d, m]) -> Y: f32[m] {{ {body} }}", {"d": 5, "m": 5}, {"d": 2, "m": None})
+
+
+def test_a_pivot_may_cancel_from_a_part_of_a_sum() -> None:
+    body = "a = X - mean[n](X); N = a / sqrt(mean[n](a * a)); V = sum[n](N * N * S) + sum[n](X * S)"
+    source = f"program p(X: f32[m, n], S: f32[m, n]) -> V: f32[m] {{ {body} }}"
+    check(source, ROWS, CUT, lambda arrays: arrays["X"].__iadd__(1000))
 
 
 @pytest.mark.parametrize("wide", ["X", "W"])

@@ -11,7 +11,7 @@ from blockc.passes.masks import Origins
 
 ZERO, ONE, EMPTY = Constant(0.0), Constant(1.0), Constant(-math.inf)
 INFINITE = Constant(math.inf)
-LOWEST = Constant(-3.4028234663852886e38)  # the least finite f32: the exponent of a zero
+LOWEST = Constant(-1e30)  # the exponent of a zero: below all others, and still finite where it is added up
 
 Exponents = tuple[tuple[str, float], ...]  # names with how often each counts, in order of appearance, none with 0
 

@@ -162,7 +162,7 @@ def _chosen(group: Group, condition: Operand, branch: int) -> Group:
 
 def products(parts: Sequence[tuple[Group, ...]]) -> tuple[Group, ...] | None:
     """The product of sums of groups; None if it has too many terms or too large ones."""
-    if math.prod(map(len, parts)) > MOST_TERMS or sum(max(map(_size, part)) for part in parts) > LARGEST:
+    if math.prod(map(len, parts)) > MOST_TERMS or sum(max(map(_size, part), default=0) for part in parts) > LARGEST:
         return None
     return collected(multiplied(chosen) for chosen in pairs(*parts))
 

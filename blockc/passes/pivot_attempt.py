@@ -179,8 +179,8 @@ class Attempt:
         self.leaving = symbols.leaving = symbols.settled()
         shifted = [symbols.coefficient(total, 0).free_symbols for total in self.sums if total.degree]
         return any(
-            not expression.has(symbols.pivot) and any(expression.free_symbols & symbol for symbol in shifted)
-            for expression in self.leaving.values()
+            symbols.cancels(name) and any(expression.free_symbols & symbol for symbol in shifted)
+            for name, expression in self.leaving.items()
         )
 
     # The new program

@@ -69,6 +69,7 @@ class Symbols:
         self.coefficients: dict[tuple[str, int], sympy.Expr] = {}
         self.totals: dict[tuple[object, ...], sympy.Expr] = {}  # what is accumulated, by what is summed
         self.equal: dict[Operand, str] = {}  # for the sum of a loop that has it twice, its first name
+        self.opened: dict[sympy.Symbol, sympy.Expr] = {}  # what the sums of the pivot are
         self.plain_sums()
         for total in loop.sums:
             name = total.output.names[0]
@@ -76,7 +77,8 @@ class Symbols:
                 self.coefficients[name, power] = self.total(total, terms)
             powers = (self.coefficient(total, power) * self.pivot**power for power in range(total.degree + 1))
             numbers = sympy.Mul(*map(self.of, total.numbers))
-            self.known[name] = numbers * sympy.Add(*powers) * (self.factor if total.weighted else 1)
+            symbol = self.known[name] = self.symbol("u")
+            self.opened[symbol] = numbers * sympy.Add(*powers) * (self.factor if total.weighted else 1)
 
     def coefficient(self, total: Sum, power: int) -> sympy.Expr:
         return self.coefficients[total.output.names[0], power]
@@ -157,6 +159,7 @@ class Symbols:
 
     def expanded(self, expression: sympy.Expr) -> int:
         """A bound on the number of terms of the polynomial normal form."""
+        expression = self.opened.get(expression, expression)
         if expression.is_Pow and expression.exp.is_Integer:
             return int(self.expanded(expression.base) ** abs(expression.exp))
         counts = map(self.expanded, expression.args)
@@ -196,24 +199,38 @@ class Symbols:
 
     def normal(self, expression: sympy.Expr) -> sympy.Expr:
         """The polynomial normal form."""
-        apart = self.sympy.expand_log(self.sympy.expand(expression), force=True)
+        apart = self.sympy.expand_log(self.sympy.expand(expression.xreplace(self.opened)), force=True)
         return self.sympy.expand(apart.subs(self.sympy.log(self.factor), self.pivot))
 
     def settled(self) -> dict[str, sympy.Expr]:
-        """What is computed from the coefficients: values from which the pivot cancels, and for others, which stay as
-        they are, the sums that they are made of."""
+        """What is computed from the coefficients: values in which the pivot cancels, and for others, which stay as they
+        are, the sums that they are made of."""
         sums = {total.output.names[0] for total in self.loop.sums}
         result: dict[str, sympy.Expr] = {}
         waiting = list(self.leaving)
         while waiting:
             name = waiting.pop()
-            expression = self.normal(self.known[name])
-            if name in sums or not (expression.has(self.pivot) or expression.has(self.factor)):
-                result[name] = expression
+            if name in sums or self.cancels(name):
+                result[name] = self.normal(self.known[name])
             elif name != self.loop.given:
                 args = self.program.facts.applies[name].args
                 waiting.extend(arg for arg in operand_names(args) if arg in self.moved and arg not in result)
         return result
+
+    def cancels(self, name: str) -> bool:
+        """True if a value does not depend on the pivot, or is a sum in which a multiple of it vanishes."""
+        apply, expression = self.program.facts.applies.get(name), self.normal(self.known[name])
+        if not expression.has(self.pivot) and not expression.has(self.factor):
+            return True
+        if apply is None or apply.op != "add" or expression.has(self.factor):
+            return False
+        terms = self.sympy.Add.make_args(self.sympy.expand(self.known[name]))
+        parts = (self.multiples(self.normal(term)) for term in terms)
+        return not set().union(*parts) <= self.multiples(expression)
+
+    def multiples(self, expression: sympy.Expr) -> set[sympy.Expr]:
+        """The terms that are multiples of the pivot, without their numbers."""
+        return {term.as_coeff_Mul()[1] for term in self.sympy.Add.make_args(expression) if term.has(self.pivot)}
 
     # Emission
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -220,6 +221,20 @@ class Blocking:
             else:
                 yield made
 
+    def stays(self, node: Apply, leaving: Collection[Operand]) -> bool:
+        """True if some values do not leave a contraction, since the opened sums would have no pivot."""
+        if len(self.shifted(node.args, node.dims)) > 1:
+            return True
+
+        def lacks(operand: Operand) -> bool:
+            return not isinstance(operand, str) or set(node.dims).isdisjoint(self.origins.types[operand].axes)
+
+        def leaves(operand: Operand) -> bool:
+            return operand in leaving and lacks(operand)
+
+        terms = contraction(Opening(lacks, leaves, self.origins.applies), node)
+        return terms is not None and without_pivot(terms, leaves, self.origins.applies)
+
     def gives(self, term: str, dims: tuple[str, ...]) -> bool:
         """True if a reduction over one of the dimensions gives a value, which has none of them."""
         kind = self.origins.types[term]
@@ -247,26 +262,25 @@ class Blocking:
 def escape(node: Map, tainted: set[str], blocks: Blocking) -> str | None:
     """What a map makes of one of these values (which are added to, with all that is linear in them) other than sums
     that they can leave."""
-    return _escape(node, tainted, dict.fromkeys(tainted, 1), blocks)
+    return _escape(node, tainted, tainted.copy(), blocks)
 
 
-def _escape(node: Map, tainted: set[str], powers: dict[str, int], blocks: Blocking) -> str | None:
+def _escape(node: Map, tainted: set[str], leaving: set[str], blocks: Blocking) -> str | None:
     for definition in node.body:
         if tainted.isdisjoint(definition.uses):
             continue
         match definition:
-            case Apply(op="contract" | "sum", args=args, dims=dims):
-                among = sum(powers.get(arg, 0) for arg in operand_names(args))
-                if among > HIGHEST or (among and len(blocks.shifted(args, dims)) > 1):
+            case Apply(op="contract" | "sum"):
+                if not tainted.isdisjoint(definition.args) and blocks.stays(definition, leaving):
                     return definition.name
-            case Apply(op=op):
-                linear = tuple(operand_names(linear_in(definition)))
-                if not linear or not tainted.isdisjoint(definition.uses.difference(linear)):
+            case Apply():
+                if not tainted.isdisjoint(definition.uses.difference(operand_names(linear_in(definition)))):
+                    return definition.name
+                if not linear_in(definition):
                     return definition.name
                 tainted.add(definition.name)
-                powers[definition.name] = (sum if op == "mul" else max)(powers.get(arg, 0) for arg in linear)
             case Map() if tainted.isdisjoint(port.source for port in definition.ports):
-                found = _escape(definition, tainted, powers, blocks)
+                found = _escape(definition, tainted, leaving, blocks)
                 if found is not None:
                     return found
             case _:
@@ -331,6 +345,37 @@ def has_logarithm(program: Program, operands: tuple[Operand, ...], depth: int = 
         for node in found
         if node is not None
     )
+
+
+def without_pivot(terms: tuple[Term, ...], leaves: Callable[[Operand], bool], applies: Mapping[str, Apply]) -> bool:
+    """True if opening a contraction, so that some values leave it, gives sums that could have no pivot.
+
+    That is where a power of such a value is above `HIGHEST`, where it is squared beside as many factors as there are in
+    any term (as in (y + c * x)^2), or where it is added to what else does not change (as in (x + 3) - c).
+    """
+    if not terms:
+        return False
+    counts = [Counter(scale for scale in scales if leaves(scale)) for scales, _ in terms]
+    sizes = [sum(_factors(rest, applies) for rest in rests) for _, rests in terms]
+    for scale in frozenset().union(*counts):
+        least = min(count[scale] for count in counts)
+        squared = [size for count, size in zip(counts, sizes, strict=True) if count[scale] - least == HIGHEST]
+        if max(count[scale] for count in counts) - least > HIGHEST or max(sizes) in squared:
+            return True
+    added: dict[bool, set[tuple[Operand, ...]]] = {True: set(), False: set()}
+    for (_, rests), count, size in zip(terms, counts, sizes, strict=True):
+        if size < max(sizes):
+            added[bool(count)].add(rests)
+    return not added[True].isdisjoint(added[False])
+
+
+def _factors(operand: Operand, applies: Mapping[str, Apply], depth: int = DEEPEST) -> int:
+    """The number of factors of a value; of a sum, of one of its terms."""
+    node = operand if isinstance(operand, Expression) else applies.get(str(operand))
+    if node is None or not depth or node.op not in ("mul", "add"):
+        return int(any(operand_names((operand,))))
+    parts = [_factors(arg, applies, depth - 1) for arg in node.args]
+    return sum(parts) if node.op == "mul" else max(parts)
 
 
 class Writer:

@@ -38,7 +38,6 @@ the opened sums would have no pivot, and they cancel more than the sum that was 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -46,7 +45,6 @@ from blockc.ir.block import REDUCTIONS, Apply, Operand, Path, Program, graph_at,
 from blockc.ir.decisions import Match, Refusal, Rule
 from blockc.passes.linear import MOST_TERMS, Opening, linear_in, reaches
 from blockc.passes.rules.common import (
-    HIGHEST,
     Blocking,
     Term,
     Writer,
@@ -55,6 +53,7 @@ from blockc.passes.rules.common import (
     enclosing,
     find,
     sites,
+    without_pivot,
 )
 
 REASONS = {
@@ -113,10 +112,9 @@ class _Site:
 
     def without_pivot(self, node: Apply, terms: tuple[Term, ...]) -> str:
         """Why the opened sums could not have a pivot, as far as the operands tell; "" if they may have one."""
-        counts = [Counter(scales) for scales, _ in terms]
-        leaving = frozenset().union(*counts)
-        if any(max(count[scale] for count in counts) > HIGHEST for scale in leaving):
-            return f"a power of what would leave `{node.name}` is above {HIGHEST}"
+        leaving = {scale for scales, _ in terms for scale in scales if self.blocks(scale)}
+        if without_pivot(terms, leaving.__contains__, self.table):
+            return f"the sums that `{node.name}` would be made of nearly cancel"
         waiting = {loop.dim for scale in leaving for loop in self.blocks.kept_apart(scale)}
         loops = [loop.dim for loop in self.blocks.maps if loop.dim in waiting.union(node.dims)]
         return f"`{node.name}` is summed by the loops over {' and '.join(loops)}" if len(loops) > 1 else ""
