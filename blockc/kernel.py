@@ -42,7 +42,7 @@ from blockc.ir.machine import Machine
 from blockc.ir.plan import Cost, Plan
 from blockc.machines.loading import load_machine, machine_of
 from blockc.machines.writing import machine_text
-from blockc.passes import choose
+from blockc.passes import choose, fuse
 
 if TYPE_CHECKING:
     from blockc.inspector.explanation import Explanation
@@ -51,6 +51,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Launch = Callable[..., dict[str, Array]]
 REMEMBERED = 64  # sizes whose plan a kernel keeps
 KERNEL = "kernel"  # the kind of the cache's entries
+CLOSED, UNFUSED = "a kernel that opens no sums", "the unfused program"  # what runs instead of one that is wrong
 Found = tuple[Derivation, Plan]
 
 
@@ -148,9 +149,9 @@ class Kernel:
         derivation, plan = self._planned(sizes)
         form = form_of(plan)
         if form not in self._failed and form not in self._kernels:
-            self._add(form, plan)
+            self._add(form, plan, derivation)
         if form in self._failed:
-            return self._without_fusion(derivation, sizes)
+            return self._instead(derivation, sizes)[1]
         source, launch = self._kernels[form]
         if self._written < REMEMBERED:  # sizes that grow call by call would fill the disk
             self._written += 1
@@ -191,23 +192,23 @@ class Kernel:
             self._forms = Forms(self.program, self.tiles)
         return planned(self._forms, sizes, self.split)
 
-    def _add(self, form: str, plan: Plan) -> None:
+    def _add(self, form: str, plan: Plan, derivation: Derivation) -> None:
         """Make a kernel and check it. One that fails is not used, with a warning; with `strict` it is a CheckError."""
         source, launch, mismatch = self._checked(plan)
         if mismatch is None:
             self._kernels[form] = source, launch
             return
-        self._report(mismatch, source)
+        self._report(mismatch, source, UNFUSED if self.strict else self._instead(derivation, plan.sizes)[0])
         self._failed.add(form)
 
-    def _report(self, mismatch: self_check.Mismatch, source: str) -> None:
+    def _report(self, mismatch: self_check.Mismatch, source: str, instead: str = UNFUSED) -> None:
         """Keep what reproduces a failed self-check, and warn; CheckError if `strict`."""
         kept = self.store.keep_failure(self_check.reproduction(mismatch, source))
         message = f"the kernel of program `{visible(self.program.name)}` failed its self-check: {mismatch}"
         where = f"what reproduces it is in {kept}" if kept else "what reproduces it could not be kept"
         if self.strict:
             raise CheckError((Problem("E0908", message, None, where),))
-        warnings.warn(f"{message}; the unfused program runs instead; {where}", BlockcWarning, stacklevel=3)
+        warnings.warn(f"{message}; {instead} runs instead; {where}", BlockcWarning, stacklevel=3)
 
     def _checked(self, plan: Plan) -> tuple[str, Launch, self_check.Mismatch | None]:
         """The kernel of a plan, and what its self-check has found."""
@@ -217,18 +218,27 @@ class Kernel:
         checked: Launch = launch if changed == source else loader.load(changed)
         return source, launch, self_check.probe(self.program, plan, lambda arrays: checked(arrays, 1))
 
-    def _without_fusion(self, derivation: Derivation, sizes: Mapping[str, int]) -> Compiled:
-        """The unfused program: as kernels if these pass the self-check, else operator by operator on whole arrays."""
-        derivation = replace(derivation, snapshots=(derivation.unfused,), steps=(), refusals=())
-        programs = choose.ready(derivation)
-        plan = choose.choose(programs, sizes, tiles_for(programs, sizes, self.tiles))
-        form = f"unfused {form_of(plan)}"
-        if form not in self._kernels:
-            source, launch, mismatch = self._checked(plan)
-            if mismatch is not None:
-                source, launch = array_program.text(self.program), self._evaluated
-            self._kernels[form] = source, launch
-        return Compiled(*self._kernels[form], lambda: (derivation, plan))
+    def _instead(self, derivation: Derivation, sizes: Mapping[str, int]) -> tuple[str, Compiled]:
+        """What runs instead of a kernel that fails: one in which no sum is opened, if that passes the self-check, else
+        the unfused program, as kernels if these pass it, else operator by operator on whole arrays."""
+        unfused = replace(derivation, snapshots=(derivation.unfused,), steps=(), refusals=())
+        closed = fuse.without_opening(derivation)
+        tried = (*(((CLOSED, closed),) if closed is not None else ()), (UNFUSED, unfused))
+        for name, other in tried:
+            programs = choose.ready(other)
+            plan = choose.choose(programs, sizes, tiles_for(programs, sizes, self.tiles))
+            form = f"{name}: {form_of(plan)}"
+            if form not in self._kernels and form not in self._failed:
+                source, launch, mismatch = self._checked(plan)
+                if mismatch is None:
+                    self._kernels[form] = source, launch
+                else:
+                    self._failed.add(form)
+            if form in self._kernels:
+                break
+        else:
+            self._kernels[form] = array_program.text(self.program), self._evaluated
+        return name, Compiled(*self._kernels[form], lambda: (other, plan))
 
     def _evaluated(self, arrays: Mapping[str, Array], threads: int | None = None) -> dict[str, Array]:
         """The array program, operator by operator on whole arrays: slow, and without any kernel."""

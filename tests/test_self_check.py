@@ -326,17 +326,34 @@ def test_strict_makes_it_an_error(broken_emitter: list[str]) -> None:
     assert kinds() == ["failed"] and len(broken_emitter) == 1
 
 
-def test_unfused_kernels_run_if_they_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    true, loaded = loader.load, []
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources that are loaded; what is loaded first gives wrong numbers."""
+    true, sources = loader.load, list[str]()
 
     def load(source: str) -> Any:
-        loaded.append(source)
+        sources.append(source)
         launch = true(source)
-        if len(loaded) > 1:
+        if len(sources) > 1:
             return launch
         return lambda arrays, threads: {name: 2 * array for name, array in launch(arrays, threads).items()}
 
     monkeypatch.setattr(loader, "load", load)
+    return sources
+
+
+def test_a_kernel_without_opened_sums_runs_if_it_is_right(loaded: list[str]) -> None:
+    source = "program p(X: f32[m, n]) -> V: f32[m] { V = mean[n]((X - mean[n](X)) ** 2) }"
+    with pytest.warns(BlockcWarning, match="a kernel that opens no sums runs instead"):
+        kernel = blockc.compile(source, tiles={"m": 8, "n": 8})
+    assert kernel.source == loaded[1] != loaded[0]
+    assert kernel.cost.kernels == 1
+    arrays = random_arrays(kernel.program, {"m": 9, "n": 21}, seed=1)
+    np.testing.assert_allclose(kernel(**arrays), arrays["X"].var(axis=1), rtol=1e-5)
+    assert len(loaded) == 2
+
+
+def test_unfused_kernels_run_if_they_are_right(loaded: list[str]) -> None:
     with pytest.warns(BlockcWarning, match="the unfused program runs instead"):
         kernel = blockc.compile(ATTENTION, dtype="f32", tiles={"m": 8, "n": 8})
     assert kernel.source == loaded[1] != loaded[0]

@@ -32,6 +32,7 @@ from blockc.passes.rules.common import find
 
 REASSOCIATE, HOIST = reassociate_contraction.RULE, hoist_map.RULE
 OPENING = (swap_shift_and_contraction.RULE, split_product.RULE)  # what may make sums that cancel
+CLOSED = tuple(rule for rule in RULES if rule not in OPENING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,17 @@ def sound(program: Program, budget: Budget | None) -> Derivation:
     dropped = tuple(Refused(k, "pivot", "sums_cancel", (), why) for k, why in problems.items() if why)
     if kept:
         return without(derivation, kept, dropped)
-    careful = derive(program, budget or Budget(), tuple(rule for rule in RULES if rule not in OPENING))
-    if any(cancels(snapshot) for snapshot in careful.snapshots):  # so it does as it was written
+    closed = derive(program, budget or Budget(), CLOSED)
+    if any(cancels(snapshot) for snapshot in closed.snapshots):  # so it does as it was written
         return derivation
-    return replace(careful, refusals=(*careful.refusals, *(replace(refused, snapshot=0) for refused in dropped)))
+    return replace(closed, refusals=(*closed.refusals, *(replace(refused, snapshot=0) for refused in dropped)))
+
+
+def without_opening(derivation: Derivation) -> Derivation | None:
+    """Another derivation from the same program, in which no sum is opened; None if none was."""
+    if not any(step.rule == rule.name for step in derivation.steps for rule in OPENING):
+        return None
+    return ordered(derive(derivation.unfused, Budget(), CLOSED))
 
 
 def without(derivation: Derivation, kept: list[int], dropped: tuple[Refused, ...]) -> Derivation:
