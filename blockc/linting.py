@@ -6,8 +6,8 @@ some (`triton_loads.py`). A way is out if the compiler fails, registers are spil
 another, or more shared memory is needed than a block may have. If a kernel has no way that is not out, the next blocks
 are tried, of a program in parts for the parts with such kernels. Of the ways of one kernel the one is chosen that keeps
 most warps of a multiprocessor busy, at most as many as hide latency well; of equal ones that with more stages, then
-with fewer warps. Descriptors are chosen if nothing speaks against them and their best way keeps more warps busy, or
-takes fewer registers.
+with fewer warps. Descriptors are chosen if their best way keeps more warps busy, or if nothing speaks against them and
+it takes fewer registers.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def with_choice(both: Described, found: list[Candidate], gpu: Gpu) -> Linted:
 
 def loads_of(function: str, both: Described, pointers: Candidate | None, descriptors: Candidate | None) -> Loads:
     """How a function loads tiles, of the best ways that are not out."""
-    if why := both.impossible.get(function) or both.against.get(function):
+    if why := both.impossible.get(function):
         return Loads(function, "pointers", why)
     if descriptors is None:
         return Loads(function, "pointers", "no way with descriptors is clean")
@@ -304,5 +304,7 @@ def loads_of(function: str, both: Described, pointers: Candidate | None, descrip
     if busy[0] != busy[1]:
         why = f"descriptors have an occupancy of {descriptors.occupancy:.0%} instead of {pointers.occupancy:.0%}"
         return Loads(function, "descriptors" if busy[1] > busy[0] else "pointers", why)
+    if against := both.against.get(function):
+        return Loads(function, "pointers", against)
     why = f"descriptors take {registers[1]:,} registers of a block instead of {registers[0]:,}"
     return Loads(function, "descriptors" if registers[1] < registers[0] else "pointers", why)

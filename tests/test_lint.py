@@ -312,6 +312,20 @@ def test_what_speaks_against_descriptors(types: str, formula: str, sizes: Mappin
     assert list({**found.impossible, **found.against}.values()) == ([why] if why else [])
 
 
+@pytest.mark.parametrize(("registers", "way"), [(90, "pointers"), (60, "pointers"), (130, "descriptors")])
+def test_what_speaks_against_descriptors_counts_less_than_busy_warps(registers: int, way: str) -> None:
+    """Descriptors take 70 registers of a thread; up to 120, pointers keep as many warps busy."""
+    program = driver.load_program(f"program p({PRODUCT} {{\n    Y = dot[k](X * rsqrt(mean[k](X * X) + 1e-6), W)\n}}\n")
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {})
+
+    def say(job: Mapping[str, Any]) -> dict[str, Any]:
+        described = any(str(kind).startswith("tensordesc") for kind in job["signature"].values())
+        return {**CLEAN, "registers": 70 if described else registers, "spill_bytes": 4 if job["warps"] == 4 else 0}
+
+    (loads,) = linting.lint([made], load_machine("h200"), None, Told(say)).loads
+    assert loads.way == way and ("X is computed with" in loads.why) == (way == "pointers")
+
+
 def test_the_machine_file_says_whether_there_are_descriptors() -> None:
     told, older = Told(lambda job: CLEAN), replace(load_machine("h200"), capability=80)
     found = linting.lint(choices(1), older, None, told)
