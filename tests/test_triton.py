@@ -250,6 +250,19 @@ def test_exponentials_of_differences_take_the_scale_of_the_scores() -> None:
     assert re.search(r"\* f\d", made.source.text.split("tl.log(")[1]), "the log-sum-exp is of scaled scores"
 
 
+@pytest.mark.parametrize(("name", "pipelined"), [("attention", 1), ("causal_attention", 2)])
+def test_full_blocks_are_not_masked_along_a_loop_whose_last_block_is_short(name: str, pipelined: int) -> None:
+    """The short block is behind them: in the loop with masks, if there is one, else by itself."""
+    program = driver.load_program(EXAMPLES / f"{name}.blk")
+    made = triton_kernels(program, load_machine("h200"), driver.default_sizes(program, {}), {"m": 16, "n": 16})
+    (function,) = made.source.functions
+    number = next(at for at, dim in enumerate(made.block.dims) if dim.name == "n")
+    masked = re.compile(rf"\bin{number}\b")
+    first, last = "\n".join(function.text).split(f"for b{number} in ")[1:]
+    assert first.count("tl.load(") == 4 and not masked.search(first) and masked.search(last)
+    assert [text.startswith("range(") for text in (first, last)].count(True) == pipelined
+
+
 @pytest.mark.parametrize(
     ("masked", "powers"),
     [("S", True), ("where(index(n) <= index(m), S, -inf)", True), ("S + M", False), ("where(M > 0, S, -3e38)", False)],
