@@ -314,8 +314,8 @@ def compile(
     `dims` fixes sizes; `tiles` block sizes in elements (None keeps a dimension whole); `dtype` replaces all float
     types; `program` names one of several; `threads` limits the worker threads; `split` cuts the loops over
     a dimension into so many chunks that may run in parallel; `device` is the GPU, as torch calls it, if the target is
-    one; with `strict` a kernel that fails its self-check is a CheckError. Raises BlockcError: the program
-    is wrong, an option does not fit it, or there is no GPU.
+    one; with `strict` a kernel that fails its self-check is a CheckError, and one that Triton refuses a LimitError.
+    Raises BlockcError: the program is wrong, an option does not fit it, or there is no GPU.
     """
     machine = check_target(target, device)
     if dtype is not None and dtype not in DTYPES:
