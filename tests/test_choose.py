@@ -232,6 +232,15 @@ def test_what_is_asked_for_is_left_alone() -> None:
     assert plan_of("attention", {**DECODE, "n": 32768}, {"n": 4}, 512).tiles["n_chunk"] == 8192
 
 
+@pytest.mark.parametrize("offset", ["", " + 3", " + (size(n) - size(m))"])
+def test_heads_are_tasks_wherever_a_causal_mask_begins(offset: str) -> None:
+    """What is computed of positions, ahead of the loop over heads, is repeated by every task."""
+    source = example("causal_attention").replace("index(m)", f"index(m){offset}")
+    plan = planned(Forms(parse(source, dtype="f32"), {}), {**DECODE, "h": 8, "n": 256})[1]
+    first, *_ = kernels(plan.program)
+    assert tasks(plan.program, first, plan.sizes, plan.tiles) == 8
+
+
 def test_idle_units_are_counted_by_kernel() -> None:
     plan = plan_of("attention", {**DECODE, "n": 32768}, {"n": 1})
     assert idleness(plan.program, plan.sizes, plan.tiles) == pytest.approx(2, abs=0.01)

@@ -29,8 +29,11 @@ def only_map(program: Program, node: Map) -> Map | None:
         return None
     if before and inner.dim not in program.chunks:
         loads = any(program.types[port.name].is_item for port in node.ports)
-        if loads or not all(isinstance(other, Apply) and not other.uses for other in before):
-            return None
+        known: set[str] = set()
+        for other in before:
+            if loads or not isinstance(other, Apply) or not other.uses <= known:
+                return None
+            known.add(other.name)
     elif not all(isinstance(other, Apply) for other in before):
         return None
     stacked = [output.values[0] for output in node.outputs]
