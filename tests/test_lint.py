@@ -127,6 +127,18 @@ def test_elements_of_a_result_take_the_place_of_those_it_is_made_of() -> None:
     assert found.registers == 40 + 2 * 64, "a and b, then a and c"
 
 
+def test_a_number_that_stands_alone_is_f32() -> None:
+    """In blocks of one element a value that is known becomes a number: a variable that is read again has its type."""
+    text = (
+        "def kernel0(d0, T0: tl.constexpr):",
+        "    v0 = 1.0",
+        "    for b0 in range(0, d0, T0):",
+        "        v1 = v0 * 2.0",
+    )
+    found = read(text, {"d0": "i32", "T0": "constexpr"}, {"T0": 1})
+    assert {tile.dtype for line in lines(found) for name, tile in line.makes.items() if name[0] == "v"} == {"float32"}
+
+
 @pytest.mark.parametrize(
     ("name", "target", "tiles", "way"),
     [

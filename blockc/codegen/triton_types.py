@@ -161,7 +161,7 @@ class _Reader:
                 continue
             if self.loads and result.origin == self.loads[-1].origin:
                 result = replace(result, sources=frozenset((name,)))
-            self.variables[name] = replace(result, base=name, narrow="")
+            self.variables[name] = replace(result, dtype=result.dtype or "float32", base=name, narrow="")
             makes[name] = self.variables[name]
         reads = frozenset(
             part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)
