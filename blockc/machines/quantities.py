@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-_NUMBER = re.compile(r"([+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?)[ \t]*")
+# What seems to be meant as a number, such as 1_000 or 1,5, and what is one.
+_MEANT = re.compile(r"([+-]?[0-9.](?:[0-9._,]|[ \t](?=[0-9]))*(?:[eE][+-]?[0-9][0-9._,]*)?)[ \t]*")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?")
 _DECIMAL = {"k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}
 
@@ -49,7 +51,10 @@ TIME = Kind(
 def parse(text: str, kind: Kind) -> Fraction:
     """The exact value in the base unit: bytes, bytes per second, operations per second, seconds. QuantityError if the
     text is no number with a unit of this kind."""
-    number = _NUMBER.match(text)
+    number = _MEANT.match(text)
+    if number is not None and not _NUMBER.fullmatch(number[1]):
+        hint = "a number is like 64, 1.5 or 4e3: at most 20 digits, a point and 20 digits, an exponent from -99 to 99"
+        raise QuantityError(f"starts with `{number[1]}`, which is no number that can be read", hint)
     unit = text[number.end() :] if number else ""
     if number is None or not unit:
         missing = "has no unit" if number else "does not start with a number"

@@ -13,7 +13,7 @@ from blockc.machines import fields
 from blockc.machines.checks import check
 from blockc.machines.fields import Field, WrongValueError, type_name
 from blockc.machines.findings import Contents, Findings, Values
-from blockc.machines.toml_places import Path, places
+from blockc.machines.toml_places import Path, key_before, places
 from blockc.names import listing, suggest
 
 LARGEST_FILE = 2**16  # bytes
@@ -28,9 +28,11 @@ _SYNTAX_HINTS = {
     "Invalid statement": "write key = value, [table] or [[table]]",
     "Cannot overwrite a value": "this key is there already; each table of a list has [[ ]]",
     "Unclosed array": "a ] or a comma is missing",
+    "Duplicate inline table key": "this key is there already",
     "Cannot declare": "this table is there already; each table of a list has [[ ]]",
     "Cannot mutate immutable": "a table in { } is complete",
 }
+_TWICE = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Cannot redefine", "Duplicate inline table key")
 
 
 def read_machine(text: str, filename: str = "<string>") -> Machine:
@@ -76,6 +78,8 @@ def _syntax_problem(message: str, text: str) -> Problem:
         line, column = len(lines), len(lines[-1]) + 1
     hint = next((hint for start, hint in _SYNTAX_HINTS.items() if what.startswith(start)), "see https://toml.io")
     span = Span(int(line), int(column), int(line), int(column) + 1)
+    if what.startswith(_TWICE):  # tomllib says where its value ends
+        span = key_before(text, sum(len(before) + 1 for before in lines[: int(line) - 1]) + int(column) - 1) or span
     return Problem(fields.SYNTAX, f"this is not TOML: {what[0].lower()}{what[1:]}", span, hint)
 
 

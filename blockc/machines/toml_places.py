@@ -1,6 +1,7 @@
 """Where keys and values stand in a TOML text. The standard library reads TOML, and does not say.
 
-`places` takes a text that `tomllib` has accepted, so it only has to find its way, not to check anything.
+`places` takes a text that `tomllib` has accepted, and `key_before` one that it has accepted so far: they only have to
+find their way, not to check anything.
 """
 
 from __future__ import annotations
@@ -46,26 +47,63 @@ class _Part:
 Record = Callable[[Path, int, int, int, int], None]
 
 
+class _Found(Exception):
+    """Ends a walk at a key: where it starts and ends."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
+        super().__init__()
+
+
 def places(text: str) -> dict[Path, Place]:
     """The place of everything in a TOML text without errors, by its path."""
+    span, found = _spans(text), dict[Path, Place]()
+
+    def record(path: Path, start: int, end: int, value_start: int, value_end: int) -> None:
+        found.setdefault(path, Place(span(start, end), span(value_start, value_end)))
+
+    _walk(text, record)
+    return found
+
+
+def key_before(text: str, position: int) -> Span | None:
+    """Where the key stands whose value ends at a position, or the header of a table if the position is in one. The text
+    has no errors before the position, and may have any behind it. None if it is nested too deeply."""
+
+    def record(path: Path, start: int, end: int, _: int, value_end: int) -> None:
+        if isinstance(path[-1], str) and value_end >= position:
+            raise _Found(start, end)
+
+    try:
+        _walk(text + "\n", record)
+    except _Found as found:
+        return _spans(text)(found.start, found.end)
+    except RecursionError:
+        return None
+    return None
+
+
+def _spans(text: str) -> Callable[[int, int], Span]:
+    """What gives the span from one position in a text to another."""
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
-    found: dict[Path, Place] = {}
-    counts: dict[Path, int] = {}  # of the tables in lists of tables
-    table: Path = ()
 
     def span(start: int, end: int) -> Span:
         line, last = bisect.bisect(starts, start), bisect.bisect(starts, end)
         return Span(line, start - starts[line - 1] + 1, last, end - starts[last - 1] + 1)
 
-    def record(path: Path, start: int, end: int, value_start: int, value_end: int) -> None:
-        found.setdefault(path, Place(span(start, end), span(value_start, value_end)))
+    return span
 
+
+def _walk(text: str, record: Record) -> None:
+    """Records everything in a TOML text, from its start on."""
+    counts: dict[Path, int] = {}  # of the tables in lists of tables
+    table: Path = ()
     at = _after(_SPACE, text, 0)
     while at < len(text):
         if text[at] == "[":
             brackets = 2 if text.startswith("[[", at) else 1
             parts, end = _key(text, at + brackets)
-            end = text.index("]", end) + brackets
+            end += brackets
             if brackets == 2:
                 one_more = (*_table(parts[:-1], counts), parts[-1].name)
                 counts[one_more] = counts.get(one_more, -1) + 1
@@ -76,7 +114,6 @@ def places(text: str) -> dict[Path, Place]:
         else:
             at = _pair(text, at, table, record)
         at = _after(_SPACE, text, at)
-    return found
 
 
 def _table(parts: list[_Part], counts: dict[Path, int]) -> Path:
