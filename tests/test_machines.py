@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machine_files import GOOD, SECOND_UNIT, THIRD, WAYS, WITH_MOVES, changed, move
 
+from blockc import cli
 from blockc.errors import BlockcError, LimitError, Problem, visible
 from blockc.ir.machine import Move
 from blockc.machines import fields, loading, quantities
@@ -326,6 +327,96 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_text() -> None:
     ]
     spans = [(problem.span.line, problem.span.column) for problem in found if problem.span]
     assert spans == sorted(spans)
+
+
+def messages(text: str) -> list[str]:
+    """What is wrong with a machine file, without places."""
+    return [problem.message for problem in problems(text)]
+
+
+def test_wrong_fields_hide_no_problem_between_tables() -> None:
+    """A tier without a capacity, and a move and a compute unit that are wrong as well."""
+    text = changed(('capacity = "1 GiB"\n', ""), ("units = 4", "units = 0"), ('"32 KiB"', '"1 KiB"'), text=WITH_MOVES)
+    text = changed(("[16, 16, 16]", "[16, 32, 16]"), ('["inner", "inner"]', '["iner"]'), text=text)
+    assert messages(text + move("outer", "inner") + move("results", "outr") + move("inner", "results")) == [
+        "`units` is impossible",
+        "this tier has no `capacity`",
+        "there is no tier `iner`",
+        "a tile of m=16, n=32, k=16 does not fit in tier `results`",
+        "there is no tier `outr`",
+    ]
+
+
+def test_tiers_around_one_that_is_wrong_are_compared() -> None:
+    third = THIRD.replace('"32 KiB"', '"2 GiB"').replace('"20 GB/s"', '"1 GB/s"')
+    text = changed(('"64 KiB"', '"64"'), ('"20 GB/s"', "20"), ("\n[[compute]]", third + "\n[[compute]]"))
+    assert messages(text) == [
+        "`capacity` has no unit",
+        "`read` needs a unit",
+        "tier `results` is larger than `outer`, which is outside it",
+        "tier `results` is slower to read than `outer`, which is outside it",
+        "tier `results` is slower to write than `inner`, which is outside it",
+    ]
+
+
+def test_a_tier_that_is_wrongly_shared_is_not_called_slow_as_well() -> None:
+    (message,) = messages(changed(("\n[[compute]]", THIRD.replace('"unit"', '"device"') + "\n[[compute]]")))
+    assert message == "tier `results` belongs to the device, but not `inner`, which is outside it"
+    (message,) = messages(
+        changed(('"device"', '"unit"'), ('"unit"\nkind = "scratchpad"\nalign', '"device"\nkind = "cache"\nalign'))
+    )
+    assert message == "the first tier must belong to the device"
+
+
+def test_a_tier_without_a_way_back_is_reported_beside_wrong_ends() -> None:
+    """A wrong end may be meant as any tier, so only what is certain is reported."""
+    ways = move("outer", "inner") + move("outer", "results")
+    text = changed(('accumulator = "results"', 'accumulator = "resluts"'), text=WITH_MOVES)
+    assert messages(text + ways + move("iner", "outer")) == [
+        "there is no tier `resluts`",
+        "there is no tier `iner`",
+    ]
+    assert messages(text + ways) == [
+        "nothing gets from tier `results` back to `outer`",
+        "there is no tier `resluts`",
+    ]
+    assert messages(WITH_MOVES + ways + move("results", "results")) == ["this move leads from `results` to itself"]
+
+
+def test_misspelt_keys_hide_no_problem_of_their_values() -> None:
+    text = changed(
+        ('capacity = "64', 'capcity = "64'), ("[16, 16, 16]", "[256, 16, 256]"), ('"inner"\nmat', '"iner"\nmat')
+    )
+    text = changed(('name = "outer"', 'nam = "outer"'), ("[[compute]]", "[[computer]]"), text=text)
+    assert messages(text) == [
+        "this tier has no field `nam`",
+        "this tier has no field `capcity`",
+        "the machine has no field `computer`",
+        "there is no tier `iner`",
+        "a tile of m=256, n=16, k=256 does not fit in tier `inner`",
+    ]
+
+
+def test_what_misspelt_tables_leave_open_is_not_judged() -> None:
+    one = changed(("[[tier]]", "[[tiers]]"))
+    assert messages(one) == ["the machine has no field `tiers`"]
+    moves = (WAYS + move("outer", "results")).replace("[[move]]", "[[mov]]", 1)
+    assert messages(WITH_MOVES + moves) == ["the machine has no field `mov`"]
+    tiers = "".join(THIRD.replace("results", f"tier{number}") for number in range(7))
+    last = changed(("\n[[compute]]", tiers + "\n[[compute]]"), ('accumulator = "inner"', 'accumulator = "tier6"'))
+    assert messages(last) == ["the machine cannot have 9 of `tier`"]
+
+
+def test_units_may_leave_results_in_a_tier_of_the_device(tmp_path: Path) -> None:
+    """A program runs on such a machine. Only a move inwards from a unit's tier to one of the device is wrong."""
+    results = THIRD.replace('"unit"', '"device"')
+    path, program = tmp_path / "shared.toml", str(ROOT / "examples" / "matmul_epilogue.blk")
+    path.write_text(changed((THIRD, results), text=WITH_MOVES) + WAYS)
+    assert [tier.scope for tier in loading.load_machine(str(path)).tiers] == ["device", "unit", "device"]
+    sizes = [word for dim in ("m=20", "n=30", "k=8") for word in ("--dim", dim)]
+    assert cli.main(("run", program, "--program", "matmul_relu", "--target", str(path), "--simulate", *sizes)) == 0
+    inwards = changed((THIRD, results), text=WITH_MOVES) + WAYS + move("inner", "results")
+    assert messages(inwards) == ["tier `results` belongs to the device, but not `inner`, which is outside it"]
 
 
 def test_a_wrong_name_of_a_tier_is_not_reported_again_where_it_is_used() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import NUMPY, OPERATIONS, TORCH
@@ -12,22 +11,27 @@ from blockc.machines.findings import Contents, Findings, Values
 from blockc.names import listing, suggest
 
 _ACCUMULATED = 4  # bytes of a result of a product, f32
+_MISORDERED = {
+    "capacity": "is larger than",
+    "read": "is slower to read than",
+    "write": "is slower to write than",
+    "scope": "belongs to the device, but not",
+}
 
 
 def check(contents: Contents, findings: Findings) -> None:
     """Records every problem between fields and between tables."""
     _check_unique("tier", contents.tiers, findings)
     _check_unique("compute", contents.compute, findings)
-    names = [tier.get("name") for tier in contents.tiers]
-    tiers = {tier["name"]: tier for tier in contents.tiers if "name" in tier}
-    sound = len(tiers) == len(names) >= 2
-    if sound:
+    names = [tier["name"] for tier in contents.tiers if "name" in tier]
+    tiers = {tier["name"]: tier for tier in contents.tiers if names.count(tier.get("name")) == 1}
+    if "tier" in contents.whole and len(tiers) == len(contents.tiers) >= 2:
         _check_tiers_exist(contents, tiers, findings)
-        _check_tiles(contents, tiers, findings)
+    _check_tiles(contents, tiers, findings)
     _check_moves(contents, tiers, findings)
-    _check_order(contents, findings)
-    if sound and contents.moves and _ends_known(contents, tiers):
-        _check_reach(contents, list(tiers), findings)
+    _check_order(contents, tiers, findings)
+    if contents.moves and contents.compute and len(contents.whole) == len(fields.LISTS):
+        _check_reach(contents, tiers, findings)
     _check_operations(contents, findings)
     _check_products(contents, findings)
     for index, tier in enumerate(contents.tiers):
@@ -116,73 +120,99 @@ def _check_moves(contents: Contents, tiers: dict[str, Values], findings: Finding
                 findings.at_value(fields.IMPOSSIBLE, f"the move is faster than `{name}` can be {verb}", path)
 
 
-def _ends_known(contents: Contents, tiers: dict[str, Values]) -> bool:
-    """True if every end of a move and every tier of a compute unit is sound."""
-    ends = [move.get(end) for move in contents.moves for end in ("from", "to")]
-    ends += [name for unit in contents.compute for name in (*unit.get("operands", (None,)), unit.get("accumulator"))]
-    return all(name in tiers for name in ends)
-
-
-def _inward(contents: Contents) -> Iterator[tuple[int, int]]:
-    """Pairs of tiers, by number, of which data go from the first inwards to the second."""
-    if not contents.moves:
-        yield from pairwise(range(len(contents.tiers)))
-        return
-    numbers = {tier.get("name"): index for index, tier in enumerate(contents.tiers)}
-    for move in contents.moves:
-        outer, inner = numbers.get(move.get("from")), numbers.get(move.get("to"))
-        if outer is not None and inner is not None and outer < inner:
-            yield outer, inner
-
-
-def _check_order(contents: Contents, findings: Findings) -> None:
+def _check_order(contents: Contents, tiers: dict[str, Values], findings: Findings) -> None:
     """The first tier belongs to the device. Further in, tiers are no larger and no more widely shared, and no slower if
-    they form a chain. (A tier that feeds two others may be faster than each.)"""
-    if contents.tiers and contents.tiers[0].get("scope") == "unit":
+    they form a chain. (A tier that feeds two others may be faster than each.) Only moves lead inwards: units may leave
+    the results of computing in a tier of the device that is listed behind their own."""
+    if "tier" in contents.whole and contents.tiers and contents.tiers[0].get("scope") == "unit":
         hint = "inputs and outputs are in the first tier"
         message = "the first tier must belong to the device"
         findings.at_value(fields.ORDER, message, ("tier", 0, "scope"), hint)
-    units = contents.machine.get("units")
-    reported = set()
-    for outer, inner in _inward(contents):
-        first, second = contents.tiers[outer], contents.tiers[inner]
-        between = f"tier `{second.get('name', inner + 1)}`", f"`{first.get('name', outer + 1)}`, which is outside it"
-        found = []
-        if "capacity" in first and "capacity" in second and second["capacity"] > first["capacity"]:
-            found.append(("capacity", f"{between[0]} is larger than {between[1]}"))
-        for port in () if contents.moves else ("read", "write"):
-            speeds = _of_device(first, port, units), _of_device(second, port, units)
-            if speeds[0] is not None and speeds[1] is not None and speeds[1] < speeds[0]:
-                found.append((port, f"{between[0]} is slower to {port} than {between[1]}"))
-        if (first.get("scope"), second.get("scope")) == ("unit", "device"):
-            found.append(("scope", f"{between[0]} belongs to the device, but not {between[1]}"))
-        for key, message in found:
-            if (inner, key) not in reported:
+    outside = _outside(contents, tiers)
+    ports = () if contents.moves else ("read", "write")
+    for inner, tier in enumerate(contents.tiers):
+        for key in ("capacity", *ports, "scope"):
+            outer = _misordered(inner, key, contents, outside)
+            if outer is not None:
+                names = tier.get("name", inner + 1), contents.tiers[outer].get("name", outer + 1)
+                message = f"tier `{names[0]}` {_MISORDERED[key]} `{names[1]}`, which is outside it"
                 hint = "list tiers from the outermost (large, slow, shared) inwards"
                 findings.at_value(fields.ORDER, message, ("tier", inner, key), hint)
-            reported.add((inner, key))
 
 
-def _of_device(tier: Values, port: str, units: int | None) -> float | None:
-    """The bandwidth of a tier in all units together."""
-    if port not in tier or "scope" not in tier or units is None:
+def _outside(contents: Contents, tiers: dict[str, Values]) -> list[list[int]]:
+    """The tiers, by number, from which data go inwards to each tier. Without moves, tiers form a chain."""
+    outside: list[list[int]] = [[] for _ in contents.tiers]
+    if not contents.moves and "move" in contents.whole:
+        for inner in range(1, len(contents.tiers)):
+            outside[inner].append(inner - 1)
+    numbers = {tier["name"]: number for number, tier in enumerate(contents.tiers) if tier.get("name") in tiers}
+    for move in contents.moves:
+        outer, inner = (numbers.get(move.get(end), -1) for end in ("from", "to"))
+        if 0 <= outer < inner and outer not in outside[inner]:
+            outside[inner].append(outer)
+    return outside
+
+
+def _misordered(inner: int, key: str, contents: Contents, outside: list[list[int]]) -> int | None:
+    """The tier outside another one that it is out of order with in a field, if any. A tier of which that cannot be said
+    is left out: those outside it are taken."""
+    waiting = list(outside[inner])
+    while waiting:
+        outer = waiting.pop(0)
+        first, second = contents.tiers[outer], contents.tiers[inner]
+        is_first = outer == 0 and "tier" in contents.whole  # which has to belong to the device, whatever it says
+        scopes = "device" if is_first else first.get("scope"), second.get("scope")
+        wrong = _is_wrong(key, first, second, scopes, contents.machine.get("units"))
+        if wrong:
+            return outer
+        if wrong is None:
+            waiting.extend(outside[outer])
+    return None
+
+
+def _is_wrong(
+    key: str, outer: Values, inner: Values, scopes: tuple[str | None, str | None], units: int | None
+) -> bool | None:
+    """True if a field of an inner tier does not go with that of an outer one; None if that cannot be said."""
+    if key == "capacity" and key in outer and key in inner:
+        return bool(inner[key] > outer[key])
+    if key == "scope" and None not in scopes:
+        return scopes == ("unit", "device")
+    together = 1 if scopes[0] == scopes[1] else units  # how many of the inner tier have what one outer tier is for
+    if key in ("capacity", "scope") or None in scopes or scopes == ("unit", "device") or together is None:
         return None
-    return float(tier[port]) * (units if tier["scope"] == "unit" else 1)
+    return bool(inner[key] * together < outer[key]) if key in outer and key in inner else None
 
 
-def _check_reach(contents: Contents, names: list[str], findings: Findings) -> None:
-    """Data get from the first tier to every other one, and results back. Computing leads from operands to results."""
-    ways = {(move["from"], move["to"]) for move in contents.moves}
-    ways |= {(name, unit["accumulator"]) for unit in contents.compute for name in unit["operands"]}
-    there, back = _reached(names[0], ways), _reached(names[0], {(second, first) for first, second in ways})
-    for index, name in enumerate(names):
-        path = ("tier", index, "name")
-        if name not in there:
+def _check_reach(contents: Contents, tiers: dict[str, Values], findings: Findings) -> None:
+    """Data get from the first tier to every other one, and results back. Computing leads from operands to results. An
+    end that is wrong may be meant as any tier, so that no tier is reported only because of it."""
+    start = contents.tiers[0].get("name") if contents.tiers else None
+    if start not in tiers:
+        return
+    ends = [(move.get("from"), move.get("to")) for move in contents.moves]
+    ends += [(name, unit.get("accumulator")) for unit in contents.compute for name in unit.get("operands", (None,))]
+    ways: set[tuple[str, str]] = set()
+    for first, second in ends:
+        sources, destinations = ([name] if name in tiers else list(tiers) for name in (first, second))
+        ways.update((source, destination) for source in sources for destination in destinations)
+    ways.update(way for move in contents.moves if move.get("from") == move.get("to") for way in _around(move, tiers))
+    there, back = _reached(start, ways), _reached(start, {(second, first) for first, second in ways})
+    for index, tier in enumerate(contents.tiers):
+        name, path = tier.get("name"), ("tier", index, "name")
+        if name in tiers and name not in there:
             hint = f'add a [[move]] with to = "{name}"'
-            findings.at_value(fields.WAY, f"nothing gets from `{names[0]}` to tier `{name}`", path, hint)
-        elif name not in back:
+            findings.at_value(fields.WAY, f"nothing gets from `{start}` to tier `{name}`", path, hint)
+        elif name in tiers and name not in back:
             hint = f'add a [[move]] with from = "{name}"'
-            findings.at_value(fields.WAY, f"nothing gets from tier `{name}` back to `{names[0]}`", path, hint)
+            findings.at_value(fields.WAY, f"nothing gets from tier `{name}` back to `{start}`", path, hint)
+
+
+def _around(move: Values, tiers: dict[str, Values]) -> Iterator[tuple[str, str]]:
+    """The ways that a move from a tier to itself may be meant as."""
+    for name in tiers:
+        yield from ((name, move.get("to", name)), (move.get("from", name), name))
 
 
 def _reached(start: str, ways: set[tuple[str, str]]) -> set[str]:
@@ -201,6 +231,6 @@ def _check_operations(contents: Contents, findings: Findings) -> None:
     done = {operation for unit in contents.compute for operation in unit["operations"]}
     done |= {key for _, _, key in (path for path in findings.meant if path[0] == "compute" and len(path) == 3)}
     for operation in OPERATIONS:
-        if contents.compute and operation not in done:
+        if contents.compute and "compute" in contents.whole and operation not in done:
             hint = f'add {operation}.f32 = {{ rate = "..." }} to one of them'
             findings.at_key(fields.MISSING, f"no compute unit does `{operation}`", ("compute",), hint)

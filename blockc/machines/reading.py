@@ -11,7 +11,7 @@ from blockc.ir.dtypes import DTYPES
 from blockc.ir.machine import OPERATIONS, ComputeUnit, Machine, Move, Rate, Tier, chain
 from blockc.machines import fields
 from blockc.machines.checks import check
-from blockc.machines.fields import Field, WrongValueError, type_name
+from blockc.machines.fields import Check, Field, WrongValueError, type_name
 from blockc.machines.findings import Contents, Findings, Values
 from blockc.machines.toml_places import Path, key_before, places
 from blockc.names import listing, suggest
@@ -96,6 +96,8 @@ def _contents(data: Values, findings: Findings) -> Contents:
     """What is sound in the tables of a file."""
     machine = _fields(data, (), fields.MACHINE, tuple(fields.LISTS), "the machine", findings)
     tables = {key: _tables(data, key, findings) for key in fields.LISTS}
+    read = {key for key in tables if isinstance(data.get(key, []), list) and (key,) not in findings.unread}
+    whole = {key for key in read if len(tables[key]) == len(data.get(key, []))}
     tiers = [_fields(table, path, fields.TIER, (), "this tier", findings) for path, table in tables["tier"]]
     moves = [_fields(table, path, fields.MOVE, (), "this move", findings) for path, table in tables["move"]]
     compute = []
@@ -103,7 +105,7 @@ def _contents(data: Values, findings: Findings) -> Contents:
         unit = _fields(table, path, fields.COMPUTE, OPERATIONS, "this compute unit", findings)
         unit["operations"] = _operations(table, path, findings)
         compute.append(unit)
-    return Contents(machine, tiers, moves, compute)
+    return Contents(machine, tiers, moves, compute, frozenset(whole))
 
 
 def _tables(data: Values, key: str, findings: Findings) -> list[tuple[Path, Values]]:
@@ -113,11 +115,10 @@ def _tables(data: Values, key: str, findings: Findings) -> list[tuple[Path, Valu
     if not isinstance(value, list):
         findings.at_key(fields.WRONG_TYPE, f"`{key}` must be a list of tables", (key,), f"write [[{key}]]")
         return []
-    if (key,) in findings.meant:
-        return []
-    if key not in data and few:
+    misspelt = (key,) in findings.unread
+    if key not in data and few and not misspelt:
         findings.at_key(fields.MISSING, f"the machine has no {key}", (), f"write [[{key}]], then its fields")
-    elif not few <= len(value) <= many:
+    elif len(value) > many or (len(value) < few and not misspelt):
         hint = f"from {few} to {many}"
         findings.at_key(fields.IMPOSSIBLE, f"the machine cannot have {len(value):,} of `{key}`", (key,), hint)
     result: list[tuple[Path, Values]] = []
@@ -133,13 +134,20 @@ def _tables(data: Values, key: str, findings: Findings) -> list[tuple[Path, Valu
 def _fields(
     table: Values, path: Path, known: tuple[Field, ...], others: tuple[str, ...], what: str, findings: Findings
 ) -> Values:
-    """The sound values of a table. Unknown keys, missing fields and wrong values are recorded."""
-    keys = [field.key for field in known]
-    for key in table:
-        if key not in keys and key not in others:
-            hint = suggest(key[:80], (*keys, *others))
-            findings.meant.update((*path, other) for other in (*keys, *others) if f"`{other}`" in hint)
-            hint = hint or f"known: {listing((*keys, *others))}"
+    """The sound values of a table. Unknown keys, missing fields and wrong values are recorded. A sound value of a
+    misspelt key is taken as that of the key that was probably meant, which `table` gets."""
+    checks = {field.key: field.check for field in known} | dict.fromkeys(others, _tables_inside)
+    for key, value in list(table.items()):
+        if key not in checks:
+            hint = suggest(key[:80], checks)
+            for other in [other for other in checks if f"`{other}`" in hint]:
+                findings.meant.add((*path, other))
+                if other not in table and _passes(checks[other], value):
+                    table[other] = value
+                    findings.also((*path, key), (*path, other))
+                else:
+                    findings.unread.add((*path, other))
+            hint = hint or f"known: {listing(checks)}"
             findings.at_key(fields.UNKNOWN_KEY, f"{what} has no field `{key}`", (*path, key), hint)
     values = {}
     for each in known:
@@ -153,6 +161,21 @@ def _fields(
         elif (*path, each.key) not in findings.meant:
             findings.at_key(fields.MISSING, f"{what} has no `{each.key}`", path, f"add {each.key} = {_example(each)}")
     return values
+
+
+def _passes(check: Check, value: object) -> bool:
+    """True if a value is sound."""
+    try:
+        check(value)
+    except WrongValueError:
+        return False
+    return True
+
+
+def _tables_inside(value: object) -> None:
+    """WrongValueError for what is neither a table nor a list of tables."""
+    if not isinstance(value, dict) and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
+        raise fields.wrong_type(value, "a table or a list of tables")
 
 
 def _example(wanted: Field) -> str:
