@@ -23,7 +23,7 @@ from blockc.partition import Partition, partition
 from blockc.passes.segments import operators
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MACHINES = ("cpu", "h200", "a100", "ascend", "scratchpad", "toy")
+MACHINES = ("cpu", "h200", "h100", "a100", "ascend", "scratchpad", "toy")
 ROWS = (4, 4096)
 PROGRAMS = {
     "attention": {"b": 1, "h": 8, "n": 4096, "d": 64, "e": 64},

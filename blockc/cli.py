@@ -6,6 +6,7 @@ The compiler is imported inside the commands: `blockc --help` needs none of it, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import io
 import json
@@ -56,6 +57,7 @@ STAGES = ("array", "block", "snapshot", "stable", "plan", "schedule", "kernel")
 FORMATS = ("text", "dot", "json", "svg")
 WIDTH = 100  # columns of what is no terminal
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # why nothing can be written
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -368,22 +370,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed(str(error), error.exit_code)
     except KeyboardInterrupt:
         return failed("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has left. Python would complain about it once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has left
+        drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in FULL:
+            return faulty(error)
+        drop_output()
+        return failed(f"error: cannot write the output: {error.strerror}", UsageError.exit_code)
     except MemoryError:
         return failed("error: not enough memory; give smaller sizes with --dim", LimitError.exit_code)
     except Exception as error:  # noqa: BLE001 - see below
         # Anything else is a fault of blockc. The user gets one line and an exit code of its own, whatever it was; this
         # is the top of the program, so nothing is hidden from any caller.
-        if os.environ.get("BLOCKC_DEBUG") == "1":
-            traceback.print_exc()
-        rule = getattr(error, "rule", "")
-        where = f" in the rule {rule}" if rule else ""
-        text = visible(" ".join(f"{type(error).__name__}: {error}".split()))
-        advice = "please report it; BLOCKC_DEBUG=1 shows the traceback"
-        return failed(f"internal error{where}: {text} ({advice})", INTERNAL_ERROR)
+        return faulty(error)
+
+
+def faulty(error: Exception) -> int:
+    """Print what a fault of blockc is, and return the exit code."""
+    if os.environ.get("BLOCKC_DEBUG") == "1":
+        traceback.print_exc()
+    rule = getattr(error, "rule", "")
+    where = f" in the rule {rule}" if rule else ""
+    text = visible(" ".join(f"{type(error).__name__}: {error}".split()))
+    advice = "please report it; BLOCKC_DEBUG=1 shows the traceback"
+    return failed(f"internal error{where}: {text} ({advice})", INTERNAL_ERROR)
+
+
+def drop_output() -> None:
+    """Let standard output lead nowhere: Python would complain once more when it writes the rest at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

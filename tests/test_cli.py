@@ -771,6 +771,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert result.stdout.strip() == "141"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_output_that_has_no_room_is_told() -> None:
+    command = [sys.executable, "-m", "blockc", "check", ATTENTION]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: cannot write the output: No space left on device\n"
+
+
 def test_output_without_unicode_shows_escapes(tmp_path: Path) -> None:
     path = written(tmp_path / "bad.blk", "program p(X: f32[m]) -> Y: f32[m] { Y = X + \u00e9 }\n")
     result = start("check", path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")

@@ -184,10 +184,10 @@ def percent(margin: float) -> str:
 
 def notes(program: Program, note: str, stopped: str) -> Iterator[str]:
     """What else is particular about the chosen program."""
-    for node in walk(program.body):
-        if isinstance(node, Map) and node.where is not None:
-            text = f"the loop over {node.dim} leaves out blocks in which {infix(node.where)} holds nowhere"
-            yield f"{text}; live(x) is x over the others"
+    maps = [node for node in walk(program.body) if isinstance(node, Map)]
+    for dim, condition in dict.fromkeys((node.dim, infix(node.where)) for node in maps if node.where is not None):
+        text = f"the loop over {dim} leaves out blocks in which {condition} holds nowhere"
+        yield f"{text}; live(x) is x over the others"
     for dim in sorted(peeled_dimensions(program)):
         yield f"the first iteration of the loop over {dim} is ahead of it (rule 7)"
     if note:
