@@ -57,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     rare_collections()
     if not hasattr(config, "workerinput"):  # workers and what they start inherit it
         os.environ["BLOCKC_CACHE"] = tempfile.mkdtemp(prefix="blockc-tests-")
+        for library in ("OPENBLAS", "OMP"):  # a worker for each core: threads would wait for one another, busily
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
