@@ -26,7 +26,7 @@ from blockc.ir.sharing import Shared, once
 from blockc.language import parse
 from blockc.meaning import evaluate
 from blockc.passes.bound_loops import bound_loops
-from blockc.passes.choose import compose, safe
+from blockc.passes.choose import compose, in_rounds, safe
 from blockc.passes.fuse import fuse
 from blockc.passes.lower import lower, whole_dimensions
 from blockc.passes.rules import EMISSION_RULES, peel_first_iteration
@@ -209,12 +209,8 @@ def check(case: Case, derivation: Derivation | None = None) -> Derivation:
 
 
 def compose_steps(program: Program) -> Iterator[tuple[str, Program]]:
-    """Every program on the way to the composed one, with the rule that made it: in rounds, as `compose` goes."""
+    """Every program on the way to the composed one, with the rule that made it."""
     for rule in EMISSION_RULES:
-        while found := [place for place in rule.match(program, None) if isinstance(place, Match)]:
-            touched: set[str] = set()
-            for place in found:
-                if touched.isdisjoint(place.at):  # another match of this round has changed neither of the two
-                    program = rule.rewrite(program, place)
-                    touched.update(place.at)
-                    yield rule.name, program
+        for composed in in_rounds(rule, program):
+            yield rule.name, composed
+            program = composed

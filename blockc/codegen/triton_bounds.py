@@ -43,7 +43,7 @@ class Section:
 def sections(kernel: Kernel, node: Map, start: str, end: str) -> tuple[tuple[Section, ...], Term | None]:
     """The sections of a loop, in order, and what is still to be asked in each block, or None."""
     if node.where is None:
-        return (Section(start, end, False),), None
+        return (Section(start, end, full=False),), None
     found: list[Limits] = []
     asked: list[Term] = []
     existing = Condition("lt", (Index(node.dim), Size(node.dim)))  # what holds but in a short block
@@ -66,7 +66,7 @@ def sections(kernel: Kernel, node: Map, start: str, end: str) -> tuple[tuple[Sec
     kernel.lines.add(f"begin{number} = {begin}", f"end{number} = {last}")
     rest = None if not asked else asked[0] if len(asked) == 1 else Condition("and", tuple(asked))
     if rest is not None or not _masks(kernel, node):
-        return (Section(f"begin{number}", f"end{number}", False),), rest
+        return (Section(f"begin{number}", f"end{number}", full=False),), rest
     # Full blocks lie between `full` and `rest`, which are beginnings of blocks.
     first, behind = f"begin{number}", f"end{number}"
     if lower:
@@ -85,11 +85,11 @@ def sections(kernel: Kernel, node: Map, start: str, end: str) -> tuple[tuple[Sec
     if upper or filled:
         kernel.lines.add(f"rest{number} = {behind}")
         behind = f"rest{number}"
-    made = [Section(first, behind, True, filled)]
+    made = [Section(first, behind, full=True, filled=filled)]
     if lower:
-        made.insert(0, Section(f"begin{number}", first, False))
+        made.insert(0, Section(f"begin{number}", first, full=False))
     if upper or filled:
-        made.append(Section(behind, f"end{number}", not upper, False, not upper))
+        made.append(Section(behind, f"end{number}", full=not upper, last=not upper))
     return tuple(made), None
 
 

@@ -6,7 +6,7 @@ import builtins
 import json
 import keyword
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from blockc.codegen.numpy_launch import packed_shape, size_lines, sizes_of
 from blockc.codegen.triton_descriptors import HELPER, Descriptors
@@ -27,22 +27,35 @@ def launcher_lines(
 ) -> Iterator[str]:
     """The lines of the function and of what it needs. Tensors that it makes are there as long as they are needed."""
     names = parameter_names(program)
-    name = launcher_name(program)
     if descriptors.made:
         yield from (*HELPER.strip().split("\n"), "", "")
+    sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
     if numbers:
-        sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
         yield from ("def _number(value):", '    return torch.tensor(value, dtype=torch.float64, device="cpu")', "", "")
         yield from ("@lru_cache(maxsize=256)", f"def _numbers({sizes}):")
         yield from ("    return (", *(f"        {number.text}," for number in numbers.values()), "    )")
         yield from ("", "")
-    yield f"def {name}({', '.join(names)}):"
+    yield f"def {launcher_name(program)}({', '.join(names)}):"
     declared = "; ".join(f"{argument.name}: {_shape_text(argument)}" for argument in program.arguments)
     yield f'    """{_plain(declared)} -> {_plain(", ".join(r.argument.name for r in program.outputs))}.'
     yield ""
     yield "    Torch tensors in any strides; several results come as a dictionary. ValueError if one does not fit."
     yield '    """'
+    checks = dict(_reach_lines(program, storage, lengths))
+    lines = _argument_lines(program, lengths)
+    lines += [line for text, check in checks.items() for line in check if text not in storage.made]
+    if numbers:
+        lines.append(f"{', '.join(number.name for number in numbers.values())}, = _numbers({sizes})")
+    lines += descriptors.launcher_lines()
+    lines += _launch_lines(program, storage, functions, lengths, checks)
+    lines += _return_lines(program, storage)
+    yield from (f"    {line}" for line in lines)
+
+
+def _argument_lines(program: Program, lengths: Mapping[str, int]) -> list[str]:
+    """What checks the tensors, and binds sizes and strides."""
     lines: list[str] = []
+    names = parameter_names(program)
     for at, argument in enumerate(program.arguments):
         element = NUMPY_NAMES[argument.dtype]
         rank = len(argument.axes)
@@ -67,12 +80,18 @@ def launcher_lines(
         if dim.name in program.whole:
             lines.append(f"if d{number} > {lengths[dim.name]}:")
             lines.append(f"    raise ValueError({json.dumps(f'{dim.name} is larger than {lengths[dim.name]}')})")
-    checks = dict(_reach_lines(program, storage, lengths))
-    lines += [line for text, check in checks.items() for line in check if text not in storage.made]
-    if numbers:
-        sizes = ", ".join(f"d{number}" for number in range(len(program.dims)))
-        lines.append(f"{', '.join(number.name for number in numbers.values())}, = _numbers({sizes})")
-    lines += descriptors.launcher_lines()
+    return lines
+
+
+def _launch_lines(
+    program: Program,
+    storage: Storage,
+    functions: list[Function],
+    lengths: Mapping[str, int],
+    checks: Mapping[str, Sequence[str]],
+) -> Iterator[str]:
+    """What launches the kernels in order: memory is made ahead of the first that uses it and given back behind the
+    last. `checks` are the lines that follow where a tensor is made."""
     used = [_used(function, storage) for function in functions]
     first = {text: at for at, texts in reversed(list(enumerate(used))) for text in texts}
     last = {text: at for at, texts in enumerate(used) for text in texts}
@@ -80,31 +99,30 @@ def launcher_lines(
     several = len({function.part for function in functions}) > 1
     for at, function in enumerate(functions):
         if several and (at == 0 or function.part != functions[at - 1].part):
-            lines.append(f"# Part {function.part}")
+            yield f"# Part {function.part}"
         for text in used[at]:
             if first[text] == at:
                 array = storage.made[text][0]
-                lines += (_memory_line(program, array, lengths), *_stride_lines(text, len(array.dims)))
-                lines += checks.get(text, ())
+                yield from (_memory_line(program, array, lengths), *_stride_lines(text, len(array.dims)))
+                yield from checks.get(text, ())
         grid = re.sub(r"T(\d+)", lambda found: str(lengths[program.dims[int(found[1])].name]), function.grid)
         arguments = [_argument(program, storage, name, lengths) for name in function.parameters]
-        lines.append(f"grid = {grid}")
-        lines.append("if grid > 0:")
-        lines.append(f"    {function.name}[(grid,)](")
-        lines += [f"        {argument}," for argument in arguments]
-        lines.append(f"        num_warps={function.options.warps}, num_stages={function.options.stages},")
-        lines.append("    )")
-        lines += [f"del {text}" for text in used[at] if last[text] == at and text not in kept]
+        yield from (f"grid = {grid}", "if grid > 0:", f"    {function.name}[(grid,)](")
+        yield from (f"        {argument}," for argument in arguments)
+        yield f"        num_warps={function.options.warps}, num_stages={function.options.stages},"
+        yield "    )"
+        yield from (f"del {text}" for text in used[at] if last[text] == at and text not in kept)
+
+
+def _return_lines(program: Program, storage: Storage) -> Iterator[str]:
+    """What returns one output, or several as a dictionary."""
     results = {
         result.argument.name: _result(program, storage, result.value, result.argument) for result in program.outputs
     }
     if len(results) == 1:
-        lines.append(f"return {next(iter(results.values()))}")
+        yield f"return {next(iter(results.values()))}"
     else:
-        lines.append("return {")
-        lines += [f"    {json.dumps(name)}: {text}," for name, text in results.items()]
-        lines.append("}")
-    yield from (f"    {line}" for line in lines)
+        yield from ("return {", *(f"    {json.dumps(name)}: {text}," for name, text in results.items()), "}")
 
 
 def _stride_lines(text: str, rank: int) -> Iterator[str]:

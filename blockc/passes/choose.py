@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from blockc.ir.array_program import sizes as complete_sizes
 from blockc.ir.block import REDUCTIONS, Apply, Map, Program, graph_at, walk
-from blockc.ir.decisions import Derivation, Match
+from blockc.ir.decisions import Derivation, Match, Rule
 from blockc.ir.parallel import nested_maps
 from blockc.ir.plan import Cost, Plan
 from blockc.passes.bound_loops import bound_loops
@@ -202,14 +202,20 @@ def price(
 
 def compose(program: Program) -> Program:
     """The program with neighbouring elementwise operators composed (rule 9)."""
-    rule = fuse_elementwise.RULE
+    for composed in in_rounds(fuse_elementwise.RULE, program):
+        program = composed
+    return program
+
+
+def in_rounds(rule: Rule, program: Program) -> Iterator[Program]:
+    """Every program on the way while a rule is applied wherever it matches, and again, until it matches nowhere."""
     while found := [place for place in rule.match(program, None) if isinstance(place, Match)]:
         touched: set[str] = set()
         for place in found:
             if touched.isdisjoint(place.at):  # another match of this round has changed neither of the two
                 program = rule.rewrite(program, place)
                 touched.update(place.at)
-    return program
+                yield program
 
 
 FEW = 2  # blocks: the first of more is too small a part of the work for a second copy of the loop's text
